@@ -1,0 +1,49 @@
+# mlint: build with PGXS. `make`, `make install`, `make format`, `make bench`;
+# the tests are run by test/check.sh.
+
+EXTENSION = mlint
+MODULE_big = mlint
+DATA = mlint--1.0.sql
+
+# The rooms, in the order in which their SQL must run.
+ROOMS = common secrets worker delivery
+
+SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
+HEADERS = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
+OBJS = $(SOURCES:.c=.o)
+
+PG_CONFIG ?= pg_config
+PG_CPPFLAGS = -I$(srcdir)/src
+PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
+	-Wno-missing-field-initializers -Wno-sign-compare
+SHLIB_LINK = -lcurl -lcrypto -ljansson -lpthread
+
+EXTRA_CLEAN = src/*.bc
+
+# JIT bitcode of an extension that computes nothing in expressions is weight.
+with_llvm = no
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+# PGXS reads with_llvm from its own configuration, after our line above.
+override with_llvm = no
+
+$(OBJS): $(HEADERS) Makefile
+
+all: mlint--1.0.sql
+
+# The installation script, assembled from the rooms and committed.
+mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql)
+	cat $^ >$@.tmp && mv $@.tmp $@
+
+.PHONY: format format-check bench
+
+
+format:
+	sh test/format.sh write $(SOURCES) $(HEADERS)
+
+format-check:
+	sh test/format.sh check $(SOURCES) $(HEADERS)
+
+bench:
+	sh test/bench/run.sh

@@ -1,0 +1,61 @@
+/*
+ * credential.h
+ *		References to credentials, resolved at the moment of use.
+ *
+ * Wherever an option takes a credential it takes a reference: {"secret":
+ * "name"}, {"env": "NAME"} or {"file": "/path"}. What is stored in a table or
+ * shown in a view is the reference; the value exists only in the process that
+ * uses it, for as long as it uses it.
+ *
+ * env and file read what belongs to the server's operating-system user, so
+ * naming one needs the privileges of pg_read_server_files.
+ */
+#ifndef MLINT_CREDENTIAL_H
+#define MLINT_CREDENTIAL_H
+
+#include "utils/jsonb.h"
+
+typedef enum CredentialKind
+{
+	CREDENTIAL_NONE,
+	CREDENTIAL_SECRET,
+	CREDENTIAL_ENV,
+	CREDENTIAL_FILE
+} CredentialKind;
+
+typedef struct Credential
+{
+	CredentialKind kind;
+	char	   *name;			/* of the secret, variable or file */
+} Credential;
+
+/*
+ * Read a reference from a JSON value. Raises ERRCODE_MLINT_CONFIGURATION,
+ * showing the right form, for a plain string or any other shape; "what" names
+ * the option in that message. Strings are palloc'd.
+ */
+extern Credential credential_parse(JsonbValue *value, const char *what);
+
+/*
+ * May this role use the reference? Raises ERRCODE_INSUFFICIENT_PRIVILEGE if
+ * not, and ERRCODE_UNDEFINED_OBJECT if it names a secret that does not exist.
+ */
+extern void credential_check(const Credential *c, Oid role, const char *what);
+
+/*
+ * The value, palloc'd in the current context with its length in *len (a
+ * terminator follows). The caller wipes it with crypto_wipe(). A trailing
+ * newline of a file is not part of the value. Needs a transaction.
+ */
+extern char *credential_resolve(const Credential *c, size_t *len);
+
+/*
+ * How {"secret": …} is resolved: the secrets room registers itself, so that
+ * common/ knows no room. "version" 0 is the current one.
+ */
+typedef char *(*SecretResolver) (const char *name, int version, size_t *len);
+typedef bool (*SecretExists) (const char *name);
+extern void credential_register_secrets(SecretResolver resolve,
+										SecretExists exists);
+
+#endif

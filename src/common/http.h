@@ -1,0 +1,131 @@
+/*
+ * http.h
+ *		The one HTTP client: libcurl's multi interface on an epoll descriptor.
+ *
+ * A worker keeps one HttpClient for its life, puts http_client_fd() into its
+ * WaitEventSet, and calls http_client_run() when that is readable or the
+ * client's timeout has passed. A backend calls http_perform(), which is the
+ * same client with a loop around it that waits on the latch, so that cancel
+ * and statement_timeout work.
+ *
+ * Every connection is guarded: see netpolicy.h. Only http and https; proxies
+ * of the environment and redirects are not followed; response bodies are kept
+ * up to a limit and the rest is not read. libcurl's resolver runs in a thread
+ * of its own, with every signal blocked.
+ *
+ * Callbacks run inside libcurl and must not raise errors: they only take
+ * notes. Memory of a client and its requests is libcurl's and malloc's, freed
+ * by http_client_destroy(); http_client_create() registers that with the
+ * current memory context, so that an error cannot leak it.
+ */
+#ifndef MLINT_HTTP_H
+#define MLINT_HTTP_H
+
+#include <curl/curl.h>
+
+#include "utils/jsonb.h"
+
+typedef struct HttpClient HttpClient;
+typedef struct HttpRequest HttpRequest;
+
+typedef enum HttpFailure
+{
+	HTTP_OK,					/* there is a status, whatever it is */
+	HTTP_INVALID,				/* the request itself cannot be sent */
+	HTTP_REFUSED,				/* by the network policy */
+	HTTP_UNREACHABLE,			/* resolution, connect, reset, half a response */
+	HTTP_TLS,					/* handshake or certificate */
+	HTTP_TIMEOUT,
+	HTTP_PROTOCOL,				/* not HTTP */
+	HTTP_CANCELLED				/* by http_request_cancel() */
+} HttpFailure;
+
+/* What stays the same over the life of a request object. */
+typedef struct HttpTarget
+{
+	const char *url;
+	const char *method;			/* NULL: POST with a body, GET without */
+	int			timeout_ms;		/* of the whole exchange */
+	int			connect_timeout_ms;
+	const char *ca;				/* PEM text; NULL: the system's store */
+	bool		verify;			/* the certificate and its name */
+	size_t		keep_body;		/* bytes of the response body to keep */
+	bool		keep_headers;	/* keep the response headers too */
+} HttpTarget;
+
+typedef struct HttpResponse
+{
+	HttpFailure failure;
+	int			status;			/* 0 when there was none */
+	char		error[256];		/* why, for a person; "" when HTTP_OK */
+	const char *body;			/* terminated; valid until the next submit */
+	size_t		body_len;
+	bool		truncated;		/* there was more than keep_body */
+	const char *headers;		/* raw header lines, when kept */
+	size_t		headers_len;
+	int			retry_after;	/* seconds, from Retry-After; -1: none */
+	int64		elapsed_us;
+	int64		bytes_sent;		/* of the request's body */
+} HttpResponse;
+
+typedef void (*HttpDone) (HttpRequest *request, const HttpResponse *response,
+						  void *arg);
+
+/* Once, in the postmaster's or the backend's first use: curl's globals. */
+extern void http_startup(void);
+
+extern HttpClient *http_client_create(int max_connections);
+extern void http_client_destroy(HttpClient *client);
+extern int	http_client_fd(HttpClient *client);
+/* Milliseconds until http_client_run() must be called anyway; -1: never. */
+extern long http_client_timeout(HttpClient *client);
+/* Move everything that can move. Calls done callbacks. Never blocks. */
+extern void http_client_run(HttpClient *client);
+/* Close idle connections: after the network policy or the DNS changed. */
+extern void http_client_forget_connections(HttpClient *client);
+
+/* The strings of the target are copied. Raises on out of memory only. */
+extern HttpRequest *http_request_create(HttpClient *client,
+										const HttpTarget *target);
+extern void http_request_free(HttpRequest *request);
+
+/*
+ * Send. headers belongs to the request from here on (freed after use); body
+ * must stay where it is until done is called. done is called exactly once,
+ * from http_client_run(), never from here.
+ */
+extern void http_request_submit(HttpRequest *request,
+								struct curl_slist *headers,
+								const void *body, size_t body_len,
+								HttpDone done, void *arg);
+extern void http_request_cancel(HttpRequest *request);
+
+/*
+ * A synchronous exchange in a backend. The response's texts are palloc'd.
+ * Interrupts are honoured within 100 ms; nothing leaks when they strike.
+ */
+extern HttpResponse *http_perform(const HttpTarget *target,
+								  struct curl_slist *headers,
+								  const void *body, size_t body_len);
+
+/*
+ * Append "name: value". Raises ERRCODE_MLINT_CONFIGURATION for a name that is
+ * not a token (RFC 9110, 5.6.2) or a value with a control character in it.
+ * On error the list is freed.
+ */
+extern struct curl_slist *http_header(struct curl_slist *list,
+									  const char *name, const char *value);
+extern void http_header_check(const char *name, const char *value,
+							  const char *what);
+
+/*
+ * Is this a URL that we would send to? Raises ERRCODE_MLINT_CONFIGURATION:
+ * scheme other than http and https, no host, credentials in it, a control
+ * character or space, a fragment. "what" names the option.
+ */
+extern void http_url_check(const char *url, const char *what);
+
+/* The SQLSTATE that stands for a failure or for a status of 400 and more. */
+extern int	http_sqlstate(const HttpResponse *response);
+
+#endif
