@@ -39,4 +39,23 @@
 #define mlint_wait_event(name)			PG_WAIT_EXTENSION
 #endif
 
+/* 17 renamed the shared transaction state; only clog's own range is safe. */
+#include "access/transam.h"
+#if PG_VERSION_NUM < 170000
+#define mlint_oldest_clog_xid	(ShmemVariableCache->oldestClogXid)
+#else
+#define mlint_oldest_clog_xid	(TransamVariables->oldestClogXid)
+#endif
+
+/* Can the commit log be asked about this transaction? */
+static inline bool
+mlint_xid_in_clog(uint64 xid)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	return xid < next && next - xid < (UINT64CONST(1) << 31) &&
+		TransactionIdFollowsOrEquals((TransactionId) xid,
+									 mlint_oldest_clog_xid);
+}
+
 #endif
