@@ -1,6 +1,6 @@
 /*
  * credential.c
- *		{"secret": â€¦}, {"env": â€¦}, {"file": â€¦}: read, permit, resolve.
+ *		{"secret": ...}, {"env": ...}, {"file": ...}: read, permit, resolve.
  *
  * Naming a credential is as good as reading it, since whoever names it also
  * chooses where it is sent. So a secret may be named by those who may read
@@ -45,7 +45,7 @@ credential_malformed(const char *what, const char *detail)
 			(errcode(ERRCODE_MLINT_CONFIGURATION),
 			 errmsg("%s must be a reference to a credential", what),
 			 errdetail("%s", detail),
-			 errhint("Store it with mlint.secret_put('name', â98¦) and write {\"secret\": \"name\"}; {\"env\": \"NAME\"} and {\"file\": \"/path\"} work too."),
+			 errhint("Store it with mlint.secret_put('name', 'value') and write {\"secret\": \"name\"}; {\"env\": \"NAME\"} and {\"file\": \"/path\"} work too."),
 			 errhidestmt(true)));
 }
 

@@ -68,7 +68,7 @@ standard_key_create(const char *base64, size_t len)
 				 errmsg("invalid signing secret"),
 				 errdetail("A secret that begins with \"%s\" goes on with base64, padding included.",
 						   SECRET_PREFIX),
-				 errhint("Make one with: SELECT 'whsec_' || encode(â126¦, 'base64') of 24 to 64 random bytes; or use any text that does not begin with \"%s\".",
+				 errhint("Make one with \"openssl rand -base64 32\" and put \"%s\" in front; or use any text that does not begin so.",
 						 SECRET_PREFIX),
 				 errhidestmt(true)));
 	return key;
