@@ -231,7 +231,7 @@ url_fault(const char *url, char **host)
 		after = url + 8;
 	else
 		return "It does not begin with http:// or https://.";
-	if (*after == '\0' || strchr("/?#:", *after) != NULL)
+	if (*after == '\0' || strchr("/?#", *after) != NULL)
 		return "It has no host.";
 
 	parsed = curl_url();
@@ -240,6 +240,8 @@ url_fault(const char *url, char **host)
 	code = curl_url_set(parsed, CURLUPART_URL, url, 0);
 	if (code == CURLUE_BAD_PORT_NUMBER)
 		fault = "Its port is not a number from 1 to 65535.";
+	else if (code == CURLUE_NO_HOST)
+		fault = "It has no host.";
 	else if (code != CURLUE_OK)
 		fault = "It is not a URL: its host, port or an escape in it is malformed.";
 	else if (curl_url_get(parsed, CURLUPART_USER, &part, 0) == CURLUE_OK ||

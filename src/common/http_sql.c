@@ -152,10 +152,10 @@ headers_argument(FunctionCallInfo fcinfo, int n, bool has_body)
 			else
 				ereport(ERROR,
 						(errcode(ERRCODE_MLINT_CONFIGURATION),
-						 errmsg("headers of mlint.http() must have simple values"),
-						 errdetail("The value of key %d is null, an object or an array.",
-								   list_length(names)),
-						 errhint("Give strings; leave out what is not to be sent.")));
+						 errmsg("invalid header \"%s\" in mlint.http()",
+								(char *) llast(names)),
+						 errdetail("Its value is null, an object or an array."),
+						 errhint("Give a string; leave out what is not to be sent.")));
 			values = lappend(values, text_to_utf8(text, NULL));
 		}
 	}

@@ -211,7 +211,7 @@ entry_parse(PolicyEntry *entry)
 
 		fault = block_parse(text, &entry->block);
 		if (fault != NULL)
-			return strchr(text, '/') ? fault :
+			return strchr(text, '/') && !strstr(text, "://") ? fault :
 				"It is not an IPv6 address; a host is named without scheme and port.";
 		/* What is judged is the address inside, so keep that. */
 		if (entry->block.bits > 96 &&
@@ -357,6 +357,21 @@ list_match(const PolicyList *list, const char *host, const Address *address)
 	return NULL;
 }
 
+/* The address for a person; the host too, when it is a name. */
+static const char *
+address_name(const Address *address, const char *host, char *out,
+			 size_t out_len)
+{
+	char text[	INET6_ADDRSTRLEN] = "?";
+
+	inet_ntop(address->family, address->bytes, text, sizeof(text));
+	if (host[0] == '[' || strcmp(host, text) == 0)
+		snprintf(out, out_len, "address %s", text);
+	else
+		snprintf(out, out_len, "address %s of host \"%.60s\"", text, host);
+	return out;
+}
+
 /* May we connect to this address for a URL with this host name? */
 bool
 netpolicy_allows(const char *host, const struct sockaddr *addr,
@@ -364,7 +379,7 @@ netpolicy_allows(const char *host, const struct sockaddr *addr,
 {
 	Address		outer = {.family = addr->sa_family};
 	Address		address;
-	char text[	INET6_ADDRSTRLEN] = "?";
+	char		what[INET6_ADDRSTRLEN + 100];
 	const PolicyEntry *entry;
 
 	if (addr->sa_family == AF_INET)
@@ -378,7 +393,6 @@ netpolicy_allows(const char *host, const struct sockaddr *addr,
 		snprintf(reason, reason_len, "only IPv4 and IPv6 are spoken");
 		return false;
 	}
-	inet_ntop(outer.family, outer.bytes, text, sizeof(text));
 	address = address_unwrap(&outer);
 
 	for (int i = 0; i < lengthof(forbidden); i++)
@@ -386,8 +400,9 @@ netpolicy_allows(const char *host, const struct sockaddr *addr,
 		if (block_contains(&forbidden_blocks[i], &address))
 		{
 			snprintf(reason, reason_len,
-					 "address %s of host \"%s\" is %s, which is always refused",
-					 text, host, forbidden[i].why);
+					 "%s is %s, which is always refused",
+					 address_name(&outer, host, what, sizeof(what)),
+					 forbidden[i].why);
 			return false;
 		}
 	}
@@ -397,16 +412,15 @@ netpolicy_allows(const char *host, const struct sockaddr *addr,
 	if (entry != NULL)
 	{
 		snprintf(reason, reason_len,
-				 "address %s of host \"%s\" is denied by mlint.http_deny (%s)",
-				 text, host, entry->text);
+				 "%s is denied by mlint.http_deny (%s)",
+				 address_name(&outer, host, what, sizeof(what)), entry->text);
 		return false;
 	}
 	if (allowed != NULL && allowed->n > 0 &&
 		list_match(allowed, host, &address) == NULL)
 	{
-		snprintf(reason, reason_len,
-				 "address %s of host \"%s\" is not among mlint.http_allow",
-				 text, host);
+		snprintf(reason, reason_len, "%s is not among mlint.http_allow",
+				 address_name(&outer, host, what, sizeof(what)));
 		return false;
 	}
 	return true;
