@@ -58,4 +58,14 @@ mlint_xid_in_clog(uint64 xid)
 									 mlint_oldest_clog_xid);
 }
 
+/* 16 gave settings a memory context; what hooks keep must lie in it. */
+#include "utils/guc.h"
+#if PG_VERSION_NUM < 160000
+#define mlint_guc_malloc(size)			malloc(size)
+#define mlint_guc_free(ptr)				free(ptr)
+#else
+#define mlint_guc_malloc(size)			guc_malloc(LOG, size)
+#define mlint_guc_free(ptr)				guc_free(ptr)
+#endif
+
 #endif
