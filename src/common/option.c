@@ -143,11 +143,15 @@ typedef struct Likeness
 	const char *key;
 	int			distance;		/* of the best so far */
 	const char *group;			/* of the table being looked at */
+	bool		nested;			/* it lies below the level of the key */
 	const char *best_group;
 	const char *best;
 } Likeness;
 
-/* Edits from one name to another; INT_MAX when they are too many. */
+/*
+ * Edits from one name to another; INT_MAX when they are too many. A name that
+ * is part of the other ("timeout", "secret") is near, however short it is.
+ */
 static int
 name_distance(const char *a, const char *b)
 {
@@ -158,6 +162,8 @@ name_distance(const char *a, const char *b)
 
 	if (la > KEY_SHOWN_BYTES || lb > KEY_SHOWN_BYTES)
 		return INT_MAX;
+	if (Min(la, lb) > 3 && la != lb && (strstr(a, b) || strstr(b, a)))
+		return 1;
 	d = varstr_levenshtein_less_equal(a, la, b, lb, 1, 1, 1, most, true);
 	return d <= most ? d : INT_MAX;
 }
@@ -169,8 +175,11 @@ likeness_look(Likeness *l, const Option *table)
 	{
 		int			d = name_distance(l->key, o->name);
 
-		if (l->group)
-			d = Min(d, name_distance(l->key, full_name(l->group, o->name)));
+		/* At equal distance, what stands at the caller's own level wins. */
+		if (l->nested && strcmp(l->key, full_name(l->group, o->name)) == 0)
+			d = 0;
+		else if (l->nested && d < INT_MAX)
+			d++;
 		if (d < l->distance)
 		{
 			l->distance = d;
@@ -180,8 +189,10 @@ likeness_look(Likeness *l, const Option *table)
 		if (o->type == OPTION_GROUP && l->group == NULL)
 		{
 			l->group = o->name;
+			l->nested = true;
 			likeness_look(l, o->group);
 			l->group = NULL;
+			l->nested = false;
 		}
 	}
 }
