@@ -16,9 +16,17 @@ PG_CONFIG ?= pg_config
 PG_CPPFLAGS = -I$(srcdir)/src
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare
+# A server that gcc built passes on flags that clang knows by no name.
+ifneq (,$(findstring clang,$(CC)))
+PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-attributes \
+	-Wno-ignored-optimization-argument
+endif
 SHLIB_LINK = -lcurl -lcrypto -ljansson -lpthread
 
 EXTRA_CLEAN = src/*.bc
+
+# `make installcheck` wants a server with shared_preload_libraries = 'mlint'.
+REGRESS = $(sort $(basename $(notdir $(wildcard sql/*.sql))))
 
 # JIT bitcode of an extension that computes nothing in expressions is weight.
 with_llvm = no
@@ -36,8 +44,9 @@ all: mlint--1.0.sql
 mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql)
 	cat $^ >$@.tmp && mv $@.tmp $@
 
-.PHONY: format format-check bench
+.PHONY: objects format format-check bench
 
+objects: $(OBJS)
 
 format:
 	sh test/format.sh write $(SOURCES) $(HEADERS)

@@ -6,7 +6,7 @@
  * nothing passes for `timeout_s`. Then it is half-open: one probe passes; its
  * success closes the breaker, its failure opens it again. The state lies in
  * shared memory, so that all processes agree; the caller holds whatever lock
- * guards the struct. Times are TimestampTz.
+ * guards the struct (a spinlock will do). A struct of zeros is closed.
  */
 #ifndef MLINT_BREAKER_H
 #define MLINT_BREAKER_H
@@ -30,7 +30,9 @@ typedef struct Breaker
 {
 	BreakerState state;
 	int			failures;		/* in a row */
-	TimestampTz retry_at;		/* open: when to become half-open */
+	TimestampTz retry_at;		/* open: when to become half-open; probing:
+								 * when to give the probe up for lost */
+	int			timeout_s;		/* of the policy that opened it */
 	bool		probing;		/* half-open: the probe is out */
 } Breaker;
 
@@ -45,11 +47,13 @@ typedef struct Breaker
 
 /*
  * May one pass now? Becomes half-open when the time has come. With take, the
- * half-open state's single probe is handed out.
+ * half-open state's single probe is handed out; it comes back by
+ * breaker_success() or breaker_failure(), or is given up after timeout_s.
  */
 extern bool breaker_allows(Breaker *b, TimestampTz now, bool take);
 extern void breaker_success(Breaker *b);
-/* True when this failure opened it. */
+
+/* True when this failure opened it, or opened it again. */
 extern bool breaker_failure(Breaker *b, const BreakerPolicy *policy,
 							TimestampTz now);
 extern void breaker_reset(Breaker *b);

@@ -5,7 +5,7 @@
  * A room describes its options in a static array of Option; the same array
  * validates what a caller passes, fills a C struct, and makes the rows of
  * mlint.drivers. An unknown key is an error that lists the known ones; so are
- * a wrong type and a value out of bounds.
+ * a wrong type and a value out of bounds. null counts as not given.
  */
 #ifndef MLINT_OPTION_H
 #define MLINT_OPTION_H
@@ -24,7 +24,7 @@ typedef enum OptionType
 	OPTION_CREDENTIAL,			/* Credential */
 	OPTION_CREDENTIALS,			/* CredentialList: one reference or an array */
 	OPTION_FUNCTION,			/* char *, a function's name as text */
-	OPTION_JSON,				/* Jsonb *, an object, checked by the owner */
+	OPTION_JSON,				/* Jsonb *, an object, checked by the caller */
 	OPTION_GROUP				/* a nested object with its own table */
 } OptionType;
 
@@ -40,12 +40,12 @@ typedef struct Option
 	OptionType	type;
 	size_t		offset;			/* where the value goes in the caller's struct */
 	const char *preset;			/* the default as text; NULL: none */
-	double		min;			/* bounds of OPTION_INT and OPTION_REAL */
-	double		max;
+	double		min;			/* bounds of OPTION_INT and OPTION_REAL; */
+	double		max;			/* none unless min < max */
 	const char *const *choices; /* OPTION_ENUM: NULL-terminated */
 	const struct Option *group; /* OPTION_GROUP: its table, offsets from the
 								 * same struct */
-	bool		required;
+	bool		required;		/* in a group: when the group is given */
 	const char *help;			/* one line, units included */
 } Option;
 
@@ -70,6 +70,7 @@ typedef void (*OptionVisitor) (const Option *option, const char *name,
 extern void option_each(const Option *table, OptionVisitor visit, void *arg);
 
 extern const char *option_type_name(const Option *option);
+
 /* "1 .. 8" or "a | b", or NULL when there are none. palloc'd. */
 extern char *option_bounds(const Option *option);
 

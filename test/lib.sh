@@ -1,0 +1,284 @@
+# lib.sh: what demo.sh, check.sh and bench/run.sh share; sourced, POSIX sh.
+#
+# Everything happens in one temporary folder, $work: a copy of the tree
+# ($work/tree), a private PostgreSQL with mlint installed into it
+# ($work/root; pgroot.sh), data directories, logs, sockets. When the script
+# ends, however it ends, every process that was started there is stopped and
+# the folder is gone; the system's own PostgreSQL is never touched.
+#
+# PostgreSQL does not run as root. Root installs packages, and does the rest
+# as user postgres, whom Debian's server package makes.
+
+top=$(cd "$(dirname "$0")" && while [ ! -f mlint.control ]; do cd ..; done && pwd)
+
+# The versions that mlint supports, best first.
+versions="18 17 16 15"
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+#
+# Packages: only what is missing.
+#
+
+as_root()
+{
+	if [ "$(id -u)" = 0 ]; then "$@"
+	elif command -v sudo >/dev/null; then sudo "$@"
+	else die "needs root (or sudo) for: $*"
+	fi
+}
+
+# need PACKAGE COMMAND...: when the command fails, the package is missing.
+missing=
+need()
+{
+	package=$1
+	shift
+	"$@" >/dev/null 2>&1 || missing="$missing $package"
+}
+
+have_header() { echo "#include <$1>" | cc -E -; }
+
+need_for_build()
+{
+	need gcc command -v gcc
+	need libc6-dev have_header stdio.h
+	need make command -v make
+	need libcurl4-openssl-dev have_header curl/curl.h
+	need libssl-dev have_header openssl/evp.h
+	need libjansson-dev have_header jansson.h
+	need python3 command -v python3
+	find_postgres || missing="$missing $(postgres_packages)"
+}
+
+# The server to build for: PG_CONFIG's, else the newest installed one that
+# has its development files too. Sets PG_CONFIG.
+find_postgres()
+{
+	if [ -n "${PG_CONFIG:-}" ]; then
+		complete_postgres "$PG_CONFIG" ||
+			die "$PG_CONFIG has no server, or lacks its development files"
+		return 0
+	fi
+	for v in $versions; do
+		if complete_postgres /usr/lib/postgresql/$v/bin/pg_config; then
+			PG_CONFIG=/usr/lib/postgresql/$v/bin/pg_config
+			export PG_CONFIG
+			return 0
+		fi
+	done
+	return 1
+}
+
+complete_postgres()
+{
+	[ -x "$1" ] && [ -x "$("$1" --bindir)/postgres" ] && [ -f "$("$1" --pgxs)" ]
+}
+
+# The packages of the installed server's version, else of the newest known.
+postgres_packages()
+{
+	for v in $versions; do
+		[ -x /usr/lib/postgresql/$v/bin/postgres ] && break
+		v=
+	done
+	if [ -z "$v" ]; then
+		for v in $versions; do
+			apt-cache show postgresql-server-dev-$v >/dev/null 2>&1 && break
+			v=15
+		done
+	fi
+	echo "postgresql-$v postgresql-server-dev-$v"
+}
+
+# Install what need() found missing, and start nothing by doing so: Debian
+# would make and start a database cluster, and start nginx. Both are
+# prevented by two files that are there only meanwhile.
+install_missing()
+{
+	[ -n "$missing" ] || return 0
+	command -v apt-get >/dev/null ||
+		die "not a Debian system; please install the likes of:$missing"
+	if ! apt-cache show gcc >/dev/null 2>&1; then
+		say "Reading the lists of packages"
+		as_root apt-get -qq update
+		# They may say what server there is.
+		case $missing in
+		*postgresql-*) missing="${missing%%postgresql-*}$(postgres_packages) ${missing##*postgresql-server-dev-[0-9][0-9]}" ;;
+		esac
+	fi
+	say "Installing$missing"
+	# shellcheck disable=SC2086
+	as_root sh -c '
+		policy=/usr/sbin/policy-rc.d
+		cluster=/etc/postgresql-common/createcluster.d
+		made=
+		[ -e $policy ] || {
+			printf "#!/bin/sh\nexit 101\n" >$policy
+			chmod 755 $policy
+			made=$policy
+		}
+		[ -d $cluster ] || made="$made $cluster"
+		mkdir -p $cluster
+		echo "create_main_cluster = false" >$cluster/mlint.conf
+		trap "rm -f $cluster/mlint.conf; rm -rf $made" EXIT
+		trap "exit 130" INT TERM
+		export DEBIAN_FRONTEND=noninteractive
+		install="apt-get -qq -y --no-install-recommends install"
+		log=$(mktemp)
+		$install "$@" >$log 2>&1 || {
+			apt-get -qq update && $install "$@" >$log 2>&1
+		} || { cat $log >&2; rm -f $log; exit 1; }
+		rm -f $log
+		case " $* " in *" nginx"*)
+			! command -v systemctl || systemctl -q disable nginx || true ;;
+		esac
+	' sh $missing </dev/null >&2 || die "could not install:$missing"
+	missing=
+}
+
+#
+# The temporary folder, its processes, its end.
+#
+
+# work_begin NAME: make $work.
+work_begin()
+{
+	work=$(mktemp -d "${TMPDIR:-/tmp}/mlint-$1.XXXXXX")
+	trap work_end EXIT
+	trap 'exit 129' HUP
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+	mkdir "$work/tmp"
+	user=
+	if [ "$(id -u)" = 0 ]; then
+		user=postgres
+		id $user >/dev/null 2>&1 || user=nobody
+		chown $user "$work" "$work/tmp"
+	fi
+	# Nobody's own configuration, and no file outside the folder.
+	HOME=$work
+	TMPDIR=$work/tmp
+	PGSYSCONFDIR=$work
+	LC_ALL=C.UTF-8
+	export HOME TMPDIR PGSYSCONFDIR LC_ALL
+	unset PGHOST PGPORT PGUSER PGDATABASE PGPASSWORD PGPASSFILE PGSERVICE \
+		PGSERVICEFILE PGOPTIONS PGDATA PGAPPNAME PGSSLMODE PGCLIENTENCODING
+}
+
+work_end()
+{
+	status=$?
+	trap '' HUP INT TERM
+	trap - EXIT
+	work_stop
+	rm -rf "$work"
+	exit $status
+}
+
+# Stop every process that names the folder in its command line; servers first,
+# for the sake of what belongs to them.
+work_stop()
+{
+	for f in $(find "$work" -name postmaster.pid 2>/dev/null); do
+		kill -QUIT "$(head -n 1 "$f")" 2>/dev/null || true
+	done
+	signal=TERM
+	for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+		pids=$(work_processes)
+		[ -n "$pids" ] || return 0
+		# shellcheck disable=SC2086
+		kill -$signal $pids 2>/dev/null || true
+		[ $i != 15 ] || signal=KILL
+		sleep 0.2
+	done
+}
+
+work_processes()
+{
+	for f in $(grep -lsF -- "$work/" /proc/[0-9]*/cmdline); do
+		pid=${f#/proc/}
+		pid=${pid%/cmdline}
+		if [ "$pid" != $$ ] && [ -d "/proc/$pid" ]; then echo "$pid"; fi
+	done
+}
+
+# Run a command as the unprivileged user, so that signals still reach us.
+as_user()
+{
+	if [ -n "$user" ]; then runuser -u $user -- "$@" & else "$@" & fi
+	wait $!
+}
+
+#
+# Building.
+#
+
+# Copy the tree as it stands, changes included, without what make made.
+copy_tree()
+{
+	mkdir -p "$work/tree"
+	(cd "$top" && tar -cf - --exclude=./.git --exclude='*.o' --exclude='*.so' \
+		--exclude='*.bc' --exclude=./results --exclude=./tmp_check .) |
+		tar -xf - -C "$work/tree" --no-same-owner
+	[ -z "$user" ] || chown -R $user "$work/tree"
+}
+
+# make, without PostgreSQL's bitcode; quiet unless it fails.
+run_make()
+{
+	as_user make -s -C "$work/tree" with_llvm=no "$@" >"$work/make.log" 2>&1 || {
+		tail -n 40 "$work/make.log" >&2
+		return 1
+	}
+}
+
+# A private PostgreSQL with mlint in it; sets PG_CONFIG and bin to its own.
+build()
+{
+	as_user mkdir "$work/root"
+	as_user sh "$work/tree/test/pgroot.sh" "$work/root" >"$work/pg_config"
+	PG_CONFIG=$(cat "$work/pg_config")
+	bin=$("$PG_CONFIG" --bindir)
+	PATH=$bin:$PATH
+	export PG_CONFIG PATH
+	run_make -j2 PG_CONFIG="$PG_CONFIG" install || die "mlint does not build"
+}
+
+#
+# One server of our own, on a socket in the folder and nowhere else.
+#
+
+# server_start [LINE OF postgresql.conf]...
+server_start()
+{
+	as_user initdb -D "$work/data" -A trust -U postgres -E UTF8 --locale=C \
+		--no-sync >"$work/initdb.log" 2>&1 || {
+		cat "$work/initdb.log" >&2
+		die "initdb failed"
+	}
+	{
+		echo "shared_preload_libraries = 'mlint'"
+		echo "listen_addresses = ''"
+		echo "unix_socket_directories = '$work'"
+		for line in "$@"; do echo "$line"; done
+	} >>"$work/data/postgresql.conf"
+	PGHOST=$work
+	PGPORT=5432
+	PGUSER=postgres
+	export PGHOST PGPORT PGUSER
+	server_control start
+}
+
+server_control()
+{
+	as_user pg_ctl -D "$work/data" -l "$work/server.log" -w -t 60 -s \
+		-m fast "$@" </dev/null || {
+		tail -n 20 "$work/server.log" >&2
+		die "pg_ctl $1 failed"
+	}
+}
+
+# sql [psql options]: one value, or rows.
+sql() { psql -X -q -A -t -v ON_ERROR_STOP=1 "$@"; }
