@@ -9,12 +9,22 @@
 #error "mlint supports PostgreSQL 15 to 18"
 #endif
 
-/* 16 renamed the per-class ownership checks into one. */
+/* 16 made the checks of ownership and privilege one for all classes. */
 #include "catalog/pg_database.h"
 #include "utils/acl.h"
 #if PG_VERSION_NUM < 160000
 #define mlint_database_owner(db, role)	pg_database_ownercheck(db, role)
+#define mlint_function_aclcheck(fn, role, mode) \
+	pg_proc_aclcheck(fn, role, mode)
+#define mlint_namespace_aclcheck(ns, role, mode) \
+	pg_namespace_aclcheck(ns, role, mode)
 #else
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#define mlint_function_aclcheck(fn, role, mode) \
+	object_aclcheck(ProcedureRelationId, fn, role, mode)
+#define mlint_namespace_aclcheck(ns, role, mode) \
+	object_aclcheck(NamespaceRelationId, ns, role, mode)
 #define mlint_database_owner(db, role)	\
 	object_ownercheck(DatabaseRelationId, db, role)
 #endif

@@ -12,17 +12,20 @@
 #include "executor/spi.h"
 #include "utils/builtins.h"
 
-void
+int64
 generation_bump(const char *room)
 {
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(room)};
+	bool		isnull;
 
 	if (SPI_execute_with_args("UPDATE mlint.generation"
 							  " SET generation = generation + 1"
-							  " WHERE room = $1",
+							  " WHERE room = $1 RETURNING generation",
 							  1, types, values, NULL,
-							  false, 0) != SPI_OK_UPDATE ||
+							  false, 0) != SPI_OK_UPDATE_RETURNING ||
 		SPI_processed != 1)
 		elog(ERROR, "there is no row for \"%s\" in mlint.generation", room);
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+									   SPI_tuptable->tupdesc, 1, &isnull));
 }

@@ -9,7 +9,10 @@
 #ifndef MLINT_GENERATION_H
 #define MLINT_GENERATION_H
 
-/* Within an owner scope. The row stays locked until the transaction ends. */
-extern void generation_bump(const char *room);
+/*
+ * Within an owner scope. The row stays locked until the transaction ends.
+ * Returns the new number.
+ */
+extern int64 generation_bump(const char *room);
 
 #endif

@@ -1307,6 +1307,28 @@ http_request_cancel(HttpRequest *request)
 	request_settle(request, HTTP_CANCELLED, "cancelled");
 }
 
+/*
+ * Wait in a backend until something can move, and move it.
+ */
+void
+http_client_wait(HttpClient *client)
+{
+	static uint32 wait_event = 0;
+	long		timeout;
+
+	if (wait_event == 0)
+		wait_event = mlint_wait_event("MlintHttp");
+	CHECK_FOR_INTERRUPTS();
+	timeout = http_client_timeout(client);
+	(void) WaitLatchOrSocket(MyLatch,
+							 WL_LATCH_SET | WL_SOCKET_READABLE |
+							 WL_EXIT_ON_PM_DEATH |
+							 (timeout >= 0 ? WL_TIMEOUT : 0),
+							 http_client_fd(client), timeout, wait_event);
+	ResetLatch(MyLatch);
+	http_client_run(client);
+}
+
 /* http_perform()'s callback: the exchange has ended. */
 static void
 exchange_done(HttpRequest *request, const HttpResponse *response, void *arg)
@@ -1331,31 +1353,13 @@ static pg_noinline HttpResponse *
 exchange_run(HttpClient *client, HttpRequest *request,
 			 struct curl_slist *headers, const void *body, size_t body_len)
 {
-	static uint32 wait_event = 0;
 	const HttpResponse *ended = NULL;
-
-	if (wait_event == 0)
-		wait_event = mlint_wait_event("MlintHttp");
 
 	http_request_submit(request, headers, body, body_len, exchange_done,
 						&ended);
-	for (;;)
-	{
-		long		timeout;
-
-		CHECK_FOR_INTERRUPTS();
-		http_client_run(client);
-		if (ended != NULL)
-			return response_copy(ended);
-		timeout = http_client_timeout(client);
-		(void) WaitLatchOrSocket(MyLatch,
-								 WL_LATCH_SET | WL_SOCKET_READABLE |
-								 WL_EXIT_ON_PM_DEATH |
-								 (timeout >= 0 ? WL_TIMEOUT : 0),
-								 http_client_fd(client), timeout,
-								 wait_event);
-		ResetLatch(MyLatch);
-	}
+	while (ended == NULL)
+		http_client_wait(client);
+	return response_copy(ended);
 }
 
 /*

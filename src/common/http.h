@@ -84,6 +84,12 @@ extern long http_client_timeout(HttpClient *client);
 /* Move everything that can move. Calls done callbacks. Never blocks. */
 extern void http_client_run(HttpClient *client);
 
+/*
+ * In a backend: wait for the next thing to happen, with the latch, and run.
+ * Raises what an interrupt raises.
+ */
+extern void http_client_wait(HttpClient *client);
+
 /* Close idle connections: after the network policy or the DNS changed. */
 extern void http_client_forget_connections(HttpClient *client);
 

@@ -11,6 +11,9 @@
 #ifndef MLINT_DELIVERY_H
 #define MLINT_DELIVERY_H
 
+#include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+
 /* Settings and shared memory. Called once by _PG_init. */
 extern void delivery_init(void);
 
@@ -18,11 +21,18 @@ extern void delivery_init(void);
 extern int	delivery_event_max_bytes;
 
 /*
- * Publish from C, in the current transaction; destination_id 0: all that
- * match. Returns the event's id. data and metadata are not checked again.
+ * Publish from C, in the current transaction. key may be NULL; deliver_at 0:
+ * at once; destination_id 0: all that match. Returns the event's id, or that
+ * of the event which had the key before. The arguments are not checked again.
  */
 extern int64 event_publish(const char *type, Jsonb *data, Jsonb *metadata,
 						   const char *key, TimestampTz deliver_at,
 						   int32 destination_id);
+
+/*
+ * The id of a living destination, and its driver's name if wanted (palloc'd).
+ * Raises ERRCODE_UNDEFINED_OBJECT.
+ */
+extern int32 destination_id(const char *name, char **driver);
 
 #endif

@@ -134,10 +134,13 @@ extern Oid	driver_function(const char *name, Oid result, Oid owner,
 
 /*
  * Call it with the event's envelope, as the owner, in a security-restricted
- * operation. The result is NULL-able text, palloc'd; errors pass through.
+ * operation; in a worker, for no longer than the timeout. The result is the
+ * text of its jsonb, palloc'd, or NULL; errors pass through.
  */
+#define DRIVER_TRANSFORM_TIMEOUT_MS	10000
+
 extern char *driver_call_function(Oid function, Oid owner, const char *json,
-								  bool want_result);
+								  int timeout_ms, bool want_result);
 
 /* What HTTP-based drivers share; drivers/http.c. */
 typedef struct HttpSender HttpSender;

@@ -22,6 +22,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/array.h"
+#include "utils/datetime.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/json.h"
@@ -100,6 +101,7 @@ run(Statement *statement, Datum *values, const char *nulls, bool read_only,
 		{"plan_cache_mode", "force_generic_plan"},
 	};
 	int			nest = NewGUCNestLevel();
+	MemoryContext old = CurrentMemoryContext;
 	int			result;
 
 	for (int i = 0; i < lengthof(by_index); i++)
@@ -139,6 +141,8 @@ run(Statement *statement, Datum *values, const char *nulls, bool read_only,
 		elog(ERROR, "could not execute \"%s\": %s", statement->sql,
 			 SPI_result_code_string(result));
 	AtEOXact_GUC(true, nest);
+	/* SPI leaves us in a context of its own. */
+	MemoryContextSwitchTo(old);
 	return SPI_processed;
 }
 

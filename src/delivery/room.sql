@@ -510,3 +510,24 @@ GRANT SELECT ON mlint.destinations, mlint.events, mlint.deliveries,
 	mlint.dead_letters, mlint.stat_destinations
 TO mlint_reader;
 
+CREATE FUNCTION mlint.webhook_sign(payload text, secret text, id text,
+	at timestamptz DEFAULT pg_catalog.now(), signature text DEFAULT 'both') RETURNS jsonb
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 100
+	AS 'MODULE_PATHNAME', 'mlint_webhook_sign';
+
+COMMENT ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text) IS
+	'The headers that sign a webhook: webhook-id, webhook-timestamp and webhook-signature (standard), X-Webhook-Signature (hub), or both';
+
+CREATE FUNCTION mlint.webhook_verify(payload text, headers jsonb, secret text,
+	tolerance interval DEFAULT '5 minutes', signature text DEFAULT 'both') RETURNS boolean
+	LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL SAFE COST 100
+	AS 'MODULE_PATHNAME', 'mlint_webhook_verify';
+
+COMMENT ON FUNCTION mlint.webhook_verify(text, jsonb, text, interval, text) IS
+	'Is a webhook genuine and recent? Never null. A standard signature decides where there is one; a hub signature alone carries no time and may be a replay: signature => ''standard'' refuses it';
+
+REVOKE ALL ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text),
+	mlint.webhook_verify(text, jsonb, text, interval, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text),
+	mlint.webhook_verify(text, jsonb, text, interval, text) TO mlint_user;
+

@@ -548,6 +548,7 @@ transform(Delivery *delivery)
 	{
 		char	   *body = driver_call_function(d->transform, d->owner,
 												delivery->attempt.event->body,
+												DRIVER_TRANSFORM_TIMEOUT_MS,
 												true);
 
 		if (body == NULL)

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_extension.h"
@@ -136,8 +137,8 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		   ProcessUtilityContext context, ParamListInfo params,
 		   QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
-	Oid			database = InvalidOid;
-	ProcessUtility_hook_type next = previous_utility_hook ?
+	volatile Oid database = InvalidOid;
+	ProcessUtility_hook_type volatile next = previous_utility_hook ?
 		previous_utility_hook : standard_ProcessUtility;
 
 	if (!RecoveryInProgress() && context == PROCESS_UTILITY_TOPLEVEL)
