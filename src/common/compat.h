@@ -39,4 +39,9 @@
 #define mlint_wait_event(name)			PG_WAIT_EXTENSION
 #endif
 
+/* 18 has pg_noreturn in place of pg_attribute_noreturn(). */
+#ifndef pg_attribute_noreturn
+#define pg_attribute_noreturn()			__attribute__((noreturn))
+#endif
+
 #endif
