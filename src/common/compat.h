@@ -78,4 +78,9 @@ mlint_xid_in_clog(uint64 xid)
 #define mlint_guc_free(ptr)				guc_free(ptr)
 #endif
 
+/* 18 has pg_noreturn in place of pg_attribute_noreturn(). */
+#ifndef pg_attribute_noreturn
+#define pg_attribute_noreturn()			__attribute__((noreturn))
+#endif
+
 #endif

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "catalog/pg_authid.h"
+#include "common/compat.h"
 #include "common/credential.h"
 #include "common/crypto.h"
 #include "common/errors.h"

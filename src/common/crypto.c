@@ -19,6 +19,7 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 
+#include "common/compat.h"
 #include "common/crypto.h"
 
 struct HmacKey

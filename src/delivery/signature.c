@@ -21,6 +21,7 @@
 
 #include <math.h>
 
+#include "common/compat.h"
 #include "common/crypto.h"
 #include "common/errors.h"
 #include "common/plaintext.h"

@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/compat.h"
 #include "common/credential.h"
 #include "common/errors.h"
 #include "common/generation.h"

@@ -21,6 +21,7 @@ shared_preload_libraries = 'mlint'
 log_statement = all
 log_min_messages = debug1
 log_parameter_max_length = 0
+fsync = on
 });
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION mlint');
@@ -71,6 +72,8 @@ ok(!-e "$data/$default_file", 'still none');
 # Several databases and sessions store their first secret at the same moment.
 $node->safe_psql('postgres', "CREATE DATABASE db$_") for 1 .. 3;
 $node->safe_psql("db$_", 'CREATE EXTENSION mlint') for 1 .. 3;
+my @gates = map { $node->background_psql("db$_") } 1 .. 3;
+$_->query_safe('SELECT pg_advisory_lock(1)') for @gates;
 my @sessions;
 for my $n (0 .. 11)
 {
@@ -80,10 +83,15 @@ for my $n (0 .. 11)
 		[
 			'psql', '-XAtq', '-d', $node->connstr($db),
 			'-v', 'ON_ERROR_STOP=1',
+			'-c', 'SELECT pg_advisory_lock_shared(1)',
 			'-c', "SELECT mlint.secret_put('s$n', 'value $n')"
 		],
 		'>', \my $out, '2>', \my $err);
 }
+$node->poll_query_until('postgres',
+	"SELECT count(*) = 12 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+  or die 'the sessions did not come';
+$_->quit for @gates;
 my $stored = grep { $_->finish } @sessions;
 is($stored, 12, 'twelve first secrets at the same moment');
 is($node->safe_psql("db$_", "SELECT count(mlint.secret_get(name)) FROM mlint.secrets"),
@@ -218,6 +226,7 @@ for my $end ('timeout', 'terminate')
 	my $deadline = time + 10;
 	usleep(10_000) while process_lives($pid) && time < $deadline;
 	ok(!process_lives($pid), 'and nothing of it stays');
+	kill 'KILL', $pid;
 }
 
 # A killed child of a killed shell waits for init; a zombie does not live.
