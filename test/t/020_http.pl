@@ -199,7 +199,8 @@ foreach my $case (
 				(extract(epoch FROM clock_timestamp() - began) * 1000)::text,
 				false);
 		END \$\$;
-		SELECT current_setting('test.took')));
+		SELECT current_setting('test.took')),
+		timeout => $PostgreSQL::Test::Utils::timeout_default);
 	cmp_ok($elapsed, '<', 600, "statement_timeout while waiting $what");
 	cmp_ok($elapsed, '>', 400, '... not before its time');
 
@@ -228,7 +229,8 @@ foreach my $case (
 				(extract(epoch FROM clock_timestamp() - began) * 1000)::text,
 				false);
 		END \$\$;
-		SELECT current_setting('test.took')));
+		SELECT current_setting('test.took')),
+		timeout => $PostgreSQL::Test::Utils::timeout_default);
 	cmp_ok($lag, '<', 100, "pg_cancel_backend while waiting $what");
 	$session->quit;
 }

@@ -78,6 +78,7 @@ typedef struct Run
 	StringInfoData log;
 	bool		free_when_done;
 	bool		log_body;
+	char		error[256];		/* the last one */
 } Run;
 
 static void
@@ -87,6 +88,8 @@ probe_done(HttpRequest *request, const HttpResponse *response, void *arg)
 
 	run->done++;
 	run->counts[response->failure]++;
+	if (response->failure != HTTP_OK)
+		strlcpy(run->error, response->error, sizeof(run->error));
 	if (run->log.data)
 		appendStringInfo(&run->log, "%s%s:%d:%s", run->log.len ? " " : "",
 						 failures[response->failure], response->status,
@@ -224,6 +227,6 @@ probe_burst(PG_FUNCTION_ARGS)
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
 	http_client_destroy(client);
-	PG_RETURN_TEXT_P(cstring_to_text(psprintf("ok=%d rate=%.0f", run.counts[0],
-											  n / INSTR_TIME_GET_DOUBLE(end))));
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("ok=%d rate=%.0f %s", run.counts[0],
+											  n / INSTR_TIME_GET_DOUBLE(end), run.error)));
 }
