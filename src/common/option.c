@@ -44,7 +44,7 @@ static void parse_object(const Option *const *tables, int ntables,
 						 JsonbContainer * object, const OptionPath *path,
 						 void *out);
 
-/* What the caller should have written, as "must be …" goes on. */
+/* What the caller should have written, as "must be ..." goes on. */
 static const char *
 type_phrase(OptionType type)
 {

@@ -1,0 +1,305 @@
+# What the TAP tests have in common: a node with mlint, a real receiver that
+# records what arrives, and waiting for a condition with a deadline.
+#
+#	use MlintTest;
+#	my $node = mlint_node('main');
+#	my $receiver = MlintTest::Receiver->start;
+#	... url => $receiver->url('/ok') ...
+#	wait_for('the event arrives', sub { $receiver->count('/ok') == 1 });
+package MlintTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+our @EXPORT = qw(mlint_node mlint_configure wait_for wait_for_sql
+  worker_pids wait_for_worker wait_for_delivery);
+
+our $peers = abs_path(dirname(__FILE__) . '/../peers');
+
+# How long anything may take before a test gives up on it, in seconds.
+our $deadline = $PostgreSQL::Test::Utils::timeout_default // 60;
+
+# A running node with mlint in database postgres. %options: conf, more lines of
+# postgresql.conf; create => 0 leaves the extension out; the rest goes to
+# init(), such as allows_streaming => 1.
+sub mlint_node
+{
+	my ($name, %options) = @_;
+	my $conf = delete $options{conf} // '';
+	my $create = delete $options{create} // 1;
+
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init(%options);
+	mlint_configure($node, $conf);
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION mlint') if $create;
+	return $node;
+}
+
+# What every node of ours has in its postgresql.conf.
+sub mlint_configure
+{
+	my ($node, $conf) = @_;
+
+	$node->append_conf('postgresql.conf', <<"EOC");
+shared_preload_libraries = 'mlint'
+max_worker_processes = 24
+max_prepared_transactions = 10
+$conf
+EOC
+	return;
+}
+
+# Wait until a condition is true; a test that passes when it became so before
+# the deadline, and fails when not.
+sub wait_for
+{
+	my ($what, $condition, $seconds) = @_;
+	my $end = time + ($seconds // $deadline);
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	while (1)
+	{
+		return pass($what) if $condition->();
+		last if time >= $end;
+		usleep(20_000);
+	}
+	return fail("$what (in time)");
+}
+
+# The same for a query that must come to return 't' (or what is given). A
+# server that is just down counts as not yet.
+sub wait_for_sql
+{
+	my ($node, $what, $query, $expected, $db) = @_;
+	my $last = '';
+
+	$expected //= 't';
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $ok = wait_for(
+		$what,
+		sub {
+			my ($rc, $out, $err) = $node->psql($db // 'postgres', $query);
+			$last = $rc == 0 ? $out : $err;
+			return $rc == 0 && $out eq $expected;
+		});
+	diag("the query's last answer: $last") unless $ok;
+	return $ok;
+}
+
+# Pids of our workers whose backend_type is like this ("mlint dispatcher"); of
+# one database, when it is given.
+sub worker_pids
+{
+	my ($node, $type, $db) = @_;
+	my $of = defined $db ? "AND datname = '$db'" : '';
+
+	return split /\n/,
+	  $node->safe_psql('postgres', <<"EOQ");
+SELECT pid FROM pg_stat_activity
+WHERE backend_type LIKE '$type%' $of ORDER BY pid
+EOQ
+}
+
+# Wait for a worker of that type and return its pid. $except, when given, is
+# the pid of one that is to be replaced.
+sub wait_for_worker
+{
+	my ($node, $type, $db, $except) = @_;
+	my ($pid, $end) = (undef, time + $deadline);
+
+	while (time < $end)
+	{
+		($pid) = grep { !defined $except || $_ != $except }
+		  worker_pids($node, $type, $db);
+		return $pid if defined $pid;
+		usleep(20_000);
+	}
+	die "no worker like \"$type\" came up";
+}
+
+# Wait until every delivery of an event has ended; true when it did.
+sub wait_for_delivery
+{
+	my ($node, $event, $db) = @_;
+
+	return $node->safe_psql($db // 'postgres',
+		"SELECT mlint.event_wait($event, '$deadline s')") eq 't';
+}
+
+#
+# receiver.py, as an object.
+#
+package MlintTest::Receiver;
+
+use strict;
+use warnings;
+
+use Encode ();
+use IO::Socket::INET;
+use JSON::PP ();
+use POSIX ();
+use PostgreSQL::Test::Utils ();
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my @running;
+
+# Start one; it records to a file of its own until the test ends.
+sub start
+{
+	my ($class) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my $self = bless {
+		dir => $dir,
+		record => "$dir/record",
+		port => 0,
+		read_to => 0,
+		requests => []
+	}, $class;
+
+	$self->resume;
+	push @running, $self;
+	return $self;
+}
+
+# Start it again after stop(), on the same port and the same record.
+sub resume
+{
+	my ($self) = @_;
+	my $port_file = "$self->{dir}/port";
+
+	unlink $port_file;
+	my $pid = fork() // die "fork: $!";
+	if ($pid == 0)
+	{
+		exec 'python3', "$MlintTest::peers/receiver.py",
+		  '--record', $self->{record}, '--port', $self->{port},
+		  '--port-file', $port_file
+		  or POSIX::_exit(127);
+	}
+	$self->{pid} = $pid;
+
+	my $end = time + $MlintTest::deadline;
+	until (-s $port_file)
+	{
+		die 'receiver.py did not start'
+		  if time > $end || waitpid($pid, POSIX::WNOHANG()) == $pid;
+		usleep(10_000);
+	}
+	$self->{port} = 0 + PostgreSQL::Test::Utils::slurp_file($port_file);
+	return;
+}
+
+# Stop it: connections are refused from here on. A signal other than TERM may
+# be given: KILL, or STOP to freeze it, which CONT undoes.
+sub stop
+{
+	my ($self, $signal) = @_;
+
+	return unless $self->{pid};
+	kill $signal // 'TERM', $self->{pid};
+	waitpid $self->{pid}, 0;
+	$self->{pid} = 0;
+	return;
+}
+
+sub freeze { my ($self) = @_; kill 'STOP', $self->{pid}; return; }
+sub thaw { my ($self) = @_; kill 'CONT', $self->{pid}; return; }
+
+sub port { my ($self) = @_; return $self->{port}; }
+
+sub url
+{
+	my ($self, $path) = @_;
+	return "http://127.0.0.1:$self->{port}" . ($path // '/ok');
+}
+
+# Turn /switch: control('up'), control('down').
+sub control
+{
+	my ($self, $what) = @_;
+	my $socket = IO::Socket::INET->new(
+		PeerAddr => '127.0.0.1',
+		PeerPort => $self->{port}) or die "receiver.py: $!";
+
+	print $socket "GET /control/$what HTTP/1.1\r\nHost: localhost\r\n\r\n";
+	my $status = <$socket> // '';
+	close $socket;
+	die "receiver.py: $status" unless $status =~ /^HTTP\S+ 200/;
+	return;
+}
+
+# All requests recorded so far, in the order of arrival: {method, path,
+# headers, body, time}; those of one path, when it is given. Only what is new
+# in the file is read.
+sub requests
+{
+	my ($self, $path) = @_;
+
+	if (open my $f, '<', $self->{record})
+	{
+		seek $f, $self->{read_to}, 0;
+		while (my $line = <$f>)
+		{
+			last unless $line =~ /\n\z/;
+			$self->{read_to} += length $line;
+			push @{ $self->{requests} }, JSON::PP::decode_json($line);
+		}
+		close $f;
+	}
+	return grep { !defined $path || $_->{path} eq $path }
+	  @{ $self->{requests} };
+}
+
+sub count
+{
+	my ($self, $path) = @_;
+	return scalar(my @all = $self->requests($path));
+}
+
+# The events that arrived: webhook-id => [bodies, decoded].
+sub events
+{
+	my ($self, $path) = @_;
+	my %events;
+
+	for my $request ($self->requests($path))
+	{
+		push @{ $events{ $request->{headers}{'webhook-id'} } },
+		  JSON::PP::decode_json(Encode::encode('UTF-8', $request->{body}));
+	}
+	return \%events;
+}
+
+# Forget what was recorded.
+sub forget
+{
+	my ($self) = @_;
+	$self->requests;
+	$self->{requests} = [];
+	return;
+}
+
+# Leave none behind, also when the test dies.
+END
+{
+	my $status = $?;
+	for my $receiver (@running)
+	{
+		next unless $receiver->{pid};
+		kill 'CONT', $receiver->{pid};
+		$receiver->stop('KILL');
+	}
+	$? = $status;
+}
+
+1;
