@@ -568,6 +568,171 @@ COMMENT ON COLUMN mlint.drivers.bounds IS 'Range or choices';
 COMMENT ON COLUMN mlint.drivers.required IS 'Whether it must be given';
 COMMENT ON COLUMN mlint.drivers.help IS 'What it does';
 
+-- ---- messages to chat services ----
+
+-- Is this a destination of that driver? Else an error that says so.
+CREATE FUNCTION mlint.destination_expect(destination text, driver text)
+RETURNS void
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER PARALLEL SAFE
+SET search_path = pg_catalog, mlint, pg_temp AS $$
+DECLARE
+	found text;
+BEGIN
+	SELECT d.driver INTO found FROM mlint.destination d
+	WHERE d.name = destination AND d.dropped_at IS NULL;
+	IF found IS NULL THEN
+		RAISE EXCEPTION 'destination "%" does not exist', destination
+			USING ERRCODE = 'undefined_object',
+				HINT = format('mlint.destination_create(%L, %L, ...) makes it.',
+					destination, driver);
+	ELSIF found <> driver THEN
+		RAISE EXCEPTION 'destination "%" has the driver %, not %', destination,
+			found, driver USING ERRCODE = 'ML007';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION mlint.destination_expect(text, text) IS 'Raises an error unless the destination has that driver';
+
+-- A text for a field that the service limits: as it is, or an error.
+CREATE FUNCTION mlint.message_text(value text, field text, service text, max int)
+RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF value = '' OR length(value) > max THEN
+		RAISE EXCEPTION '% must be 1 to % characters long for %, not %', field,
+			max, service, length(value) USING ERRCODE = 'ML007';
+	END IF;
+	RETURN value;
+END
+$$;
+COMMENT ON FUNCTION mlint.message_text(text, text, text, int) IS 'The text, or an error when it is empty or longer than the service takes';
+
+CREATE FUNCTION mlint.slack_message(destination text, text text,
+	username text DEFAULT NULL, icon_emoji text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, mlint, pg_temp AS $$
+BEGIN
+	PERFORM mlint.destination_expect(destination, 'slack');
+	IF text IS NULL THEN
+		RAISE EXCEPTION 'text must not be null'
+			USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	RETURN mlint.send(destination, 'slack.message', jsonb_strip_nulls(
+		jsonb_build_object(
+			'text', mlint.message_text(text, 'text', 'Slack', 40000),
+			'username', mlint.message_text(username, 'username', 'Slack', 80),
+			'icon_emoji', mlint.message_text(icon_emoji, 'icon_emoji', 'Slack', 100))));
+END
+$$;
+COMMENT ON FUNCTION mlint.slack_message(text, text, text, text) IS
+'Sends a message to a slack destination, when the transaction commits; returns the event''s id. Refuses what Slack would: text over 40,000 characters';
+
+CREATE FUNCTION mlint.slack_alert(destination text, title text, message text,
+	severity text DEFAULT 'info', fields jsonb DEFAULT '{}') RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, mlint, pg_temp AS $$
+DECLARE
+	color text := CASE severity WHEN 'info' THEN '#36a64f'
+		WHEN 'warning' THEN '#ffcc00' WHEN 'error' THEN '#ff0000'
+		WHEN 'critical' THEN '#8b0000' END;
+	blocks jsonb;
+BEGIN
+	PERFORM mlint.destination_expect(destination, 'slack');
+	IF title IS NULL OR message IS NULL OR fields IS NULL THEN
+		RAISE EXCEPTION 'title, message and fields must not be null'
+			USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF color IS NULL THEN
+		RAISE EXCEPTION 'severity must be info, warning, error or critical'
+			USING ERRCODE = 'ML007';
+	END IF;
+	IF jsonb_typeof(fields) <> 'object' THEN
+		RAISE EXCEPTION 'fields must be a JSON object' USING ERRCODE = 'ML007';
+	END IF;
+	IF (SELECT count(*) FROM jsonb_object_keys(fields)) > 10 THEN
+		RAISE EXCEPTION 'Slack takes at most 10 fields' USING ERRCODE = 'ML007';
+	END IF;
+	blocks := jsonb_build_array(
+		jsonb_build_object('type', 'header', 'text', jsonb_build_object(
+			'type', 'plain_text',
+			'text', mlint.message_text(title, 'title', 'Slack', 150))),
+		jsonb_build_object('type', 'section', 'text', jsonb_build_object(
+			'type', 'mrkdwn',
+			'text', mlint.message_text(message, 'message', 'Slack', 3000))));
+	IF fields <> '{}' THEN
+		blocks := blocks || jsonb_build_object('type', 'section', 'fields',
+			(SELECT jsonb_agg(jsonb_build_object('type', 'mrkdwn', 'text',
+				mlint.message_text(format(E'*%s*\n%s', f.key, f.value),
+					format('field %L', f.key), 'Slack', 2000)))
+			FROM jsonb_each_text(fields) f));
+	END IF;
+	RETURN mlint.send(destination, 'slack.alert', jsonb_build_object(
+		'text', format('[%s] %s', upper(severity), title),
+		'attachments', jsonb_build_array(
+			jsonb_build_object('color', color, 'blocks', blocks))));
+END
+$$;
+COMMENT ON FUNCTION mlint.slack_alert(text, text, text, text, jsonb) IS
+'Sends an alert to a slack destination, when the transaction commits; severity is info, warning, error or critical. Refuses what Slack would: a title over 150 characters, a message over 3,000, more than 10 fields, a field over 2,000';
+
+CREATE FUNCTION mlint.discord_message(destination text, content text,
+	username text DEFAULT NULL, embeds jsonb DEFAULT '[]') RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, mlint, pg_temp AS $$
+DECLARE
+	embed jsonb;
+	field jsonb;
+	total bigint := 0;
+BEGIN
+	PERFORM mlint.destination_expect(destination, 'discord');
+	embeds := coalesce(embeds, '[]');
+	IF jsonb_typeof(embeds) <> 'array' OR jsonb_array_length(embeds) > 10 THEN
+		RAISE EXCEPTION 'embeds must be a JSON array of at most 10'
+			USING ERRCODE = 'ML007';
+	END IF;
+	IF content IS NULL AND embeds = '[]' THEN
+		RAISE EXCEPTION 'a Discord message needs content or embeds'
+			USING ERRCODE = 'ML007';
+	END IF;
+	FOR embed IN SELECT * FROM jsonb_array_elements(embeds) LOOP
+		IF jsonb_typeof(embed) <> 'object'
+			OR jsonb_typeof(coalesce(embed->'fields', '[]')) <> 'array' THEN
+			RAISE EXCEPTION 'an embed must be a JSON object, and its fields an array'
+				USING ERRCODE = 'ML007';
+		END IF;
+		PERFORM mlint.message_text(embed->>'title', 'an embed''s title', 'Discord', 256),
+			mlint.message_text(embed->>'description', 'an embed''s description', 'Discord', 4096),
+			mlint.message_text(embed#>>'{footer,text}', 'an embed''s footer', 'Discord', 2048),
+			mlint.message_text(embed#>>'{author,name}', 'an embed''s author', 'Discord', 256);
+		total := total + coalesce(length(embed->>'title'), 0)
+			+ coalesce(length(embed->>'description'), 0)
+			+ coalesce(length(embed#>>'{footer,text}'), 0)
+			+ coalesce(length(embed#>>'{author,name}'), 0);
+		IF jsonb_array_length(coalesce(embed->'fields', '[]')) > 25 THEN
+			RAISE EXCEPTION 'an embed takes at most 25 fields'
+				USING ERRCODE = 'ML007';
+		END IF;
+		FOR field IN SELECT * FROM jsonb_array_elements(coalesce(embed->'fields', '[]')) LOOP
+			PERFORM mlint.message_text(coalesce(field->>'name', ''), 'a field''s name', 'Discord', 256),
+				mlint.message_text(coalesce(field->>'value', ''), 'a field''s value', 'Discord', 1024);
+			total := total + length(field->>'name') + length(field->>'value');
+		END LOOP;
+	END LOOP;
+	IF total > 6000 THEN
+		RAISE EXCEPTION 'the embeds have % characters in all, Discord takes 6000', total
+			USING ERRCODE = 'ML007';
+	END IF;
+	RETURN mlint.send(destination, 'discord.message', jsonb_strip_nulls(
+		jsonb_build_object(
+			'content', mlint.message_text(content, 'content', 'Discord', 2000),
+			'username', mlint.message_text(username, 'username', 'Discord', 80),
+			'embeds', nullif(embeds, '[]'))));
+END
+$$;
+COMMENT ON FUNCTION mlint.discord_message(text, text, text, jsonb) IS
+'Sends a message to a discord destination, when the transaction commits. Refuses what Discord would: content over 2,000 characters, more than 10 embeds, 25 fields in one, or 6,000 characters in all of them';
+
 -- ---- views ----
 
 CREATE FUNCTION mlint.in_flight(OUT event_id bigint, OUT destination_id int)
@@ -741,12 +906,22 @@ REVOKE ALL ON FUNCTION
 	mlint.dead_letter_replay(text, timestamptz),
 	mlint.delivery_retry(bigint, text), mlint.breaker_reset(text),
 	mlint.event_type_matches(text[], text), mlint.driver_options(),
-	mlint.in_flight(), mlint.destination_stats()
+	mlint.in_flight(), mlint.destination_stats(),
+	mlint.destination_expect(text, text),
+	mlint.message_text(text, text, text, int),
+	mlint.slack_message(text, text, text, text),
+	mlint.slack_alert(text, text, text, text, jsonb),
+	mlint.discord_message(text, text, text, jsonb)
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	mlint.publish(text, jsonb, jsonb, text, timestamptz),
 	mlint.send(text, text, jsonb, jsonb, text, timestamptz),
-	mlint.event_wait(bigint, interval)
+	mlint.event_wait(bigint, interval),
+	mlint.destination_expect(text, text),
+	mlint.message_text(text, text, text, int),
+	mlint.slack_message(text, text, text, text),
+	mlint.slack_alert(text, text, text, text, jsonb),
+	mlint.discord_message(text, text, text, jsonb)
 TO mlint_user;
 GRANT EXECUTE ON FUNCTION
 	mlint.destination_create(text, text, jsonb, text[], boolean),

@@ -200,7 +200,7 @@ credential_from_file(const char *path, size_t *len)
 	return value;
 }
 
-char	   *
+char *
 credential_resolve(const Credential *c, size_t *len)
 {
 	switch (c->kind)

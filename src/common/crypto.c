@@ -132,7 +132,7 @@ crypto_sha256(const void *data, size_t len, uint8 out[CRYPTO_SHA256_BYTES])
 		crypto_failed("hash");
 }
 
-HmacKey    *
+HmacKey *
 hmac_key_create(const void *key, size_t len)
 {
 	static EVP_MAC *hmac = NULL;

@@ -50,7 +50,7 @@ plaintext_wipe(Plaintext *p)
 	memset(p, 0, sizeof(*p));
 }
 
-text	   *
+text *
 plaintext_give(char *data, size_t len)
 {
 	char	   *own = pg_any_to_server(data, (int) len, PG_UTF8);

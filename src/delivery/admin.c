@@ -126,7 +126,7 @@ pattern_is_known(const char *pattern)
  * warning. In an owner scope.
  */
 static void
-check_patterns(ArrayType *array)
+check_patterns(ArrayType * array)
 {
 	Datum	   *values;
 	bool	   *nulls;

@@ -27,8 +27,10 @@ extern Cursor *cursor_parse(const char *snapshot, uint64 partial_xid,
 							int64 partial_id);
 extern Cursor *cursor_copy(const Cursor *cursor);
 extern void cursor_free(Cursor *cursor);
+
 /* The text of a pg_snapshot. */
 extern char *cursor_snapshot(const Cursor *cursor);
+
 /* Everything that this MVCC snapshot sees. */
 extern Cursor *cursor_at(Snapshot snapshot);
 

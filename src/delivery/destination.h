@@ -71,6 +71,7 @@ extern void destinations_init(int lane, int lanes);
  */
 extern void destinations_load(int64 generation, bool *sql_lane);
 extern int64 destinations_generation(void);
+
 /* Secrets have changed: open drivers must resolve their credentials anew. */
 extern void destinations_mark_stale(void);
 
@@ -80,6 +81,7 @@ extern Destination *const *destinations_match(const EventHead *head, int *n);
 /* All of this lane's; NULL ends. Start with *cursor = 0. */
 extern Destination *destinations_next(int *cursor);
 extern int	destinations_count(void);
+
 /* How many are enabled. */
 extern int	destinations_enabled(void);
 

@@ -118,9 +118,11 @@ extern const Driver *driver_find(const char *name);
  */
 extern void *driver_parse_options(const Driver *driver, Jsonb *options,
 								  const char *destination);
+
 /* Everything that can be checked before a destination is created. */
 extern void driver_check(const Driver *driver, const void *options,
 						 Oid owner, const char *destination);
+
 /* Does a destination with these options run the user's SQL? */
 extern bool driver_runs_sql(const Driver *driver, const void *options);
 
@@ -151,6 +153,7 @@ extern HttpSender *http_sender_create(HttpClient *client,
 extern void http_sender_add_header(HttpSender *sender, const char *name,
 								   const char *value);
 extern void http_sender_free(HttpSender *sender);
+
 /*
  * Send body with the sender's headers and these (which the call takes), and
  * end the attempt. free_body: pfree(body) afterwards.

@@ -76,6 +76,7 @@ extern int	log_read_pending(int32 destination_id, bool ordered,
 							 TimestampTz now, TimestampTz after_time,
 							 int64 after_id, int limit, int64 max_bytes,
 							 PendingVisitor visit, void *arg, bool *more);
+
 /* When is the next one due after that time? PG_INT64_MAX: there is none. */
 extern TimestampTz log_next_due(int32 destination_id, TimestampTz after);
 
@@ -99,6 +100,7 @@ typedef struct Record
 } Record;
 
 extern void log_record(const Record *records, int n);
+
 /*
  * Claim one delivery for this transaction, which is to make it: false when
  * it was made already, or is no more.
@@ -107,6 +109,7 @@ extern bool log_claim(const Record *record);
 
 extern Cursor *log_load_cursor(int lane, int lanes);
 extern void log_save_cursor(int lane, const Cursor *cursor);
+
 /* Lanes whose number does not fit; see dispatcher.c. */
 typedef struct OldLane
 {

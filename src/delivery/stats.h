@@ -39,6 +39,7 @@ extern void stats_count(DestinationCounters *counters,
 extern void stats_exchange(int32 destination_id,
 						   const DestinationCounters *counters,
 						   Breaker *breaker, uint32 *resets);
+
 /* breaker_reset(): false when there is nothing on that destination. */
 extern bool stats_reset_breaker(int32 destination_id);
 extern void stats_forget(int32 destination_id);

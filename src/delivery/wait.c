@@ -80,9 +80,9 @@ mlint_event_wait(PG_FUNCTION_ARGS)
 	Interval   *timeout = PG_GETARG_INTERVAL_P(1);
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz deadline =
-		DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-												TimestampTzGetDatum(now),
-												IntervalPGetDatum(timeout)));
+	DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+											TimestampTzGetDatum(now),
+											IntervalPGetDatum(timeout)));
 	bool		ended;
 
 	ConditionVariablePrepareToSleep(worker_delivered());

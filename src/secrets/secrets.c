@@ -360,7 +360,7 @@ secret_exists(const char *name)
  * The caller's snapshot is used if it has one, so that mlint.secret_get is
  * stable; a worker that has none sees what is committed now.
  */
-char	   *
+char *
 secret_value(const char *name, int version, size_t *len)
 {
 	MemoryContext caller = CurrentMemoryContext;

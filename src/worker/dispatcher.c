@@ -766,7 +766,7 @@ read_pending(Destination *d, TimestampTz now)
 {
 	PendingTaker taker = {0};
 	int			limit = d->breaker.state == BREAKER_CLOSED ?
-		PENDING_BATCH : 1;
+	PENDING_BATCH : 1;
 	int			visited;
 	bool		more;
 	ListCell   *lc;

@@ -86,7 +86,7 @@ worker_wait(long timeout_ms)
 void
 worker_activity(const char *fmt,...)
 {
-	char		text[128];
+	char text[	128];
 	va_list		args;
 
 	va_start(args, fmt);

@@ -59,7 +59,7 @@ look_on_xact_end(XactEvent event, void *arg)
 
 /* The template that a CREATE DATABASE copies. */
 static const char *
-template_name(CreatedbStmt *stmt)
+template_name(CreatedbStmt * stmt)
 {
 	ListCell   *lc;
 
@@ -139,7 +139,7 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 {
 	volatile Oid database = InvalidOid;
 	ProcessUtility_hook_type volatile next = previous_utility_hook ?
-		previous_utility_hook : standard_ProcessUtility;
+	previous_utility_hook : standard_ProcessUtility;
 
 	if (!RecoveryInProgress() && context == PROCESS_UTILITY_TOPLEVEL)
 		database = wanted_database(pstmt->utilityStmt);

@@ -46,7 +46,8 @@ typedef struct WorkerSlot
 	WorkerKind	kind;
 	Oid			database;
 	int			lane;			/* dispatcher: its lane; job worker: the job */
-	int			lanes;			/* dispatcher: how many network lanes there are */
+	int			lanes;			/* dispatcher: how many network lanes there
+								 * are */
 	bool		ready;			/* connected, and the extension is there */
 	bool		wants_sql_lane; /* scheduler: its database needs lane 0 */
 	pid_t		pid;			/* 0 while the process is starting */
@@ -104,12 +105,16 @@ extern bool worker_start(int index, BackgroundWorkerHandle **handle);
  * exits when it has not.
  */
 extern void worker_enter(Datum main_arg);
+
 /* In a transaction: exit when the extension that we began with is gone. */
 extern void worker_check_extension(void);
+
 /* SIGHUP, interrupts. True when the settings were read again. */
 extern bool worker_interrupts(void);
+
 /* Wait for the latch (reset on return) or the time; -1: no limit. */
 extern void worker_wait(long timeout_ms);
+
 /* Show what this process does in pg_stat_activity. */
 extern void worker_activity(const char *fmt,...) pg_attribute_printf(1, 2);
 extern void worker_idle(void);
@@ -121,8 +126,10 @@ extern ConditionVariable *worker_delivered(void);
 
 /* Ask the launcher to look at this database again; InvalidOid: at all. */
 extern void launcher_look(Oid database);
+
 /* The current database needs a dispatcher for lane 0. */
 extern void launcher_want_sql_lane(void);
+
 /*
  * While a database is held, no worker of ours runs there: launcher_hold()
  * returns when the last is gone, or after ten seconds. A backend holds at most

@@ -68,7 +68,7 @@ append_clipped(StringInfo buf, const ChatService *service, const char *text,
 			appendStringInfoChar(buf, text[i]);
 	}
 	if (clipped < len)
-		appendStringInfoString(buf, " …");
+		appendStringInfoString(buf, " ...");
 }
 
 void
