@@ -28,6 +28,8 @@
 /* A destination that cannot be opened is tried again after this. */
 #define BROKEN_RETRY_S	60
 #define MAX_KEPT_TYPES	1024
+/* Destinations kept open that have nothing to deliver. */
+#define MAX_OPEN		256
 
 typedef struct Match
 {
@@ -44,6 +46,7 @@ static Destination **all = NULL;	/* this lane's */
 static int	nall = 0;
 static int	room = 0;
 static int	nenabled = 0;
+static int	nopen = 0;
 
 static MemoryContext match_context = NULL;
 static HTAB *matches = NULL;
@@ -84,6 +87,7 @@ add_destination(int32 id)
 	dlist_init(&d->ready);
 	dlist_init(&d->flying);
 	d->next_due = PG_INT64_MAX;
+	d->breaker_resets = STATS_UNKNOWN;
 	if (nall == room)
 	{
 		room = room ? room * 2 : 64;
@@ -176,6 +180,8 @@ load_row(HeapTuple tuple, TupleDesc desc, bool *sql_lane)
 	d->driver = driver_find(TextDatumGetCString(FIELD(3)));
 	set_patterns(d, DatumGetArrayTypeP(FIELD(4)));
 	d->dropped = dropped;
+	if (dropped)
+		stats_forget(id);
 	d->enabled = DatumGetBool(FIELD(5)) && !dropped;
 	d->runs_sql = runs_sql;
 	d->owner = DatumGetObjectId(FIELD(7));
@@ -375,6 +381,22 @@ open_driver(Destination *d, HttpClient *http)
 	MemoryContextSwitchTo(old);
 }
 
+/* Close those that have nothing to deliver; they open again when they have. */
+static void
+close_idle(void)
+{
+	nopen = 0;
+	for (int i = 0; i < nall; i++)
+	{
+		Destination *d = all[i];
+
+		if (d->context && d->nready == 0 && d->in_flight == 0)
+			destination_close(d);
+		else if (d->context)
+			nopen++;
+	}
+}
+
 bool
 destination_open(Destination *d, HttpClient *http, TimestampTz now)
 {
@@ -389,7 +411,15 @@ destination_open(Destination *d, HttpClient *http, TimestampTz now)
 	if (d->broken_until > now)
 		return false;
 
+	if (d->context == NULL && ++nopen > MAX_OPEN)
+		close_idle();
 	destination_close(d);
+	if (d->breaker_resets == STATS_UNKNOWN)
+	{
+		stats_exchange(d->id, NULL, &d->breaker, &d->breaker_resets);
+		/* A probe that another process had out ended with it. */
+		d->breaker.probing = false;
+	}
 	d->stale = false;
 	if (d->broken)
 		pfree(d->broken);

@@ -31,6 +31,7 @@ typedef struct Event
 	size_t		body_len;
 	const char *data;			/* within body */
 	size_t		data_len;
+	const char *fault;			/* it cannot be written as JSON, because … */
 } Event;
 
 typedef enum OutcomeKind

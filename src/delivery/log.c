@@ -51,6 +51,25 @@ static int	nsegments = 0;
 static MemoryContext events_context = NULL;
 static ItemPointerData cursor_tid;
 
+/*
+ * The event being written as JSON, 0: none; and the last ones that could not
+ * be, more than any one read meets.
+ */
+#define MAX_FAULTS	1024
+
+typedef struct Fault
+{
+	int64		event_id;
+	char		reason[160];
+} Fault;
+
+static int64 writing_event = 0;
+static Fault *faults = NULL;
+static int	next_fault = 0;
+
+/* What events are written into. */
+static StringInfoData body;
+
 /* ---- transactions and statements ---- */
 
 void
@@ -223,27 +242,96 @@ segment_token(int segment)
 	" e.destination_id, e.type, e.data, e.metadata"
 #define EVENT_NCOLUMNS 9
 
+/* One huge event must not keep its buffer for good. */
+static void
+shrink_body(void)
+{
+	if (body.maxlen <= 1024 * 1024)
+		return;
+	pfree(body.data);
+	body.data = NULL;
+	body.maxlen = 0;
+}
+
+bool
+log_blame_event(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	ErrorData  *error;
+	Fault	   *fault;
+
+	if (writing_event == 0)
+	{
+		MemoryContextSwitchTo(old);
+		return false;
+	}
+	if (faults == NULL)
+		faults = palloc0(sizeof(Fault) * MAX_FAULTS);
+	fault = &faults[next_fault++ % MAX_FAULTS];
+	error = CopyErrorData();
+	FlushErrorState();
+	fault->event_id = writing_event;
+	snprintf(fault->reason, sizeof(fault->reason),
+			 "the event cannot be written as JSON: %s", error->message);
+	FreeErrorData(error);
+	writing_event = 0;
+	shrink_body();
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+static const char *
+event_fault(int64 event_id)
+{
+	for (int i = 0; i < Min(next_fault, MAX_FAULTS); i++)
+	{
+		if (faults[i].event_id == event_id)
+			return faults[i].reason;
+	}
+	return NULL;
+}
+
+/* Write the envelope; returns where data lies in it. */
+static size_t
+write_body(const Datum *values, const char *type, size_t *data_len)
+{
+	Jsonb	   *data = DatumGetJsonbP(values[7]);
+	Jsonb	   *metadata = DatumGetJsonbP(values[8]);
+	char		stamp[MAXDATELEN + 1];
+	int			utc = 0;
+	size_t		data_at;
+
+	JsonEncodeDateTime(stamp, values[3], TIMESTAMPTZOID, &utc);
+	appendStringInfo(&body, "{\"id\":" INT64_FORMAT ",\"type\":",
+					 DatumGetInt64(values[0]));
+	escape_json(&body, type);
+	appendStringInfo(&body, ",\"timestamp\":\"%s\",\"data\":", stamp);
+	data_at = body.len;
+	(void) JsonbToCString(&body, &data->root, VARSIZE(data));
+	*data_len = body.len - data_at;
+	appendStringInfoString(&body, ",\"metadata\":");
+	(void) JsonbToCString(&body, &metadata->root, VARSIZE(metadata));
+	appendStringInfoChar(&body, '}');
+	return data_at;
+}
+
 /*
- * Build the envelope and all, in one chunk. Scratch memory is the current
+ * Build an event, all of it in one chunk. Scratch memory is the current
  * context.
  */
 static Event *
 make_event(const Datum *values, const bool *isnull)
 {
-	static StringInfoData body;
 	Event	   *event;
-	char	   *type = TextDatumGetCString(values[6]);
-	Jsonb	   *data = DatumGetJsonbP(values[7]);
-	Jsonb	   *metadata = DatumGetJsonbP(values[8]);
 	int64		id = DatumGetInt64(values[0]);
 	int			segment = DatumGetInt32(values[1]);
-	char		stamp[MAXDATELEN + 1];
+	char	   *type = TextDatumGetCString(values[6]);
 	char		webhook_id[64];
-	int			utc = 0;
-	size_t		data_at;
-	size_t		data_len;
 	size_t		type_len = strlen(type) + 1;
 	size_t		id_len;
+	size_t		data_at = 0;
+	size_t		data_len = 0;
+	const char *fault = event_fault(id);
 	char	   *p;
 
 	if (body.data == NULL)
@@ -254,17 +342,11 @@ make_event(const Datum *values, const bool *isnull)
 		MemoryContextSwitchTo(old);
 	}
 	resetStringInfo(&body);
-	JsonEncodeDateTime(stamp, values[3], TIMESTAMPTZOID, &utc);
-	appendStringInfo(&body, "{\"id\":" INT64_FORMAT ",\"type\":", id);
-	escape_json(&body, type);
-	appendStringInfo(&body, ",\"timestamp\":\"%s\",\"data\":", stamp);
-	data_at = body.len;
-	(void) JsonbToCString(&body, &data->root, VARSIZE(data));
-	data_len = body.len - data_at;
-	appendStringInfoString(&body, ",\"metadata\":");
-	(void) JsonbToCString(&body, &metadata->root, VARSIZE(metadata));
-	appendStringInfoChar(&body, '}');
-
+	if (fault == NULL)
+	{
+		writing_event = id;
+		data_at = write_body(values, type, &data_len);
+	}
 	id_len = snprintf(webhook_id, sizeof(webhook_id), "evt_%s_" INT64_FORMAT,
 					  segment_token(segment), id) + 1;
 
@@ -274,6 +356,7 @@ make_event(const Datum *values, const bool *isnull)
 											   ALLOCSET_DEFAULT_SIZES);
 	event = MemoryContextAllocHuge(events_context, sizeof(Event) + type_len +
 								   id_len + body.len + 1);
+	writing_event = 0;
 	event->id = id;
 	event->segment = segment;
 	event->refs = 1;
@@ -289,13 +372,8 @@ make_event(const Datum *values, const bool *isnull)
 	event->body_len = body.len;
 	event->data = event->body + data_at;
 	event->data_len = data_len;
-
-	/* One huge event must not keep its buffer for good. */
-	if (body.maxlen > 1024 * 1024)
-	{
-		pfree(body.data);
-		body.data = NULL;
-	}
+	event->fault = fault;
+	shrink_body();
 	return event;
 }
 
@@ -398,7 +476,8 @@ init_receiver(LogReceiver *receiver,
 	receiver->pub.rShutdown = end_receiving;
 	receiver->pub.rDestroy = end_receiving;
 	receiver->pub.mydest = DestNone;
-	receiver->scratch = AllocSetContextCreate(CurrentMemoryContext,
+	/* It ends with the transaction, whatever the caller's context is. */
+	receiver->scratch = AllocSetContextCreate(CurTransactionContext,
 											  "mlint event scratch",
 											  ALLOCSET_DEFAULT_SIZES);
 }

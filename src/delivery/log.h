@@ -53,6 +53,14 @@ typedef struct EventVisitor
 extern Cursor *log_read(const Cursor *cursor, EventVisitor *visitor,
 						bool *more);
 
+/*
+ * After an error in log_read() or log_read_pending(): was it one event that
+ * could not be written as JSON? Then the error is cleared, and that event has
+ * a fault and no body when it is read again. The transaction is the caller's
+ * to abort.
+ */
+extern bool log_blame_event(void);
+
 extern void event_release(Event *event);
 
 /* Pending deliveries that are due for a destination. */

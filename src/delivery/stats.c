@@ -206,7 +206,7 @@ stats_exchange(int32 destination_id, const DestinationCounters *counters,
 	{
 		memset((char *) entry + sizeof(StatsKey), 0,
 			   sizeof(StatsEntry) - sizeof(StatsKey));
-		entry->resets = *resets;
+		*resets = 0;
 	}
 	if (entry->resets != *resets)
 	{

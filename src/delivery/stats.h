@@ -34,8 +34,11 @@ extern void stats_count(DestinationCounters *counters,
 
 /*
  * Add to the shared counters, and exchange the breaker: ours goes out, unless
- * somebody has reset it since *resets, when the reset one comes in.
+ * somebody has reset it since *resets, when the reset one comes in. With
+ * STATS_UNKNOWN in *resets, the shared one comes in whatever it is.
  */
+#define STATS_UNKNOWN	UINT32_MAX
+
 extern void stats_exchange(int32 destination_id,
 						   const DestinationCounters *counters,
 						   Breaker *breaker, uint32 *resets);

@@ -59,6 +59,11 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 /* Outcomes of pending deliveries are committed after so long, or so many. */
 #define RECORD_MS			20
 #define RECORD_COUNT		200
+/*
+ * Between two looks at the log while events come one by one: a busy dispatcher
+ * takes several at a time, instead of competing with their publishers.
+ */
+#define PACE_MS				2
 /* Deliveries inside the database, between two looks around. */
 #define EXECUTE_COUNT		50
 #define POLL_MS				60000
@@ -73,7 +78,7 @@ typedef struct Batch
 	slist_head	deliveries;
 	int			n;
 	int			unresolved;		/* without an outcome */
-	TimestampTz opened_at;
+	TimestampTz stragglers_at;	/* when to look for stragglers */
 } Batch;
 
 typedef enum DeliveryState
@@ -104,6 +109,7 @@ typedef struct Delivery
 
 static HttpClient *http = NULL;
 static WaitEventSet *wait_set = NULL;
+static WaitEventSet *pace_set = NULL;	/* the same without the latch */
 static MemoryContext deliveries_context = NULL;
 static Cursor *cursor = NULL;	/* what has been read, committed or not */
 static bool cursor_moved = false;	/* beyond what is committed */
@@ -121,6 +127,9 @@ static TimestampTz next_timer = 0;	/* some destination may be due then */
 static int64 secrets_generation = -1;
 static uint64 policy_generation = 0;
 static bool log_has_more = true;
+static TimestampTz log_read_at = 0;
+static TimestampTz recorded_at = 0;
+static TimestampTz measured_at = 0;
 
 /* ---- transactions ---- */
 
@@ -531,7 +540,7 @@ conclude_ended(TimestampTz now)
 
 /* ---- reading ---- */
 
-/* Let the destination's function shape the body; false when it failed. */
+/* The destination's function shapes the body; false when it failed. */
 static bool
 transform(Delivery *delivery)
 {
@@ -592,8 +601,18 @@ static void
 route(Delivery *delivery, TimestampTz now)
 {
 	Destination *d = delivery->destination;
-	TimestampTz scheduled = delivery->attempt.event->deliver_at;
+	Event	   *event = delivery->attempt.event;
+	TimestampTz scheduled = event->deliver_at;
 
+	if (event->fault && destination_open(d, http, now))
+	{
+		delivery->outcome.kind = OUTCOME_DEAD;
+		delivery->outcome.retry_after = -1;
+		strlcpy(delivery->outcome.error, event->fault,
+				sizeof(delivery->outcome.error));
+		conclude(delivery, now);
+		return;
+	}
 	if (!delivery->had_row)
 	{
 		if (scheduled > now)
@@ -669,8 +688,8 @@ read_log(void)
 	Batch	   *batch = MemoryContextAllocZero(deliveries_context,
 											   sizeof(Batch));
 	Delivery  **order;
-	MemoryContext old;
-	Cursor	   *next;
+	MemoryContext volatile old;
+	Cursor	   *volatile next;
 	slist_iter	iter;
 	int			i;
 	TimestampTz now;
@@ -685,7 +704,25 @@ read_log(void)
 	begin(true);
 	refresh();
 	old = MemoryContextSwitchTo(deliveries_context);
-	next = log_read(cursor, &visitor, &log_has_more);
+	PG_TRY();
+	{
+		next = log_read(cursor, &visitor, &log_has_more);
+	}
+	PG_CATCH();
+	{
+		/* Is one event to blame? Then read again, knowing it. */
+		if (!log_blame_event())
+			PG_RE_THROW();
+		log_abort();
+		MemoryContextSwitchTo(old);
+		while (!slist_is_empty(&batch->deliveries))
+			free_delivery(slist_container(Delivery, in_batch,
+										  slist_pop_head_node(&batch->deliveries)));
+		pfree(batch);
+		log_has_more = true;
+		return;
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	cursor_free(cursor);
 	cursor = next;
@@ -693,7 +730,8 @@ read_log(void)
 
 	/* The list has the last first; deliveries go out in the log's order. */
 	now = GetCurrentTimestamp();
-	batch->opened_at = now;
+	log_read_at = now;
+	batch->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000);
 	order = palloc(sizeof(Delivery *) * Max(batch->n, 1));
 	i = batch->n;
 	slist_foreach(iter, &batch->deliveries)
@@ -767,7 +805,7 @@ read_pending(Destination *d, TimestampTz now)
 	PendingTaker taker = {0};
 	int			limit = d->breaker.state == BREAKER_CLOSED ?
 	PENDING_BATCH : 1;
-	int			visited;
+	volatile int visited;
 	bool		more;
 	ListCell   *lc;
 
@@ -789,10 +827,24 @@ read_pending(Destination *d, TimestampTz now)
 		log_commit();
 		return;
 	}
-	visited = log_read_pending(d->id, d->options->ordered, now,
-							   d->after_time, d->after_id, limit,
-							   BATCH_BYTES, take_pending, &taker,
-							   &more);
+	PG_TRY();
+	{
+		visited = log_read_pending(d->id, d->options->ordered, now,
+								   d->after_time, d->after_id, limit,
+								   BATCH_BYTES, take_pending, &taker, &more);
+	}
+	PG_CATCH();
+	{
+		if (!log_blame_event())
+			PG_RE_THROW();
+		log_abort();
+		foreach(lc, taker.deliveries)
+			free_delivery(lfirst(lc));
+		list_free(taker.deliveries);
+		next_timer = now;
+		return;
+	}
+	PG_END_TRY();
 	if (d->options->ordered)
 	{
 		if (taker.blocked_until != 0)
@@ -927,7 +979,7 @@ after_commit(Delivery *delivery, TimestampTz now)
 			d->lagging = true;
 		set_timer(d, now);
 	}
-	if (d->counters || d->breaker_changed)
+	if (!d->dropped && (d->counters || d->breaker_changed))
 	{
 		stats_exchange(d->id, d->counters, &d->breaker, &d->breaker_resets);
 		d->breaker_changed = false;
@@ -1024,6 +1076,12 @@ record(TimestampTz now)
 		after_commit(delivery, now);
 	}
 	nresults = 0;
+	if (now - measured_at > USECS_PER_SEC)
+	{
+		MyWorker->memory = MemoryContextMemAllocated(TopMemoryContext, true);
+		measured_at = now;
+	}
+	recorded_at = now;
 	MyWorker->batches++;
 	ConditionVariableBroadcast(worker_delivered());
 }
@@ -1047,7 +1105,8 @@ should_record(TimestampTz now)
 		(nresults >= RECORD_COUNT || (nready == 0 && nflying == 0) ||
 		 now - results_since >= RECORD_MS * INT64CONST(1000)))
 		return true;
-	return head == NULL && cursor_moved && !log_has_more;
+	return head == NULL && cursor_moved &&
+		now - recorded_at >= RECORD_MS * INT64CONST(1000);
 }
 
 /* ---- lanes ---- */
@@ -1185,16 +1244,26 @@ wait_ms(TimestampTz now)
 
 	if (http_ms >= 0)
 		ms = Min(ms, http_ms);
-	if (next_timer != PG_INT64_MAX)
+	if (next_timer != PG_INT64_MAX && nready < LOW_WATER)
 		ms = Min(ms, Max(0, (next_timer - now) / 1000 + 1));
-	if (nresults > 0)
+	if (nresults > 0 || cursor_moved)
 		ms = Min(ms, RECORD_MS);
 	if (head)
 		ms = Min(ms, STRAGGLER_MS / 2);
 	return ms;
 }
 
-/* Wait for the latch or the network; true when the log may have more. */
+/* Has the log been read only just now? */
+static bool
+pacing(TimestampTz now)
+{
+	return now - log_read_at < PACE_MS * INT64CONST(1000);
+}
+
+/*
+ * Wait for the latch or the network; true when the log may have more. While
+ * pacing, the latch is left set, so that publishers need not set it.
+ */
 static bool
 wait_for_work(TimestampTz now)
 {
@@ -1203,16 +1272,21 @@ wait_for_work(TimestampTz now)
 	bool		idle = nflying == 0 && nready == 0;
 	int			n;
 
-	if (idle)
+	if (MyLatch->is_set && pacing(now))
 	{
-		MyWorker->memory = MemoryContextMemAllocated(TopMemoryContext, true);
-		worker_idle();
+		(void) WaitEventSetWait(pace_set, Min(timeout, PACE_MS), &event, 1,
+								PG_WAIT_EXTENSION);
+		return false;
 	}
+	if (idle)
+		worker_idle();
 	n = WaitEventSetWait(wait_set, timeout, &event, 1, PG_WAIT_EXTENSION);
 	if (idle)
 		MyWorker->wakeups++;
 	if (n == 1 && event.events == WL_LATCH_SET)
 	{
+		if (pacing(GetCurrentTimestamp()))
+			return false;
 		ResetLatch(MyLatch);
 		return true;
 	}
@@ -1245,6 +1319,11 @@ mlint_dispatcher_main(Datum main_arg)
 					  NULL);
 	AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, http_client_fd(http),
 					  NULL, NULL);
+	pace_set = mlint_create_wait_event_set(2);
+	AddWaitEventToSet(pace_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
+					  NULL);
+	AddWaitEventToSet(pace_set, WL_SOCKET_READABLE, http_client_fd(http),
+					  NULL, NULL);
 	enter_lane(MyWorker->lane, MyWorker->lanes);
 
 	for (;;)
@@ -1255,7 +1334,8 @@ mlint_dispatcher_main(Datum main_arg)
 
 		if (worker_interrupts())
 			settings_changed();
-		if (MyLatch->is_set)
+		now = GetCurrentTimestamp();
+		if (MyLatch->is_set && !pacing(now))
 		{
 			ResetLatch(MyLatch);
 			log_has_more = true;
@@ -1280,8 +1360,9 @@ mlint_dispatcher_main(Datum main_arg)
 
 		head = head_batch();
 		if (head && head->unresolved > 0 &&
-			now - head->opened_at >= STRAGGLER_MS * INT64CONST(1000))
+			now >= head->stragglers_at)
 		{
+			head->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000) / 2;
 			release_stragglers(head, now);
 			if (dlist_is_empty(&active) && nready > 0 && log_has_more)
 				release_log(now);
@@ -1291,8 +1372,9 @@ mlint_dispatcher_main(Datum main_arg)
 			record(now);
 			idle = false;
 		}
-		if (!dlist_is_empty(&active))
+		if (!dlist_is_empty(&active) && nflying < WORKER_MAX_IN_FLIGHT)
 			idle = false;
+		MyWorker->in_flight_count = nflying;
 		if (idle && wait_for_work(now))
 			log_has_more = true;
 	}

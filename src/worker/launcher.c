@@ -356,6 +356,17 @@ mlint_launcher_main(Datum main_arg)
 	children = MemoryContextAllocZero(TopMemoryContext,
 									  worker_slot_count() * sizeof(Child));
 
+	/* A launcher that failed has left children whom nobody watches. */
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		volatile WorkerSlot *slot = worker_slot(i);
+		pid_t		pid = slot->pid;
+
+		if (slot->kind != WORKER_LAUNCHER && slot->kind != WORKER_NONE &&
+			pid > 0)
+			kill(pid, SIGTERM);
+	}
+
 	for (;;)
 	{
 		TimestampTz now;
