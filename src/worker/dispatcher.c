@@ -49,10 +49,18 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 
 #define MAX_BATCHES			4
 #define BATCH_EVENTS		1000
+#define BATCH_DELIVERIES	4000
 #define BATCH_BYTES			(4 * 1024 * 1024)
-/* Read on when fewer deliveries than this wait to be submitted. */
+/* Read on when fewer deliveries from the log wait to be submitted. */
 #define LOW_WATER			500
 #define PENDING_BATCH		500
+/* Take up no more that is pending when so many deliveries are in memory. */
+#define MAX_READY			5000
+/*
+ * When half the places are taken, a destination gets only a few more: many
+ * that hang must not keep all others out.
+ */
+#define CROWDED_IN_FLIGHT	4
 #define STRAGGLER_MS		250
 /* A parked straggler's row is not due while it is likely under way. */
 #define STRAGGLER_DUE_MS	60000
@@ -121,7 +129,8 @@ static dlist_head ended = DLIST_STATIC_INIT(ended);
 static dlist_head results = DLIST_STATIC_INIT(results);
 static int	nresults = 0;
 static TimestampTz results_since = 0;
-static int	nready = 0;
+static int	nready = 0;		/* not yet submitted */
+static int	nfresh = 0;		/* those of them that are part of a batch */
 static int	nflying = 0;
 static TimestampTz next_timer = 0;	/* some destination may be due then */
 static int64 secrets_generation = -1;
@@ -213,15 +222,33 @@ push_ready(Delivery *delivery)
 	dlist_push_tail(&d->ready, &delivery->node);
 	d->nready++;
 	nready++;
+	if (delivery->batch)
+		nfresh++;
 	activate(d);
 }
 
 static Delivery *
 pop_ready(Destination *d)
 {
+	Delivery   *delivery = dlist_container(Delivery, node,
+										   dlist_pop_head_node(&d->ready));
+
 	d->nready--;
 	nready--;
-	return dlist_container(Delivery, node, dlist_pop_head_node(&d->ready));
+	if (delivery->batch)
+		nfresh--;
+	return delivery;
+}
+
+/* How many deliveries may the destination have in flight? */
+static int
+max_in_flight(Destination *d)
+{
+	if (d->options->ordered)
+		return 1;
+	if (nflying > WORKER_MAX_IN_FLIGHT / 2)
+		return Min(d->options->max_in_flight, CROWDED_IN_FLIGHT);
+	return d->options->max_in_flight;
 }
 
 /* An outcome without an attempt. */
@@ -491,8 +518,7 @@ submit_ready(TimestampTz now)
 		}
 		/* Wait for what is under way: it ends, and then we come back. */
 		if (d->in_flight > 0 &&
-			(d->options->ordered || d->stale ||
-			 d->in_flight >= d->options->max_in_flight))
+			(d->stale || d->in_flight >= max_in_flight(d)))
 			continue;
 		if (d->stale)
 		{
@@ -677,7 +703,7 @@ take_event(Event *event, void *arg)
 		batch->unresolved++;
 	}
 	event_release(event);
-	return true;
+	return batch->n < BATCH_DELIVERIES;
 }
 
 /* Read a batch from the log, and send it on its way. */
@@ -885,7 +911,7 @@ read_due(TimestampTz now)
 	if (now < next_timer)
 		return;
 	next_timer = PG_INT64_MAX;
-	while ((d = destinations_next(&i)) != NULL && nready < LOW_WATER)
+	while ((d = destinations_next(&i)) != NULL && nready < MAX_READY)
 	{
 		if (d->breaker.state != BREAKER_CLOSED)
 			stats_exchange(d->id, NULL, &d->breaker, &d->breaker_resets);
@@ -1238,13 +1264,13 @@ enter_lane(int lane, int lanes)
 static long
 wait_ms(TimestampTz now)
 {
-	long		ms = POLL_MS;
+	long		ms = Max(0, POLL_MS - (now - log_read_at) / 1000);
 	long		http_ms = http_client_timeout(http);
 	Batch	   *head = head_batch();
 
 	if (http_ms >= 0)
 		ms = Min(ms, http_ms);
-	if (next_timer != PG_INT64_MAX && nready < LOW_WATER)
+	if (next_timer != PG_INT64_MAX && nready < MAX_READY)
 		ms = Min(ms, Max(0, (next_timer - now) / 1000 + 1));
 	if (nresults > 0 || cursor_moved)
 		ms = Min(ms, RECORD_MS);
@@ -1261,36 +1287,28 @@ pacing(TimestampTz now)
 }
 
 /*
- * Wait for the latch or the network; true when the log may have more. While
- * pacing, the latch is left set, so that publishers need not set it.
+ * Wait for the latch or the network. The latch is left set, for the loop to
+ * see; while pacing it is not waited for, and since it is set, publishers need
+ * not set it again.
  */
-static bool
+static void
 wait_for_work(TimestampTz now)
 {
 	WaitEvent	event;
 	long		timeout = wait_ms(now);
-	bool		idle = nflying == 0 && nready == 0;
-	int			n;
 
-	if (MyLatch->is_set && pacing(now))
+	if (pacing(now) && MyLatch->is_set)
 	{
 		(void) WaitEventSetWait(pace_set, Min(timeout, PACE_MS), &event, 1,
 								PG_WAIT_EXTENSION);
-		return false;
+		return;
 	}
-	if (idle)
-		worker_idle();
-	n = WaitEventSetWait(wait_set, timeout, &event, 1, PG_WAIT_EXTENSION);
-	if (idle)
-		MyWorker->wakeups++;
-	if (n == 1 && event.events == WL_LATCH_SET)
+	if (nflying == 0 && nready == 0)
 	{
-		if (pacing(GetCurrentTimestamp()))
-			return false;
-		ResetLatch(MyLatch);
-		return true;
+		worker_idle();
+		MyWorker->wakeups++;
 	}
-	return n == 0 && timeout == POLL_MS;
+	(void) WaitEventSetWait(wait_set, timeout, &event, 1, PG_WAIT_EXTENSION);
 }
 
 static void
@@ -1340,8 +1358,10 @@ mlint_dispatcher_main(Datum main_arg)
 			ResetLatch(MyLatch);
 			log_has_more = true;
 		}
+		if (now - log_read_at >= POLL_MS * INT64CONST(1000))
+			log_has_more = true;
 
-		while (log_has_more && nbatches < MAX_BATCHES && nready < LOW_WATER)
+		while (log_has_more && nbatches < MAX_BATCHES && nfresh < LOW_WATER)
 		{
 			read_log();
 			idle = false;
@@ -1364,7 +1384,7 @@ mlint_dispatcher_main(Datum main_arg)
 		{
 			head->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000) / 2;
 			release_stragglers(head, now);
-			if (dlist_is_empty(&active) && nready > 0 && log_has_more)
+			if (dlist_is_empty(&active) && nfresh > 0 && log_has_more)
 				release_log(now);
 		}
 		if (should_record(now))
@@ -1375,7 +1395,7 @@ mlint_dispatcher_main(Datum main_arg)
 		if (!dlist_is_empty(&active) && nflying < WORKER_MAX_IN_FLIGHT)
 			idle = false;
 		MyWorker->in_flight_count = nflying;
-		if (idle && wait_for_work(now))
-			log_has_more = true;
+		if (idle)
+			wait_for_work(now);
 	}
 }

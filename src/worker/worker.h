@@ -28,7 +28,7 @@ typedef enum WorkerKind
 } WorkerKind;
 
 /* Deliveries that one dispatcher can have in flight at a time. */
-#define WORKER_MAX_IN_FLIGHT	256
+#define WORKER_MAX_IN_FLIGHT	512
 
 typedef struct InFlight
 {
