@@ -68,6 +68,11 @@ mlint_xid_in_clog(uint64 xid)
 									 mlint_oldest_clog_xid);
 }
 
+/* 16 moved the macros for varlena values out of postgres.h. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* 16 gave settings a memory context; what hooks keep must lie in it. */
 #include "utils/guc.h"
 #if PG_VERSION_NUM < 160000

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "common/crypto.h"
+#include "common/compat.h"
 #include "common/plaintext.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
