@@ -35,7 +35,7 @@ row()
 }
 
 # calc EXPRESSION [FORMAT]
-calc() { awk "BEGIN { printf \"${2:-%.2f}\", $1 }"; }
+calc() { awk "BEGIN { printf \"${2:-%.2f}\", ($1) }"; }
 
 # median: of the numbers on standard input.
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
@@ -159,7 +159,8 @@ compile latency -I"$libpq_include" -lcurl -lpq -lpthread
 server_start "shared_buffers = '1GB'" "max_wal_size = '8GB'"
 createdb bench
 PGDATABASE=bench
-export PGDATABASE
+PGOPTIONS="-c client_min_messages=error"
+export PGDATABASE PGOPTIONS
 sql >/dev/null <<EOSQL
 CREATE EXTENSION mlint;
 SELECT mlint.secret_put('bench', 'whsec_' || encode(sha256('bench'), 'base64'));
