@@ -21,7 +21,7 @@ ifneq (,$(findstring clang,$(CC)))
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-attributes \
 	-Wno-ignored-optimization-argument
 endif
-SHLIB_LINK = -lcurl -lcrypto -ljansson -lpthread
+SHLIB_LINK = -lcurl -lcrypto -lpthread
 
 EXTRA_CLEAN = src/*.bc
 
@@ -30,12 +30,10 @@ REGRESS = $(sort $(basename $(notdir $(wildcard sql/*.sql))))
 REGRESS_OPTS = --load-extension=mlint
 
 # JIT bitcode of an extension that computes nothing in expressions is weight.
-with_llvm = no
+override with_llvm = no
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
-# PGXS reads with_llvm from its own configuration, after our line above.
-override with_llvm = no
 
 $(OBJS): $(HEADERS) Makefile
 

@@ -14,7 +14,9 @@
 
 #include "common/http.h"
 #include "common/netpolicy.h"
+#include "delivery/delivery.h"
 #include "secrets/secrets.h"
+#include "worker/worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -38,6 +40,8 @@ _PG_init(void)
 	http_startup();
 	netpolicy_define_settings();
 	secrets_init();
+	worker_init();
+	delivery_init();
 
 	MarkGUCPrefixReserved("mlint");
 }

@@ -22,7 +22,9 @@ for f in "$@"; do
 		-U"$work/typedefs" <"$f" >"$work/out" 2>"$work/err" ||
 		{ cat "$work/err" >&2; echo "$f: cannot be laid out" >&2; exit 1; }
 	# pg_bsd_indent leaves two things that pgindent mends afterwards.
-	sed -E 's/^(typedef .*|extern .*)\(\* /\1(*/' "$work/out" >"$work/new"
+	sed -E 's/^(typedef .*|extern .*)\(\* /\1(*/
+		s/^([A-Za-z_][^[:space:]]*)[[:space:]]+\*$/\1 */' \
+		"$work/out" >"$work/new"
 	cmp -s "$f" "$work/new" && continue
 	if [ "$mode" = write ]; then cat "$work/new" >"$f"; else
 		diff -u "$f" "$work/new" | head -n 30; bad=1

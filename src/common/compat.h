@@ -9,12 +9,22 @@
 #error "mlint supports PostgreSQL 15 to 18"
 #endif
 
-/* 16 renamed the per-class ownership checks into one. */
+/* 16 made the checks of ownership and privilege one for all classes. */
 #include "catalog/pg_database.h"
 #include "utils/acl.h"
 #if PG_VERSION_NUM < 160000
 #define mlint_database_owner(db, role)	pg_database_ownercheck(db, role)
+#define mlint_function_aclcheck(fn, role, mode) \
+	pg_proc_aclcheck(fn, role, mode)
+#define mlint_namespace_aclcheck(ns, role, mode) \
+	pg_namespace_aclcheck(ns, role, mode)
 #else
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#define mlint_function_aclcheck(fn, role, mode) \
+	object_aclcheck(ProcedureRelationId, fn, role, mode)
+#define mlint_namespace_aclcheck(ns, role, mode) \
+	object_aclcheck(NamespaceRelationId, ns, role, mode)
 #define mlint_database_owner(db, role)	\
 	object_ownercheck(DatabaseRelationId, db, role)
 #endif
@@ -37,6 +47,40 @@
 #define mlint_wait_event(name)			WaitEventExtensionNew(name)
 #else
 #define mlint_wait_event(name)			PG_WAIT_EXTENSION
+#endif
+
+/* 17 renamed the shared transaction state; only clog's own range is safe. */
+#include "access/transam.h"
+#if PG_VERSION_NUM < 170000
+#define mlint_oldest_clog_xid	(ShmemVariableCache->oldestClogXid)
+#else
+#define mlint_oldest_clog_xid	(TransamVariables->oldestClogXid)
+#endif
+
+/* Can the commit log be asked about this transaction? */
+static inline bool
+mlint_xid_in_clog(uint64 xid)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	return xid < next && next - xid < (UINT64CONST(1) << 31) &&
+		TransactionIdFollowsOrEquals((TransactionId) xid,
+									 mlint_oldest_clog_xid);
+}
+
+/* 16 gave settings a memory context; what hooks keep must lie in it. */
+#include "utils/guc.h"
+#if PG_VERSION_NUM < 160000
+#define mlint_guc_malloc(size)			malloc(size)
+#define mlint_guc_free(ptr)				free(ptr)
+#else
+#define mlint_guc_malloc(size)			guc_malloc(LOG, size)
+#define mlint_guc_free(ptr)				guc_free(ptr)
+#endif
+
+/* 18 has pg_noreturn in place of pg_attribute_noreturn(). */
+#ifndef pg_attribute_noreturn
+#define pg_attribute_noreturn()			__attribute__((noreturn))
 #endif
 
 #endif

@@ -57,6 +57,7 @@ typedef struct HmacPart
 
 extern HmacKey *hmac_key_create(const void *key, size_t len);
 extern void hmac_key_free(HmacKey *key);
+
 /* The parts are hashed one after the other. Returns false if OpenSSL fails. */
 extern bool hmac_sign(HmacKey *key, const HmacPart *parts, int n,
 					  uint8 out[CRYPTO_SHA256_BYTES]);
@@ -69,6 +70,7 @@ extern bool hmac_sign(HmacKey *key, const HmacPart *parts, int n,
 #define CRYPTO_BASE64_BYTES(len)	(((len) + 2) / 3 * 4 + 1)
 extern void crypto_base64(const void *data, size_t len, char *out);
 extern int	crypto_unbase64(const char *text, size_t len, void *out);
+
 /* Lower-case hex, terminated; out has room for 2 * len + 1. */
 extern void crypto_hex(const void *data, size_t len, char *out);
 

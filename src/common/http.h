@@ -77,10 +77,19 @@ extern void http_startup(void);
 extern HttpClient *http_client_create(int max_connections);
 extern void http_client_destroy(HttpClient *client);
 extern int	http_client_fd(HttpClient *client);
+
 /* Milliseconds until http_client_run() must be called anyway; -1: never. */
 extern long http_client_timeout(HttpClient *client);
+
 /* Move everything that can move. Calls done callbacks. Never blocks. */
 extern void http_client_run(HttpClient *client);
+
+/*
+ * In a backend: wait for the next thing to happen, with the latch, and run.
+ * Raises what an interrupt raises.
+ */
+extern void http_client_wait(HttpClient *client);
+
 /* Close idle connections: after the network policy or the DNS changed. */
 extern void http_client_forget_connections(HttpClient *client);
 
@@ -110,11 +119,15 @@ extern HttpResponse *http_perform(const HttpTarget *target,
 
 /*
  * Append "name: value". Raises ERRCODE_MLINT_CONFIGURATION for a name that is
- * not a token (RFC 9110, 5.6.2) or a value with a control character in it.
- * On error the list is freed.
+ * not a token (RFC 9110, 5.6.2), a value with a control character in it, and
+ * the headers that the client itself sets (Host, Content-Length, …). On error
+ * the list is freed.
  */
 extern struct curl_slist *http_header(struct curl_slist *list,
 									  const char *name, const char *value);
+
+/* Is this a token, as a method and a header's name must be? */
+extern bool http_is_token(const char *text);
 extern void http_header_check(const char *name, const char *value,
 							  const char *what);
 

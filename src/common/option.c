@@ -647,7 +647,7 @@ option_type_name(const Option *option)
 }
 
 /* The bounds or choices for a person; NULL when there are none. */
-char	   *
+char *
 option_bounds(const Option *option)
 {
 	StringInfoData choices;

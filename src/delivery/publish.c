@@ -1,0 +1,397 @@
+/*
+ * publish.c
+ *		publish() and send(): one row, in the caller's transaction.
+ *
+ * The row goes straight into the newest partition of mlint.event, past the
+ * executor: no plan, no partition routing, no privilege check on a table that
+ * nobody has privileges on. What is needed for that (the partition, its
+ * indexes) is looked up once, and again when anything about the log changes.
+ *
+ * At commit, when the row is visible, the dispatchers of this database are
+ * woken. COMMIT PREPARED does not wake them; they look once a minute anyway.
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/xid8.h"
+
+#include "common/compat.h"
+#include "common/errors.h"
+#include "common/owner.h"
+#include "delivery/delivery.h"
+#include "delivery/stats.h"
+#include "worker/worker.h"
+
+PG_FUNCTION_INFO_V1(mlint_publish);
+PG_FUNCTION_INFO_V1(mlint_send);
+
+#define TYPE_MAX		255
+#define KEY_MAX			255
+#define EVENT_NATTS		10
+
+int			delivery_event_max_bytes = 1024 * 1024;
+static char *event_retention = NULL;
+
+/* The newest segment, as this backend knows it. */
+static struct
+{
+	bool		valid;
+	Oid			parent;
+	Oid			leaf;
+	int			segment;
+	Oid			sequence;
+	int			nindexes;
+	Oid			indexes[4];
+	IndexInfo  *infos[4];
+	MemoryContext context;
+}			target;
+
+static void
+forget_target(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == target.parent ||
+		relid == target.leaf || relid == target.sequence)
+		target.valid = false;
+}
+
+static bool
+check_retention(char **newval, void **extra, GucSource source)
+{
+	/* Read as an interval where it is used; here only its plain forms. */
+	char	   *end;
+	double		amount = strtod(*newval, &end);
+
+	while (*end == ' ')
+		end++;
+	if (amount > 0 &&
+		(pg_strncasecmp(end, "day", 3) == 0 ||
+		 pg_strncasecmp(end, "hour", 4) == 0 ||
+		 pg_strncasecmp(end, "min", 3) == 0 ||
+		 pg_strncasecmp(end, "week", 4) == 0 ||
+		 pg_strncasecmp(end, "mon", 3) == 0 ||
+		 pg_strncasecmp(end, "year", 4) == 0))
+		return true;
+	GUC_check_errdetail("It is an interval such as \"7 days\" or \"12 hours\".");
+	return false;
+}
+
+void
+delivery_init(void)
+{
+	DefineCustomIntVariable("mlint.event_max_bytes",
+							"Largest data and metadata of one event, as stored.",
+							"A dispatcher holds the events that it is delivering in memory: raise it with care.",
+							&delivery_event_max_bytes, 1024 * 1024, 1024,
+							256 * 1024 * 1024, PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("mlint.event_retention",
+							   "How long finished events are kept.",
+							   "They are dropped in segments of a seventh of this time, so an event stays up to a seventh longer.",
+							   &event_retention, "7 days", PGC_SIGHUP, 0,
+							   check_retention, NULL, NULL);
+	stats_init();
+	CacheRegisterRelcacheCallback(forget_target, (Datum) 0);
+}
+
+/* Find the newest partition: the last, since segments only grow. */
+static void
+find_target(void)
+{
+	Oid			namespace = get_namespace_oid("mlint", false);
+	Relation	parent;
+	Relation	leaf;
+	PartitionDesc desc;
+	PartitionBoundInfo bound;
+	List	   *indexes;
+	ListCell   *lc;
+	MemoryContext old;
+
+	if (target.context)
+		MemoryContextReset(target.context);
+	else
+		target.context = AllocSetContextCreate(CacheMemoryContext,
+											   "mlint publish",
+											   ALLOCSET_SMALL_SIZES);
+	target.parent = get_relname_relid("event", namespace);
+	target.sequence = get_relname_relid("event_id", namespace);
+	if (!OidIsValid(target.parent) || !OidIsValid(target.sequence))
+		elog(ERROR, "mlint.event does not exist");
+	target.valid = true;
+
+	parent = table_open(target.parent, AccessShareLock);
+	desc = RelationGetPartitionDesc(parent, true);
+	if (desc->nparts == 0)
+		elog(ERROR, "mlint.event has no partition");
+	bound = desc->boundinfo;
+	target.leaf = desc->oids[bound->indexes[bound->ndatums - 1]];
+	target.segment = DatumGetInt32(bound->datums[bound->ndatums - 1][0]);
+	table_close(parent, AccessShareLock);
+
+	leaf = table_open(target.leaf, RowExclusiveLock);
+	indexes = RelationGetIndexList(leaf);
+	target.nindexes = 0;
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+
+		if (target.nindexes == lengthof(target.indexes))
+			elog(ERROR, "\"%s\" has too many indexes",
+				 RelationGetRelationName(leaf));
+		old = MemoryContextSwitchTo(target.context);
+		target.indexes[target.nindexes] = lfirst_oid(lc);
+		target.infos[target.nindexes] = BuildIndexInfo(index);
+		MemoryContextSwitchTo(old);
+		if (target.infos[target.nindexes]->ii_Expressions ||
+			target.infos[target.nindexes]->ii_Predicate)
+			elog(ERROR, "index \"%s\" on the event log has expressions or a predicate, which publish() does not maintain",
+				 RelationGetRelationName(index));
+		target.nindexes++;
+		index_close(index, RowExclusiveLock);
+	}
+	table_close(leaf, RowExclusiveLock);
+}
+
+/* Open the newest partition. The lock keeps it from being dropped. */
+static Relation
+open_target(void)
+{
+	for (;;)
+	{
+		Relation	leaf;
+
+		if (!target.valid)
+			find_target();
+		leaf = try_table_open(target.leaf, RowExclusiveLock);
+		if (leaf && target.valid)
+			return leaf;
+		if (leaf)
+			table_close(leaf, RowExclusiveLock);
+		target.valid = false;
+	}
+}
+
+static void
+insert_event(int64 id, const char *type, Jsonb *data, Jsonb *metadata,
+			 const char *key, TimestampTz deliver_at, int32 destination_id)
+{
+	Relation	leaf = open_target();
+	Datum		values[EVENT_NATTS];
+	bool		nulls[EVENT_NATTS] = {0};
+	HeapTuple	tuple;
+
+	values[0] = Int64GetDatum(id);
+	values[1] = Int32GetDatum(target.segment);
+	values[2] = FullTransactionIdGetDatum(GetTopFullTransactionId());
+	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[4] = TimestampTzGetDatum(deliver_at);
+	nulls[4] = deliver_at == 0;
+	values[5] = Int32GetDatum(destination_id);
+	nulls[5] = destination_id == 0;
+	values[6] = CStringGetTextDatum(type);
+	values[7] = key ? CStringGetTextDatum(key) : (Datum) 0;
+	nulls[7] = key == NULL;
+	values[8] = JsonbPGetDatum(data);
+	values[9] = JsonbPGetDatum(metadata);
+
+	tuple = heap_form_tuple(RelationGetDescr(leaf), values, nulls);
+	heap_insert(leaf, tuple, GetCurrentCommandId(true), 0, NULL);
+	for (int i = 0; i < target.nindexes; i++)
+	{
+		Relation	index = index_open(target.indexes[i], RowExclusiveLock);
+		IndexInfo  *info = target.infos[i];
+		Datum		keys[INDEX_MAX_KEYS];
+		bool		isnull[INDEX_MAX_KEYS];
+
+		for (int k = 0; k < info->ii_NumIndexAttrs; k++)
+		{
+			int			att = info->ii_IndexAttrNumbers[k] - 1;
+
+			keys[k] = values[att];
+			isnull[k] = nulls[att];
+		}
+		(void) index_insert(index, keys, isnull, &tuple->t_self, leaf,
+							info->ii_Unique ? UNIQUE_CHECK_YES :
+							UNIQUE_CHECK_NO, false, info);
+		index_close(index, RowExclusiveLock);
+	}
+	heap_freetuple(tuple);
+	/* The lock stays until the transaction ends. */
+	table_close(leaf, NoLock);
+}
+
+/*
+ * Claim a key. Returns 0 when it is ours, or the event that it stands for.
+ */
+static int64
+claim_key(const char *key, int64 id)
+{
+	Oid			types[2] = {TEXTOID, INT8OID};
+	Datum		values[2] = {CStringGetTextDatum(key), Int64GetDatum(id)};
+	OwnerScope	scope;
+	int64		holder = 0;
+	bool		isnull;
+
+	owner_begin(&scope);
+	/* A forgotten key is taken over; a live one keeps its event. */
+	if (SPI_execute_with_args("INSERT INTO mlint.event_key AS k VALUES"
+							  " ($1, $2, clock_timestamp())"
+							  " ON CONFLICT (key) DO UPDATE"
+							  " SET event_id = excluded.event_id,"
+							  " published_at = excluded.published_at"
+							  " WHERE k.published_at < clock_timestamp()"
+							  " - interval '24 hours'",
+							  2, types, values, NULL, false,
+							  0) != SPI_OK_INSERT)
+		elog(ERROR, "could not claim an event key");
+	if (SPI_processed == 0)
+	{
+		if (SPI_execute_with_args("SELECT event_id FROM mlint.event_key WHERE key = $1",
+								  1, types, values, NULL, false,
+								  1) != SPI_OK_SELECT || SPI_processed != 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access to the event key \"%s\"",
+							key),
+					 errhint("Retry the transaction.")));
+		holder = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+											 SPI_tuptable->tupdesc, 1,
+											 &isnull));
+	}
+	owner_end(&scope);
+	return holder;
+}
+
+int64
+event_publish(const char *type, Jsonb *data, Jsonb *metadata,
+			  const char *key, TimestampTz deliver_at, int32 destination_id)
+{
+	int64		id;
+	int64		holder;
+
+	if (!target.valid)
+		find_target();
+	id = nextval_internal(target.sequence, false);
+	holder = key ? claim_key(key, id) : 0;
+	if (holder != 0)
+		return holder;
+	insert_event(id, type, data, metadata, key, deliver_at, destination_id);
+	worker_wake_at_commit(WORKER_DISPATCHER);
+	return id;
+}
+
+/* What may be an event's type or key. */
+static void
+check_name(const char *name, const char *what, int max)
+{
+	size_t		len = strlen(name);
+
+	if (len == 0 || len > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be 1 to %d bytes long, not %zu", what, max,
+						len)));
+	for (const char *p = name; *p; p++)
+	{
+		if ((unsigned char) *p < ' ' || *p == 0x7f)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("%s contains a control character", what)));
+	}
+}
+
+/* The arguments that publish() and send() share, from the given one on. */
+static int64
+publish_args(FunctionCallInfo fcinfo, int first, int32 destination_id)
+{
+	static const char *const names[] = {"event_type", "data", "metadata"};
+	char	   *type;
+	char	   *key = NULL;
+	Size		bytes;
+	TimestampTz deliver_at = 0;
+
+	PreventCommandIfReadOnly("mlint.publish()");
+	PreventCommandIfParallelMode("mlint.publish()");
+	for (int i = 0; i < 3; i++)
+	{
+		if (PG_ARGISNULL(first + i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", names[i])));
+	}
+	type = text_to_cstring(PG_GETARG_TEXT_PP(first));
+	check_name(type, "event_type", TYPE_MAX);
+	bytes = toast_raw_datum_size(PG_GETARG_DATUM(first + 1)) +
+		toast_raw_datum_size(PG_GETARG_DATUM(first + 2));
+	if (bytes > delivery_event_max_bytes)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the event has %zu bytes of data and metadata, more than mlint.event_max_bytes (%d)",
+						bytes, delivery_event_max_bytes),
+				 errhint("Publish a reference to where the data lies, or raise mlint.event_max_bytes.")));
+	if (!PG_ARGISNULL(first + 3))
+	{
+		key = text_to_cstring(PG_GETARG_TEXT_PP(first + 3));
+		check_name(key, "key", KEY_MAX);
+	}
+	if (!JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(first + 2)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata must be a JSON object")));
+
+	if (!PG_ARGISNULL(first + 4))
+	{
+		deliver_at = PG_GETARG_TIMESTAMPTZ(first + 4);
+		if (TIMESTAMP_NOT_FINITE(deliver_at))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+					 errmsg("deliver_at must be a finite time")));
+	}
+	return event_publish(type, PG_GETARG_JSONB_P(first + 1),
+						 PG_GETARG_JSONB_P(first + 2), key, deliver_at,
+						 destination_id);
+}
+
+/* mlint.publish(event_type, data, metadata, key, deliver_at) */
+Datum
+mlint_publish(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(publish_args(fcinfo, 0, 0));
+}
+
+/* mlint.send(destination, event_type, data, metadata, key, deliver_at) */
+Datum
+mlint_send(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("destination must not be null")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	PG_RETURN_INT64(publish_args(fcinfo, 1, destination_id(name, NULL)));
+}

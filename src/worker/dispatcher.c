@@ -1,0 +1,1381 @@
+/*
+ * dispatcher.c
+ *		The process that delivers.
+ *
+ * Events come from the log in batches, each delivery of a batch ends with an
+ * outcome, and a batch is committed as a whole: outcomes are appended to
+ * mlint.delivery or mlint.pending, and the lane's cursor moves, in one
+ * transaction. Up to MAX_BATCHES are open at a time, so that the network does
+ * not wait for the database; they are committed in the order in which they
+ * were read. After a crash what was open is read again, and sent again under
+ * the same webhook-id.
+ *
+ * Nothing may hold up the log for long. What cannot be attempted now (a
+ * scheduled event, a disabled or broken destination, an open breaker) is
+ * parked in mlint.pending at once. What is still under way when its batch is
+ * STRAGGLER_MS old is parked too and carries on by itself; and where several
+ * destinations share the lane, what a slow one has not even begun is parked,
+ * and its later events queue up behind.
+ *
+ * What is due in mlint.pending is taken up a destination at a time. Such a
+ * delivery stands for itself: its row is changed or deleted with the next
+ * commit.
+ *
+ * The work inside callbacks of the HTTP client is limited to taking notes;
+ * everything that may raise happens in the loop. An error there ends the
+ * process, and the launcher starts another.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "common/compat.h"
+#include "common/netpolicy.h"
+#include "delivery/destination.h"
+#include "delivery/log.h"
+#include "worker/worker.h"
+
+PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
+
+#define MAX_BATCHES			4
+#define BATCH_EVENTS		1000
+#define BATCH_BYTES			(4 * 1024 * 1024)
+/* Read on when fewer deliveries than this wait to be submitted. */
+#define LOW_WATER			500
+#define PENDING_BATCH		500
+#define STRAGGLER_MS		250
+/* A parked straggler's row is not due while it is likely under way. */
+#define STRAGGLER_DUE_MS	60000
+/* Outcomes of pending deliveries are committed after so long, or so many. */
+#define RECORD_MS			20
+#define RECORD_COUNT		200
+/*
+ * Between two looks at the log while events come one by one: a busy dispatcher
+ * takes several at a time, instead of competing with their publishers.
+ */
+#define PACE_MS				2
+/* Deliveries inside the database, between two looks around. */
+#define EXECUTE_COUNT		50
+#define POLL_MS				60000
+/* Our class of advisory locks; users' are 1 and 2. */
+#define LOCK_CLASS			0x4D4C
+#define LOCK_LEVEL			0x7FFFFFFF
+
+typedef struct Batch
+{
+	dlist_node	node;
+	Cursor	   *after;			/* where the log has been read up to */
+	slist_head	deliveries;
+	int			n;
+	int			unresolved;		/* without an outcome */
+	TimestampTz stragglers_at;	/* when to look for stragglers */
+} Batch;
+
+typedef enum DeliveryState
+{
+	DELIVERY_READY,
+	DELIVERY_FLYING,
+	DELIVERY_ENDED
+} DeliveryState;
+
+typedef struct Delivery
+{
+	Attempt		attempt;		/* must be first */
+	Destination *destination;
+	Batch	   *batch;			/* NULL: stands for itself */
+	slist_node	in_batch;
+	dlist_node	node;			/* in ready, flying, ended or results */
+	DeliveryState state;
+	bool		had_row;		/* has one in mlint.pending */
+	bool		recorded;		/* committed with its own work */
+	int			attempts;
+	int			slot;			/* in MyWorker->in_flight */
+	TimestampTz first_attempt_at;
+	TimestampTz submitted_at;
+	TimestampTz finished_at;
+	TimestampTz next_attempt_at;
+	Outcome		outcome;
+} Delivery;
+
+static HttpClient *http = NULL;
+static WaitEventSet *wait_set = NULL;
+static WaitEventSet *pace_set = NULL;	/* the same without the latch */
+static MemoryContext deliveries_context = NULL;
+static Cursor *cursor = NULL;	/* what has been read, committed or not */
+static bool cursor_moved = false;	/* beyond what is committed */
+
+static dlist_head batches = DLIST_STATIC_INIT(batches);
+static int	nbatches = 0;
+static dlist_head active = DLIST_STATIC_INIT(active);
+static dlist_head ended = DLIST_STATIC_INIT(ended);
+static dlist_head results = DLIST_STATIC_INIT(results);
+static int	nresults = 0;
+static TimestampTz results_since = 0;
+static int	nready = 0;
+static int	nflying = 0;
+static TimestampTz next_timer = 0;	/* some destination may be due then */
+static int64 secrets_generation = -1;
+static uint64 policy_generation = 0;
+static bool log_has_more = true;
+static TimestampTz log_read_at = 0;
+static TimestampTz recorded_at = 0;
+static TimestampTz measured_at = 0;
+
+/* ---- transactions ---- */
+
+/* Take note of what has changed in configuration. */
+static void
+refresh(void)
+{
+	int64		destinations;
+	int64		secrets;
+	bool		sql_lane;
+
+	log_generations(&destinations, &secrets);
+	if (secrets != secrets_generation)
+		destinations_mark_stale();
+	secrets_generation = secrets;
+	if (destinations != destinations_generation())
+	{
+		destinations_load(destinations, &sql_lane);
+		next_timer = 0;
+		if (sql_lane)
+			launcher_want_sql_lane();
+	}
+}
+
+static void
+begin(bool snapshot)
+{
+	log_begin(snapshot);
+	worker_check_extension();
+}
+
+/* ---- deliveries ---- */
+
+static Delivery *
+create_delivery(Destination *d, Event *event)
+{
+	Delivery   *delivery = MemoryContextAllocZero(deliveries_context,
+												  sizeof(Delivery));
+
+	event->refs++;
+	delivery->destination = d;
+	delivery->attempt.event = event;
+	delivery->attempt.body = event->body;
+	delivery->attempt.body_len = event->body_len;
+	delivery->slot = -1;
+	return delivery;
+}
+
+static void
+free_delivery(Delivery *delivery)
+{
+	if (delivery->attempt.transformed)
+		pfree(unconstify(char *, delivery->attempt.body));
+	event_release(delivery->attempt.event);
+	pfree(delivery);
+}
+
+static void
+activate(Destination *d)
+{
+	if (d->is_active || d->nready == 0)
+		return;
+	dlist_push_tail(&active, &d->active);
+	d->is_active = true;
+}
+
+static void
+deactivate(Destination *d)
+{
+	if (!d->is_active)
+		return;
+	dlist_delete(&d->active);
+	d->is_active = false;
+}
+
+static void
+push_ready(Delivery *delivery)
+{
+	Destination *d = delivery->destination;
+
+	dlist_push_tail(&d->ready, &delivery->node);
+	d->nready++;
+	nready++;
+	activate(d);
+}
+
+static Delivery *
+pop_ready(Destination *d)
+{
+	d->nready--;
+	nready--;
+	return dlist_container(Delivery, node, dlist_pop_head_node(&d->ready));
+}
+
+/* An outcome without an attempt. */
+static void
+park(Delivery *delivery, TimestampTz until, const char *why)
+{
+	delivery->state = DELIVERY_ENDED;
+	delivery->outcome.kind = OUTCOME_PARKED;
+	delivery->next_attempt_at = until;
+	strlcpy(delivery->outcome.error, why ? why : "",
+			sizeof(delivery->outcome.error));
+	delivery->batch->unresolved--;
+}
+
+/*
+ * The peer is not to be bothered now: give back what is ready. Deliveries of
+ * a batch are parked; those with a row are simply forgotten.
+ */
+static void
+hold_back(Destination *d, TimestampTz now)
+{
+	while (d->nready > 0)
+	{
+		Delivery   *delivery = pop_ready(d);
+
+		if (delivery->had_row)
+		{
+			free_delivery(delivery);
+			d->next_due = Min(d->next_due, now);
+			d->after_time = DT_NOBEGIN;
+		}
+		else
+			park(delivery, now, NULL);
+	}
+	deactivate(d);
+}
+
+/* When may the destination be tried again? 0: now; PG_INT64_MAX: unknown. */
+static TimestampTz
+unavailable_until(Destination *d, TimestampTz now)
+{
+	TimestampTz until = 0;
+
+	if (!d->enabled || d->dropped)
+		return PG_INT64_MAX;
+	if (d->hold_until > now)
+		until = d->hold_until;
+	if (d->broken_until > now)
+		until = Max(until, d->broken_until);
+	if (!breaker_allows(&d->breaker, now, false))
+	{
+		/* Half-open: when its probe is back we shall know. */
+		if (d->breaker.state != BREAKER_OPEN)
+			return PG_INT64_MAX;
+		until = Max(until, d->breaker.retry_at);
+	}
+	return until;
+}
+
+/* Look at the destination's pending rows again at the right time. */
+static void
+set_timer(Destination *d, TimestampTz now)
+{
+	if (d->next_due == PG_INT64_MAX || d->nready > 0)
+		return;
+	next_timer = Min(next_timer, Max(d->next_due, unavailable_until(d, now)));
+}
+
+static void
+count_outcome(Destination *d, const Outcome *outcome, TimestampTz now)
+{
+	if (d->counters == NULL)
+		d->counters = MemoryContextAllocZero(TopMemoryContext,
+											 sizeof(DestinationCounters));
+	stats_count(d->counters, outcome, now);
+	MyWorker->deliveries++;
+}
+
+/*
+ * An attempt has ended: what follows from its outcome.
+ */
+static void
+conclude(Delivery *delivery, TimestampTz now)
+{
+	Destination *d = delivery->destination;
+	Outcome    *outcome = &delivery->outcome;
+
+	delivery->state = DELIVERY_ENDED;
+	delivery->attempts++;
+	delivery->finished_at = now;
+	if (delivery->first_attempt_at == 0)
+		delivery->first_attempt_at = delivery->submitted_at;
+
+	if (outcome->kind == OUTCOME_RETRY)
+	{
+		int64		delay = retry_delay(&d->options->retry,
+										delivery->attempts,
+										outcome->retry_after);
+
+		if (delay < 0)
+			outcome->kind = OUTCOME_DEAD;
+		delivery->next_attempt_at = now + Max(delay, 0);
+		if (breaker_failure(&d->breaker, &d->options->breaker, now))
+			ereport(LOG,
+					(errmsg("mlint: destination \"%s\" has failed %d times in a row, its circuit breaker is open",
+							d->name, d->breaker.failures),
+					 errdetail("Last error: %s", outcome->error)));
+		d->breaker_changed = true;
+		if (outcome->retry_after > 0)
+			d->hold_until = now + outcome->retry_after * USECS_PER_SEC;
+	}
+	else if (d->breaker.failures > 0 || d->breaker.state != BREAKER_CLOSED)
+	{
+		/* Delivered, or refused by a peer that is well. */
+		breaker_success(&d->breaker);
+		d->breaker_changed = true;
+	}
+	if (outcome->disable)
+		d->enabled = false;
+	count_outcome(d, outcome, now);
+
+	if (delivery->batch)
+		delivery->batch->unresolved--;
+	else
+	{
+		if (nresults++ == 0)
+			results_since = now;
+		dlist_push_tail(&results, &delivery->node);
+		d->unrecorded++;
+	}
+
+	/* What must not overtake, or need not try, goes back. */
+	if (outcome->kind == OUTCOME_RETRY && d->options->ordered)
+		d->next_due = Min(d->next_due, delivery->next_attempt_at);
+	if ((outcome->kind == OUTCOME_RETRY && d->options->ordered) ||
+		unavailable_until(d, now) > now)
+		hold_back(d, now);
+	activate(d);
+	set_timer(d, now);
+}
+
+/* ---- submitting ---- */
+
+/* The driver's call when an attempt ends; from within the HTTP client. */
+static void
+attempt_done(Attempt *attempt, const Outcome *outcome)
+{
+	Delivery   *delivery = (Delivery *) attempt;
+
+	delivery->outcome = *outcome;
+	MyWorker->in_flight[delivery->slot].event_id = 0;
+	dlist_delete(&delivery->node);
+	dlist_push_tail(&ended, &delivery->node);
+	nflying--;
+}
+
+static int
+take_slot(Delivery *delivery)
+{
+	static int	hint = 0;
+
+	for (;;)
+	{
+		hint = (hint + 1) % WORKER_MAX_IN_FLIGHT;
+		if (MyWorker->in_flight[hint].event_id == 0)
+			break;
+	}
+	MyWorker->in_flight[hint].destination_id = delivery->destination->id;
+	MyWorker->in_flight[hint].event_id = delivery->attempt.event->id;
+	return hint;
+}
+
+static Record
+make_record(const Delivery *delivery)
+{
+	Record		r = {0};
+
+	r.event_id = delivery->attempt.event->id;
+	r.destination_id = delivery->destination->id;
+	r.segment = delivery->attempt.event->segment;
+	r.had_row = delivery->had_row;
+	r.kind = delivery->outcome.kind;
+	r.attempts = delivery->attempts;
+	r.next_attempt_at = delivery->next_attempt_at;
+	r.first_attempt_at = delivery->first_attempt_at;
+	r.finished_at = delivery->finished_at;
+	r.elapsed_us = delivery->outcome.elapsed_us;
+	r.status = delivery->outcome.status;
+	r.error = delivery->outcome.error;
+	return r;
+}
+
+/*
+ * Deliver inside the database: what the driver does and the record of it are
+ * one transaction, so that it is done once however often we try.
+ */
+static void
+execute(Delivery *delivery)
+{
+	Destination *d = delivery->destination;
+	Outcome    *outcome = &delivery->outcome;
+	MemoryContext old = CurrentMemoryContext;
+	Record		r;
+
+	delivery->submitted_at = GetCurrentTimestamp();
+	outcome->kind = OUTCOME_DELIVERED;
+	outcome->retry_after = -1;
+	outcome->bytes = delivery->attempt.body_len;
+	r = make_record(delivery);
+	r.attempts++;
+	r.finished_at = delivery->submitted_at;
+	if (r.first_attempt_at == 0)
+		r.first_attempt_at = delivery->submitted_at;
+
+	(void) breaker_allows(&d->breaker, delivery->submitted_at, true);
+	worker_activity("delivering event " INT64_FORMAT " to %s", r.event_id,
+					d->name);
+	PG_TRY();
+	{
+		begin(false);
+		delivery->recorded = true;
+		if (log_claim(&r))
+		{
+			d->driver->execute(d->state, &delivery->attempt);
+			log_commit();
+		}
+		else
+			log_abort();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(old);
+		error = CopyErrorData();
+		FlushErrorState();
+		log_abort();
+		delivery->recorded = false;
+		outcome->kind = OUTCOME_RETRY;
+		strlcpy(outcome->error, error->message, sizeof(outcome->error));
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	outcome->elapsed_us = GetCurrentTimestamp() - delivery->submitted_at;
+	conclude(delivery, GetCurrentTimestamp());
+}
+
+/* Start what can be started, a delivery of each destination in turn. */
+static void
+submit_ready(TimestampTz now)
+{
+	int			executed = 0;
+
+	while (!dlist_is_empty(&active) && nflying < WORKER_MAX_IN_FLIGHT &&
+		   executed < EXECUTE_COUNT)
+	{
+		Destination *d = dlist_head_element(Destination, active, &active);
+		Delivery   *delivery;
+
+		deactivate(d);
+		if (d->dropped || d->context == NULL || unavailable_until(d, now) > now)
+		{
+			hold_back(d, now);
+			set_timer(d, now);
+			continue;
+		}
+		/* Wait for what is under way: it ends, and then we come back. */
+		if (d->in_flight > 0 &&
+			(d->options->ordered || d->stale ||
+			 d->in_flight >= d->options->max_in_flight))
+			continue;
+		if (d->stale)
+		{
+			/* To be opened anew; that takes a transaction. */
+			begin(true);
+			(void) destination_open(d, http, now);
+			log_commit();
+			activate(d);
+			continue;
+		}
+
+		delivery = pop_ready(d);
+		activate(d);
+		if (d->driver->execute)
+		{
+			execute(delivery);
+			executed++;
+			continue;
+		}
+		(void) breaker_allows(&d->breaker, now, true);
+		delivery->state = DELIVERY_FLYING;
+		delivery->submitted_at = now;
+		delivery->slot = take_slot(delivery);
+		delivery->attempt.done = attempt_done;
+		dlist_push_tail(&d->flying, &delivery->node);
+		d->in_flight++;
+		nflying++;
+		d->driver->submit(d->state, &delivery->attempt);
+	}
+}
+
+/* Conclude the attempts that ended in the HTTP client. */
+static void
+conclude_ended(TimestampTz now)
+{
+	while (!dlist_is_empty(&ended))
+	{
+		Delivery   *delivery = dlist_container(Delivery, node,
+											   dlist_pop_head_node(&ended));
+
+		delivery->destination->in_flight--;
+		conclude(delivery, now);
+	}
+}
+
+/* ---- reading ---- */
+
+/* The destination's function shapes the body; false when it failed. */
+static bool
+transform(Delivery *delivery)
+{
+	Destination *d = delivery->destination;
+	MemoryContext old = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Outcome    *outcome = &delivery->outcome;
+	volatile bool ok = false;
+
+	delivery->submitted_at = GetCurrentTimestamp();
+	outcome->retry_after = -1;
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		char	   *body = driver_call_function(d->transform, d->owner,
+												delivery->attempt.event->body,
+												DRIVER_TRANSFORM_TIMEOUT_MS,
+												true);
+
+		if (body == NULL)
+		{
+			outcome->kind = OUTCOME_DEAD;
+			strlcpy(outcome->error, "the transform function returned NULL",
+					sizeof(outcome->error));
+		}
+		else
+		{
+			delivery->attempt.body_len = strlen(body);
+			delivery->attempt.body = MemoryContextStrdup(deliveries_context,
+														 body);
+			delivery->attempt.transformed = true;
+			ok = true;
+		}
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(old);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		outcome->kind = OUTCOME_RETRY;
+		snprintf(outcome->error, sizeof(outcome->error),
+				 "the transform function failed: %s", error->message);
+		FreeErrorData(error);
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	CurrentResourceOwner = owner;
+	return ok;
+}
+
+/* Where a delivery that has just been read goes. In a transaction. */
+static void
+route(Delivery *delivery, TimestampTz now)
+{
+	Destination *d = delivery->destination;
+	Event	   *event = delivery->attempt.event;
+	TimestampTz scheduled = event->deliver_at;
+
+	if (event->fault && destination_open(d, http, now))
+	{
+		delivery->outcome.kind = OUTCOME_DEAD;
+		delivery->outcome.retry_after = -1;
+		strlcpy(delivery->outcome.error, event->fault,
+				sizeof(delivery->outcome.error));
+		conclude(delivery, now);
+		return;
+	}
+	if (!delivery->had_row)
+	{
+		if (scheduled > now)
+		{
+			park(delivery, scheduled, NULL);
+			return;
+		}
+		if (d->lagging || unavailable_until(d, now) > now)
+		{
+			park(delivery, now, d->broken);
+			return;
+		}
+		if (!destination_open(d, http, now))
+		{
+			park(delivery, now, d->broken);
+			return;
+		}
+		if (d->options->ordered && d->next_due != PG_INT64_MAX)
+		{
+			park(delivery, now, NULL);
+			return;
+		}
+	}
+	if (OidIsValid(d->transform) && !transform(delivery))
+		conclude(delivery, now);
+	else
+		push_ready(delivery);
+}
+
+static bool
+wants_event(const EventHead *head, void *arg)
+{
+	int			n;
+	Destination *const *match = destinations_match(head, &n);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (head->id > match[i]->after_event_id)
+			return true;
+	}
+	return false;
+}
+
+static bool
+take_event(Event *event, void *arg)
+{
+	Batch	   *batch = arg;
+	EventHead	head = {event->id, event->type, event->destination_id};
+	int			n;
+	Destination *const *match = destinations_match(&head, &n);
+
+	for (int i = 0; i < n; i++)
+	{
+		Delivery   *delivery;
+
+		if (event->id <= match[i]->after_event_id)
+			continue;
+		delivery = create_delivery(match[i], event);
+		delivery->batch = batch;
+		slist_push_head(&batch->deliveries, &delivery->in_batch);
+		batch->n++;
+		batch->unresolved++;
+	}
+	event_release(event);
+	return true;
+}
+
+/* Read a batch from the log, and send it on its way. */
+static void
+read_log(void)
+{
+	EventVisitor visitor = {0};
+	Batch	   *batch = MemoryContextAllocZero(deliveries_context,
+											   sizeof(Batch));
+	Delivery  **order;
+	MemoryContext volatile old;
+	Cursor	   *volatile next;
+	slist_iter	iter;
+	int			i;
+	TimestampTz now;
+
+	slist_init(&batch->deliveries);
+	visitor.wants = wants_event;
+	visitor.take = take_event;
+	visitor.arg = batch;
+	visitor.max_seen = BATCH_EVENTS;
+	visitor.max_bytes = BATCH_BYTES;
+
+	begin(true);
+	refresh();
+	old = MemoryContextSwitchTo(deliveries_context);
+	PG_TRY();
+	{
+		next = log_read(cursor, &visitor, &log_has_more);
+	}
+	PG_CATCH();
+	{
+		/* Is one event to blame? Then read again, knowing it. */
+		if (!log_blame_event())
+			PG_RE_THROW();
+		log_abort();
+		MemoryContextSwitchTo(old);
+		while (!slist_is_empty(&batch->deliveries))
+			free_delivery(slist_container(Delivery, in_batch,
+										  slist_pop_head_node(&batch->deliveries)));
+		pfree(batch);
+		log_has_more = true;
+		return;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	cursor_free(cursor);
+	cursor = next;
+	cursor_moved |= visitor.seen > 0;
+
+	/* The list has the last first; deliveries go out in the log's order. */
+	now = GetCurrentTimestamp();
+	log_read_at = now;
+	batch->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000);
+	order = palloc(sizeof(Delivery *) * Max(batch->n, 1));
+	i = batch->n;
+	slist_foreach(iter, &batch->deliveries)
+		order[--i] = slist_container(Delivery, in_batch, iter.cur);
+	for (i = 0; i < batch->n; i++)
+		route(order[i], now);
+	log_commit();
+
+	MyWorker->events += visitor.seen;
+	if (batch->n == 0)
+	{
+		pfree(batch);
+		return;
+	}
+	MyWorker->active_at = now;
+	old = MemoryContextSwitchTo(deliveries_context);
+	batch->after = cursor_copy(cursor);
+	MemoryContextSwitchTo(old);
+	dlist_push_tail(&batches, &batch->node);
+	nbatches++;
+}
+
+typedef struct PendingTaker
+{
+	Destination *destination;
+	TimestampTz now;
+	int			taken;
+	TimestampTz last_time;
+	int64		last_id;
+	TimestampTz blocked_until;	/* ordered: one waits, and all behind it */
+	List	   *deliveries;
+} PendingTaker;
+
+static bool
+take_pending(PendingRow *row, void *arg)
+{
+	PendingTaker *taker = arg;
+	Destination *d = taker->destination;
+	dlist_iter	iter;
+	bool		known = false;
+
+	dlist_foreach(iter, &d->flying)
+		known |= dlist_container(Delivery, node, iter.cur)->attempt.event->id ==
+		row->event->id;
+	if (!known && row->next_attempt_at > taker->now)
+		taker->blocked_until = row->next_attempt_at;
+	if (!known && taker->blocked_until == 0)
+	{
+		Delivery   *delivery = create_delivery(d, row->event);
+		MemoryContext old = MemoryContextSwitchTo(deliveries_context);
+
+		delivery->had_row = true;
+		delivery->attempts = row->attempts;
+		delivery->first_attempt_at = row->first_attempt_at;
+		taker->deliveries = lappend(taker->deliveries, delivery);
+		MemoryContextSwitchTo(old);
+		taker->taken++;
+	}
+	taker->last_time = row->next_attempt_at;
+	taker->last_id = row->event->id;
+	event_release(row->event);
+	return taker->blocked_until == 0;
+}
+
+static void record(TimestampTz now);
+
+/* Take up what is due in mlint.pending for one destination. */
+static void
+read_pending(Destination *d, TimestampTz now)
+{
+	PendingTaker taker = {0};
+	int			limit = d->breaker.state == BREAKER_CLOSED ?
+	PENDING_BATCH : 1;
+	volatile int visited;
+	bool		more;
+	ListCell   *lc;
+
+	if (d->unrecorded > 0)
+		record(now);
+	taker.destination = d;
+	taker.now = now;
+
+	begin(true);
+	refresh();
+	if (!d->enabled || !destination_open(d, http, now))
+	{
+		log_commit();
+		set_timer(d, now);
+		return;
+	}
+	if (d->options->ordered && d->in_flight > 0)
+	{
+		log_commit();
+		return;
+	}
+	PG_TRY();
+	{
+		visited = log_read_pending(d->id, d->options->ordered, now,
+								   d->after_time, d->after_id, limit,
+								   BATCH_BYTES, take_pending, &taker, &more);
+	}
+	PG_CATCH();
+	{
+		if (!log_blame_event())
+			PG_RE_THROW();
+		log_abort();
+		foreach(lc, taker.deliveries)
+			free_delivery(lfirst(lc));
+		list_free(taker.deliveries);
+		next_timer = now;
+		return;
+	}
+	PG_END_TRY();
+	if (d->options->ordered)
+	{
+		if (taker.blocked_until != 0)
+			d->next_due = taker.blocked_until;
+		else if (visited == 0)
+		{
+			d->lagging = false;
+			d->next_due = log_next_due(d->id, now);
+		}
+	}
+	else if (more || d->after_time != DT_NOBEGIN)
+	{
+		/* From the end, look once more from the beginning. */
+		d->after_time = more ? taker.last_time : DT_NOBEGIN;
+		d->after_id = more ? taker.last_id : 0;
+	}
+	else
+	{
+		d->lagging = false;
+		d->next_due = log_next_due(d->id, now);
+	}
+	foreach(lc, taker.deliveries)
+		route(lfirst(lc), now);
+	log_commit();
+	list_free(taker.deliveries);
+	if (taker.taken > 0)
+		MyWorker->active_at = now;
+	set_timer(d, now);
+}
+
+/* Look at every destination that may be due. */
+static void
+read_due(TimestampTz now)
+{
+	Destination *d;
+	int			i = 0;
+
+	if (now < next_timer)
+		return;
+	next_timer = PG_INT64_MAX;
+	while ((d = destinations_next(&i)) != NULL && nready < LOW_WATER)
+	{
+		if (d->breaker.state != BREAKER_CLOSED)
+			stats_exchange(d->id, NULL, &d->breaker, &d->breaker_resets);
+		if (d->nready == 0 && d->next_due <= now &&
+			unavailable_until(d, now) <= now)
+			read_pending(d, now);
+		else
+			set_timer(d, now);
+	}
+	/* Not all looked at: come back when there is room. */
+	if (d != NULL)
+		next_timer = now;
+}
+
+/* ---- recording ---- */
+
+/*
+ * Attempts that have taken long let go of their batch: they get rows in
+ * mlint.pending now, and carry on by themselves.
+ */
+static void
+release_stragglers(Batch *batch, TimestampTz now)
+{
+	Record	   *records = palloc(sizeof(Record) * batch->n);
+	int			n = 0;
+	slist_mutable_iter iter;
+
+	slist_foreach_modify(iter, &batch->deliveries)
+	{
+		Delivery   *delivery = slist_container(Delivery, in_batch, iter.cur);
+
+		if (delivery->state != DELIVERY_FLYING ||
+			now - delivery->submitted_at < STRAGGLER_MS * INT64CONST(1000))
+			continue;
+		slist_delete_current(&iter);
+		batch->n--;
+		batch->unresolved--;
+		delivery->batch = NULL;
+		records[n] = make_record(delivery);
+		records[n].kind = OUTCOME_PARKED;
+		records[n++].next_attempt_at = now +
+			STRAGGLER_DUE_MS * INT64CONST(1000);
+		delivery->had_row = true;
+		delivery->destination->next_due =
+			Min(delivery->destination->next_due,
+				now + STRAGGLER_DUE_MS * INT64CONST(1000));
+		set_timer(delivery->destination, now);
+	}
+	if (n > 0)
+	{
+		begin(false);
+		log_record(records, n);
+		log_commit();
+	}
+	pfree(records);
+}
+
+/*
+ * The log waits for destinations that have as much in flight as they may:
+ * park what they have not begun, unless nobody else would gain by it.
+ */
+static void
+release_log(TimestampTz now)
+{
+	Destination *d;
+	int			i = 0;
+
+	if (destinations_enabled() < 2)
+		return;
+	while ((d = destinations_next(&i)) != NULL)
+	{
+		if (d->nready == 0)
+			continue;
+		hold_back(d, now);
+		d->lagging = true;
+	}
+}
+
+/* What a committed outcome means for its destination. */
+static void
+after_commit(Delivery *delivery, TimestampTz now)
+{
+	Destination *d = delivery->destination;
+
+	if (delivery->outcome.kind == OUTCOME_RETRY ||
+		delivery->outcome.kind == OUTCOME_PARKED)
+	{
+		d->next_due = Min(d->next_due, delivery->next_attempt_at);
+		if (delivery->outcome.kind == OUTCOME_PARKED &&
+			delivery->next_attempt_at <= now)
+			d->lagging = true;
+		set_timer(d, now);
+	}
+	if (!d->dropped && (d->counters || d->breaker_changed))
+	{
+		stats_exchange(d->id, d->counters, &d->breaker, &d->breaker_resets);
+		d->breaker_changed = false;
+		if (d->counters)
+			pfree(d->counters);
+		d->counters = NULL;
+	}
+	free_delivery(delivery);
+}
+
+static void
+add_record(Record *records, int *n, Delivery *delivery, TimestampTz now)
+{
+	/* What is due at once is due after all that was taken up before. */
+	if (delivery->outcome.kind == OUTCOME_PARKED)
+		delivery->next_attempt_at = Max(delivery->next_attempt_at, now);
+	if (!delivery->recorded)
+		records[(*n)++] = make_record(delivery);
+	if (delivery->outcome.disable)
+		log_disable(delivery->destination->id, delivery->destination->name,
+					delivery->outcome.error);
+}
+
+/*
+ * Commit what has ended: the complete batches at the head, with the cursor,
+ * and the deliveries that stand for themselves.
+ */
+static void
+record(TimestampTz now)
+{
+	Cursor	   *after = NULL;
+	Record	   *records;
+	int			n = 0;
+	int			complete = 0;
+	int			total = nresults;
+	dlist_iter	iter;
+	slist_iter	in_batch;
+
+	dlist_foreach(iter, &batches)
+	{
+		Batch	   *batch = dlist_container(Batch, node, iter.cur);
+
+		if (batch->unresolved > 0)
+			break;
+		complete++;
+		total += batch->n;
+		after = batch->after;
+	}
+	if (nbatches == complete && cursor_moved)
+		after = cursor;
+
+	begin(false);
+	worker_activity("recording %d outcomes", total);
+	records = palloc(sizeof(Record) * Max(total, 1));
+	dlist_foreach(iter, &batches)
+	{
+		Batch	   *batch = dlist_container(Batch, node, iter.cur);
+
+		if (batch->unresolved > 0)
+			break;
+		slist_foreach(in_batch, &batch->deliveries)
+			add_record(records, &n,
+					   slist_container(Delivery, in_batch, in_batch.cur), now);
+	}
+	dlist_foreach(iter, &results)
+		add_record(records, &n, dlist_container(Delivery, node, iter.cur),
+				   now);
+	log_record(records, n);
+	if (after)
+		log_save_cursor(MyWorker->lane, after);
+	log_commit();
+
+	while (complete-- > 0)
+	{
+		Batch	   *batch = dlist_container(Batch, node,
+											dlist_pop_head_node(&batches));
+
+		while (!slist_is_empty(&batch->deliveries))
+			after_commit(slist_container(Delivery, in_batch,
+										 slist_pop_head_node(&batch->deliveries)),
+						 now);
+		cursor_free(batch->after);
+		pfree(batch);
+		nbatches--;
+	}
+	if (after == cursor)
+		cursor_moved = false;
+	while (!dlist_is_empty(&results))
+	{
+		Delivery   *delivery = dlist_container(Delivery, node,
+											   dlist_pop_head_node(&results));
+
+		delivery->destination->unrecorded--;
+		after_commit(delivery, now);
+	}
+	nresults = 0;
+	if (now - measured_at > USECS_PER_SEC)
+	{
+		MyWorker->memory = MemoryContextMemAllocated(TopMemoryContext, true);
+		measured_at = now;
+	}
+	recorded_at = now;
+	MyWorker->batches++;
+	ConditionVariableBroadcast(worker_delivered());
+}
+
+static Batch *
+head_batch(void)
+{
+	return dlist_is_empty(&batches) ? NULL :
+		dlist_head_element(Batch, node, &batches);
+}
+
+/* Is it time to commit? */
+static bool
+should_record(TimestampTz now)
+{
+	Batch	   *head = head_batch();
+
+	if (head && head->unresolved == 0)
+		return true;
+	if (nresults > 0 &&
+		(nresults >= RECORD_COUNT || (nready == 0 && nflying == 0) ||
+		 now - results_since >= RECORD_MS * INT64CONST(1000)))
+		return true;
+	return head == NULL && cursor_moved &&
+		now - recorded_at >= RECORD_MS * INT64CONST(1000);
+}
+
+/* ---- lanes ---- */
+
+static void
+lock_lane(int lane, bool acquire)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, (uint32) lane, LOCK_CLASS);
+	if (acquire)
+		(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	else
+		(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+typedef struct Leveller
+{
+	Record	   *records;
+	int			n;
+} Leveller;
+
+static bool
+level_event(Event *event, void *arg)
+{
+	Leveller   *leveller = arg;
+	EventHead	head = {event->id, event->type, event->destination_id};
+	int			n;
+	Destination *const *match = destinations_match(&head, &n);
+
+	leveller->records = repalloc_huge(leveller->records, sizeof(Record) *
+									  (leveller->n + n + 1));
+	for (int i = 0; i < n; i++)
+	{
+		Record	   *r = &leveller->records[leveller->n];
+
+		if (event->id <= match[i]->after_event_id)
+			continue;
+		memset(r, 0, sizeof(Record));
+		r->event_id = event->id;
+		r->destination_id = match[i]->id;
+		r->segment = event->segment;
+		r->kind = OUTCOME_PARKED;
+		r->next_attempt_at = Max(event->deliver_at, GetCurrentTimestamp());
+		r->error = "";
+		leveller->n++;
+	}
+	event_release(event);
+	return true;
+}
+
+/*
+ * mlint.dispatchers has changed, and with it which destination belongs to
+ * which lane. Bring the old lanes to one point in the log: what each had not
+ * read is parked for its destinations, whosever they are now.
+ */
+static void
+level_lanes(int lanes)
+{
+	OldLane    *old;
+	int			n;
+	int64		destinations;
+	int64		secrets;
+	bool		sql_lane;
+
+	begin(true);
+	n = log_old_lanes(lanes, &old);
+	log_generations(&destinations, &secrets);
+	for (int i = 0; i < n; i++)
+	{
+		bool		more = true;
+		Cursor	   *from = old[i].cursor;
+
+		destinations_init(old[i].lane, old[i].lanes);
+		destinations_load(destinations, &sql_lane);
+		while (more)
+		{
+			Leveller	leveller = {palloc(sizeof(Record)), 0};
+			EventVisitor visitor = {0};
+
+			CHECK_FOR_INTERRUPTS();
+			visitor.wants = wants_event;
+			visitor.take = level_event;
+			visitor.max_seen = BATCH_EVENTS;
+			visitor.max_bytes = BATCH_BYTES;
+			visitor.arg = &leveller;
+			from = log_read(from, &visitor, &more);
+			log_record(leveller.records, leveller.n);
+			pfree(leveller.records);
+		}
+	}
+	log_reset_lanes(lanes, cursor_at(GetActiveSnapshot()));
+	log_commit();
+	ereport(LOG,
+			(errmsg("mlint: destinations are now shared by %d dispatchers",
+					lanes)));
+}
+
+/* Become the one dispatcher of our lane, and find where to go on. */
+static void
+enter_lane(int lane, int lanes)
+{
+	MemoryContext old = CurrentMemoryContext;
+	Cursor	   *found;
+
+	lock_lane(lane, true);
+	lock_lane(LOCK_LEVEL, true);
+	for (;;)
+	{
+		begin(true);
+		MemoryContextSwitchTo(deliveries_context);
+		found = log_load_cursor(lane, lanes);
+		MemoryContextSwitchTo(old);
+		log_commit();
+		if (found)
+			break;
+		if (lane == 0)
+			elog(ERROR, "mlint.log_cursor has lost the row of lane 0");
+		level_lanes(lanes);
+	}
+	lock_lane(LOCK_LEVEL, false);
+	cursor = found;
+	destinations_init(lane, lanes);
+}
+
+/* ---- the loop ---- */
+
+/* Nothing can be done until something happens: until when at most? */
+static long
+wait_ms(TimestampTz now)
+{
+	long		ms = POLL_MS;
+	long		http_ms = http_client_timeout(http);
+	Batch	   *head = head_batch();
+
+	if (http_ms >= 0)
+		ms = Min(ms, http_ms);
+	if (next_timer != PG_INT64_MAX && nready < LOW_WATER)
+		ms = Min(ms, Max(0, (next_timer - now) / 1000 + 1));
+	if (nresults > 0 || cursor_moved)
+		ms = Min(ms, RECORD_MS);
+	if (head)
+		ms = Min(ms, STRAGGLER_MS / 2);
+	return ms;
+}
+
+/* Has the log been read only just now? */
+static bool
+pacing(TimestampTz now)
+{
+	return now - log_read_at < PACE_MS * INT64CONST(1000);
+}
+
+/*
+ * Wait for the latch or the network; true when the log may have more. While
+ * pacing, the latch is left set, so that publishers need not set it.
+ */
+static bool
+wait_for_work(TimestampTz now)
+{
+	WaitEvent	event;
+	long		timeout = wait_ms(now);
+	bool		idle = nflying == 0 && nready == 0;
+	int			n;
+
+	if (MyLatch->is_set && pacing(now))
+	{
+		(void) WaitEventSetWait(pace_set, Min(timeout, PACE_MS), &event, 1,
+								PG_WAIT_EXTENSION);
+		return false;
+	}
+	if (idle)
+		worker_idle();
+	n = WaitEventSetWait(wait_set, timeout, &event, 1, PG_WAIT_EXTENSION);
+	if (idle)
+		MyWorker->wakeups++;
+	if (n == 1 && event.events == WL_LATCH_SET)
+	{
+		if (pacing(GetCurrentTimestamp()))
+			return false;
+		ResetLatch(MyLatch);
+		return true;
+	}
+	return n == 0 && timeout == POLL_MS;
+}
+
+static void
+settings_changed(void)
+{
+	if (policy_generation == netpolicy_generation())
+		return;
+	policy_generation = netpolicy_generation();
+	http_client_forget_connections(http);
+}
+
+void
+mlint_dispatcher_main(Datum main_arg)
+{
+	worker_enter(main_arg);
+
+	deliveries_context = AllocSetContextCreate(TopMemoryContext,
+											   "mlint deliveries",
+											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(TopMemoryContext);
+	http = http_client_create(WORKER_MAX_IN_FLIGHT);
+	policy_generation = netpolicy_generation();
+	wait_set = mlint_create_wait_event_set(3);
+	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
+					  NULL);
+	AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, http_client_fd(http),
+					  NULL, NULL);
+	pace_set = mlint_create_wait_event_set(2);
+	AddWaitEventToSet(pace_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
+					  NULL);
+	AddWaitEventToSet(pace_set, WL_SOCKET_READABLE, http_client_fd(http),
+					  NULL, NULL);
+	enter_lane(MyWorker->lane, MyWorker->lanes);
+
+	for (;;)
+	{
+		TimestampTz now;
+		Batch	   *head;
+		bool		idle = true;
+
+		if (worker_interrupts())
+			settings_changed();
+		now = GetCurrentTimestamp();
+		if (MyLatch->is_set && !pacing(now))
+		{
+			ResetLatch(MyLatch);
+			log_has_more = true;
+		}
+
+		while (log_has_more && nbatches < MAX_BATCHES && nready < LOW_WATER)
+		{
+			read_log();
+			idle = false;
+		}
+		now = GetCurrentTimestamp();
+		read_due(now);
+		submit_ready(now);
+		http_client_run(http);
+		if (!dlist_is_empty(&ended))
+		{
+			now = GetCurrentTimestamp();
+			conclude_ended(now);
+			submit_ready(now);
+			idle = false;
+		}
+
+		head = head_batch();
+		if (head && head->unresolved > 0 &&
+			now >= head->stragglers_at)
+		{
+			head->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000) / 2;
+			release_stragglers(head, now);
+			if (dlist_is_empty(&active) && nready > 0 && log_has_more)
+				release_log(now);
+		}
+		if (should_record(now))
+		{
+			record(now);
+			idle = false;
+		}
+		if (!dlist_is_empty(&active) && nflying < WORKER_MAX_IN_FLIGHT)
+			idle = false;
+		MyWorker->in_flight_count = nflying;
+		if (idle && wait_for_work(now))
+			log_has_more = true;
+	}
+}

@@ -1,0 +1,393 @@
+/*
+ * launcher.c
+ *		Keeps the right workers running in the right databases.
+ *
+ * The launcher has no database. It reads the list of databases, and sends a
+ * scheduler into each that may have the extension; a scheduler that finds
+ * none says so and leaves, and the launcher does not ask again until CREATE
+ * EXTENSION commits there. Where the scheduler stays, dispatchers follow.
+ *
+ * It sleeps until a worker ends, a backend leaves it mail, or a minute has
+ * passed. A worker that dies is started again at once; one that dies young,
+ * after a delay that doubles to a minute.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "worker/worker.h"
+
+PGDLLEXPORT void mlint_launcher_main(Datum main_arg);
+
+#define LOOK_INTERVAL_MS	60000
+#define MAX_BACKOFF_S		60
+/* A worker that lived this long was well. */
+#define WELL_S				60
+/* Databases asked at the same time whether they have the extension. */
+#define MAX_PROBES			4
+
+typedef struct Database
+{
+	Oid			oid;			/* hash key */
+	bool		listed;			/* still in pg_database */
+	bool		absent;			/* has no extension */
+	int			failures;		/* workers that died young, in a row */
+	TimestampTz retry_at;
+} Database;
+
+/* What the launcher knows of the process in a slot. */
+typedef struct Child
+{
+	BackgroundWorkerHandle *handle; /* NULL: none */
+	Oid			database;
+	WorkerKind	kind;
+	int			lane;
+	int			lanes;
+	TimestampTz started_at;
+	bool		told_to_stop;
+} Child;
+
+static HTAB *databases;
+static Child *children;
+static bool complained = false;
+
+static Database *
+database_find(Oid oid)
+{
+	bool		found;
+	Database   *db = hash_search(databases, &oid, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		memset(db, 0, sizeof(Database));
+		db->oid = oid;
+	}
+	return db;
+}
+
+/* Bring our list in line with pg_database. */
+static void
+list_databases(void)
+{
+	HASH_SEQ_STATUS seq;
+	Database   *db;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	hash_seq_init(&seq, databases);
+	while ((db = hash_seq_search(&seq)) != NULL)
+		db->listed = false;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (form->datallowconn)
+			database_find(form->oid)->listed = true;
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+
+	hash_seq_init(&seq, databases);
+	while ((db = hash_seq_search(&seq)) != NULL)
+	{
+		if (!db->listed)
+			hash_search(databases, &db->oid, HASH_REMOVE, NULL);
+	}
+}
+
+/* Read the mail; true when it asks for a new list of databases. */
+static bool
+read_mail(void)
+{
+	LauncherMail mail;
+
+	launcher_mail(&mail);
+	for (int i = 0; i < mail.nabsent; i++)
+		database_find(mail.absent[i])->absent = true;
+	for (int i = 0; i < mail.nlook; i++)
+	{
+		Database   *db = database_find(mail.look[i]);
+
+		db->absent = false;
+		db->failures = 0;
+		db->retry_at = 0;
+	}
+	return mail.look_all;
+}
+
+/* Note which children have ended, and who must wait before the next. */
+static void
+reap_children(TimestampTz now)
+{
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		Child	   *child = &children[i];
+		WorkerSlot *slot = worker_slot(i);
+		Database   *db;
+		pid_t		pid;
+
+		if (child->handle == NULL ||
+			GetBackgroundWorkerPid(child->handle, &pid) != BGWH_STOPPED)
+			continue;
+		/* One that never came to adopt its slot leaves it to us. */
+		if (slot->kind == child->kind && slot->database == child->database &&
+			slot->pid == 0)
+			worker_slot_free(i);
+
+		db = database_find(child->database);
+		if (child->told_to_stop || db->absent)
+			db->failures = 0;
+		else if (now - child->started_at > WELL_S * USECS_PER_SEC)
+			db->failures = 1;
+		else
+			db->failures++;
+		db->retry_at = db->failures <= 1 ? 0 :
+			now + Min(MAX_BACKOFF_S, 1 << Min(db->failures - 1, 6)) *
+			USECS_PER_SEC;
+		pfree(child->handle);
+		memset(child, 0, sizeof(Child));
+	}
+}
+
+static Child *
+find_child(Oid database, WorkerKind kind, int lane)
+{
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		Child	   *child = &children[i];
+
+		if (child->handle && child->database == database &&
+			child->kind == kind && (lane < 0 || child->lane == lane))
+			return child;
+	}
+	return NULL;
+}
+
+static void
+start_child(Oid database, WorkerKind kind, int lane, int lanes)
+{
+	BackgroundWorkerHandle *handle;
+	Child	   *child;
+	int			index = worker_slot_take(kind, database, lane, lanes);
+
+	if (index < 0 && launcher_held(database))
+		return;
+	if (index < 0 || !worker_start(index, &handle))
+	{
+		if (!complained)
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("mlint cannot start a worker for database %u: all of max_worker_processes are taken",
+							database),
+					 errhint("Raise max_worker_processes: mlint needs one for its launcher, and for each database with the extension one scheduler, mlint.dispatchers dispatchers (one more with destinations that run SQL) and up to mlint.job_workers jobs.")));
+		complained = true;
+		return;
+	}
+	complained = false;
+	child = &children[index];
+	child->handle = handle;
+	child->database = database;
+	child->kind = kind;
+	child->lane = lane;
+	child->lanes = lanes;
+	child->started_at = GetCurrentTimestamp();
+}
+
+/* End the database's workers of a kind (WORKER_NONE: all). */
+static bool
+stop_children(Oid database, WorkerKind kind, int first_lane)
+{
+	bool		any = false;
+
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		Child	   *child = &children[i];
+
+		if (child->handle == NULL || child->database != database ||
+			(kind != WORKER_NONE &&
+			 (child->kind != kind || child->lane < first_lane)))
+			continue;
+		any = true;
+		if (!child->told_to_stop)
+			TerminateBackgroundWorker(child->handle);
+		child->told_to_stop = true;
+	}
+	return any;
+}
+
+/* Job workers are the scheduler's children: only their processes reach us. */
+static void
+stop_jobs(Oid database)
+{
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		volatile WorkerSlot *slot = worker_slot(i);
+		pid_t		pid = slot->pid;
+
+		if (slot->kind == WORKER_JOB && slot->database == database && pid > 0)
+			kill(pid, SIGTERM);
+	}
+}
+
+/* Dispatchers for a database whose scheduler has found the extension. */
+static void
+keep_dispatchers(Database *db, bool sql_lane)
+{
+	int			lanes = worker_dispatchers;
+
+	/* The network lanes share the destinations, so they change together. */
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		Child	   *child = &children[i];
+
+		if (child->handle && child->database == db->oid &&
+			child->kind == WORKER_DISPATCHER && child->lane > 0 &&
+			child->lanes != lanes)
+		{
+			(void) stop_children(db->oid, WORKER_DISPATCHER, 1);
+			return;
+		}
+	}
+	for (int lane = sql_lane ? 0 : 1; lane <= lanes; lane++)
+	{
+		if (find_child(db->oid, WORKER_DISPATCHER, lane) == NULL)
+			start_child(db->oid, WORKER_DISPATCHER, lane, lanes);
+	}
+}
+
+/*
+ * Start and stop what should be. Returns when somebody is to be tried again.
+ */
+static TimestampTz
+keep_workers(TimestampTz now)
+{
+	TimestampTz next = PG_INT64_MAX;
+	HASH_SEQ_STATUS seq;
+	Database   *db;
+	int			probes = 0;
+
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		if (children[i].handle && children[i].kind == WORKER_SCHEDULER &&
+			!worker_slot(i)->ready)
+			probes++;
+	}
+
+	hash_seq_init(&seq, databases);
+	while ((db = hash_seq_search(&seq)) != NULL)
+	{
+		Child	   *scheduler;
+
+		if (launcher_held(db->oid))
+		{
+			(void) stop_children(db->oid, WORKER_NONE, 0);
+			stop_jobs(db->oid);
+			continue;
+		}
+		if (db->absent)
+		{
+			(void) stop_children(db->oid, WORKER_NONE, 0);
+			continue;
+		}
+		if (db->retry_at > now)
+		{
+			next = Min(next, db->retry_at);
+			continue;
+		}
+		scheduler = find_child(db->oid, WORKER_SCHEDULER, -1);
+		if (scheduler == NULL)
+		{
+			if (probes < MAX_PROBES)
+			{
+				start_child(db->oid, WORKER_SCHEDULER, 0, 0);
+				probes++;
+			}
+		}
+		else
+		{
+			WorkerSlot *slot = worker_slot(scheduler - children);
+
+			if (slot->ready)
+				keep_dispatchers(db, slot->wants_sql_lane);
+		}
+	}
+	return next;
+}
+
+void
+mlint_launcher_main(Datum main_arg)
+{
+	HASHCTL		ctl = {0};
+	TimestampTz listed_at = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	launcher_attach();
+
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(Database);
+	databases = hash_create("mlint databases", 64, &ctl,
+							HASH_ELEM | HASH_BLOBS);
+	children = MemoryContextAllocZero(TopMemoryContext,
+									  worker_slot_count() * sizeof(Child));
+
+	/* A launcher that failed has left children whom nobody watches. */
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		volatile WorkerSlot *slot = worker_slot(i);
+		pid_t		pid = slot->pid;
+
+		if (slot->kind != WORKER_LAUNCHER && slot->kind != WORKER_NONE &&
+			pid > 0)
+			kill(pid, SIGTERM);
+	}
+
+	for (;;)
+	{
+		TimestampTz now;
+		TimestampTz next;
+		long		wait_ms = LOOK_INTERVAL_MS;
+
+		(void) worker_interrupts();
+		now = GetCurrentTimestamp();
+		if (read_mail() || now - listed_at >= LOOK_INTERVAL_MS * 1000L)
+		{
+			list_databases();
+			listed_at = now;
+			complained = false;
+		}
+		reap_children(now);
+		next = keep_workers(now);
+		if (next != PG_INT64_MAX)
+			wait_ms = Min(wait_ms, (next - now) / 1000 + 1);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 wait_ms, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}

@@ -1,0 +1,103 @@
+/*
+ * process.c
+ *		What every worker process does alike: begin, wait, obey, end.
+ *
+ * Workers run as the bootstrap superuser with a search_path that holds
+ * nothing but pg_catalog, and leave by way of the ordinary SIGTERM handling,
+ * so that pg_terminate_backend() and a fast shutdown work in the middle of a
+ * statement. They end, without a word, when the extension that they serve is
+ * dropped.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+
+#include "worker/worker.h"
+
+static Oid	extension = InvalidOid;
+
+void
+worker_enter(Datum main_arg)
+{
+	worker_slot_adopt(DatumGetInt32(main_arg));
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(MyWorker->database,
+											  InvalidOid, 0);
+	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+					PGC_S_SESSION);
+	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
+
+	StartTransactionCommand();
+	extension = get_extension_oid("mlint", true);
+	CommitTransactionCommand();
+	worker_answer(OidIsValid(extension));
+	if (!OidIsValid(extension))
+		proc_exit(0);
+}
+
+void
+worker_check_extension(void)
+{
+	if (get_extension_oid("mlint", true) == extension)
+		return;
+	AbortCurrentTransaction();
+	worker_answer(false);
+	/* It may have been created anew: then we are to be started anew. */
+	launcher_look(MyDatabaseId);
+	proc_exit(0);
+}
+
+bool
+worker_interrupts(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return true;
+}
+
+void
+worker_wait(long timeout_ms)
+{
+	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+
+	if (timeout_ms >= 0)
+		events |= WL_TIMEOUT;
+	(void) WaitLatch(MyLatch, events, timeout_ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	MyWorker->wakeups++;
+}
+
+void
+worker_activity(const char *fmt,...)
+{
+	char text[	128];
+	va_list		args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	pgstat_report_activity(STATE_RUNNING, text);
+}
+
+void
+worker_idle(void)
+{
+	pgstat_report_activity(STATE_IDLE, NULL);
+	pgstat_report_stat(true);
+}

@@ -1,0 +1,281 @@
+/*
+ * scheduler.c
+ *		Starts each job when it is due, in a process of its own.
+ *
+ * A job is a row of mlint.job. The scheduler marks a run as begun, which puts
+ * the job off as if it had failed, and starts a job worker; the worker runs
+ * the job's command and records how it ended, which puts it back on its
+ * interval. So a job whose process is killed is simply late.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "common/owner.h"
+#include "worker/worker.h"
+
+PGDLLEXPORT void mlint_scheduler_main(Datum main_arg);
+PGDLLEXPORT void mlint_job_main(Datum main_arg);
+
+PG_FUNCTION_INFO_V1(mlint_job_run_now);
+PG_FUNCTION_INFO_V1(mlint_worker_slots);
+
+#define POLL_MS		60000
+/* A job that finds every place taken is tried again after this. */
+#define BUSY_MS		1000
+
+/* Is this job running here, or how many jobs are (job 0)? */
+static int
+jobs_running(int job)
+{
+	int			n = 0;
+
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		WorkerSlot *slot = worker_slot(i);
+
+		if (slot->kind == WORKER_JOB && slot->database == MyDatabaseId &&
+			(job == 0 || slot->lane == job))
+			n++;
+	}
+	return n;
+}
+
+static void
+begin_transaction(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	worker_check_extension();
+	SPI_connect();
+}
+
+static void
+end_transaction(void)
+{
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
+ * Start what is due. Returns milliseconds until there is more to start.
+ */
+static long
+start_due_jobs(void)
+{
+	long		wait_ms = POLL_MS;
+	int			njobs;
+	int		   *due;
+	int			ndue = 0;
+
+	begin_transaction();
+	if (SPI_execute("SELECT id, pg_catalog.date_part('epoch',"
+					" next_run_at - pg_catalog.clock_timestamp()) * 1000"
+					" FROM mlint.job WHERE enabled ORDER BY next_run_at",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.job");
+	njobs = SPI_processed;
+	due = palloc(sizeof(int) * (njobs + 1));
+	for (int i = 0; i < njobs; i++)
+	{
+		bool		isnull;
+		int			job = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i],
+													  SPI_tuptable->tupdesc,
+													  1, &isnull));
+		double		left = DatumGetFloat8(SPI_getbinval(SPI_tuptable->vals[i],
+														SPI_tuptable->tupdesc,
+														2, &isnull));
+
+		if (jobs_running(job) > 0)
+			continue;
+		if (left > 0)
+			wait_ms = Min(wait_ms, (long) left + 1);
+		else
+			due[ndue++] = job;
+	}
+
+	for (int i = 0; i < ndue; i++)
+	{
+		BackgroundWorkerHandle *handle;
+		int			index = -1;
+		Oid			types[1] = {INT4OID};
+		Datum		args[1] = {Int32GetDatum(due[i])};
+
+		if (jobs_running(0) < worker_job_limit)
+			index = worker_slot_take(WORKER_JOB, MyDatabaseId, due[i], 0);
+		if (index < 0)
+		{
+			wait_ms = Min(wait_ms, BUSY_MS);
+			break;
+		}
+		if (SPI_execute_with_args("SELECT mlint.job_begin($1)", 1, types,
+								  args, NULL, false, 0) != SPI_OK_SELECT)
+			elog(ERROR, "could not begin a job");
+		if (!worker_start(index, &handle))
+			wait_ms = Min(wait_ms, BUSY_MS);
+	}
+	end_transaction();
+	return wait_ms;
+}
+
+void
+mlint_scheduler_main(Datum main_arg)
+{
+	worker_enter(main_arg);
+	for (;;)
+	{
+		long		wait_ms;
+
+		(void) worker_interrupts();
+		worker_activity("looking for due jobs");
+		wait_ms = start_due_jobs();
+		worker_idle();
+		worker_wait(wait_ms);
+	}
+}
+
+/* Run the job's command; NULL, or why it failed (palloc'd in cxt). */
+static char *
+run_job(int job, MemoryContext cxt)
+{
+	char	   *message = NULL;
+
+	PG_TRY();
+	{
+		Oid			types[1] = {INT4OID};
+		Datum		args[1] = {Int32GetDatum(job)};
+
+		begin_transaction();
+		if (SPI_execute_with_args("SELECT command, name FROM mlint.job WHERE id = $1",
+								  1, types, args, NULL, true, 1) != SPI_OK_SELECT)
+			elog(ERROR, "could not read mlint.job");
+		if (SPI_processed == 1)
+		{
+			char	   *command = SPI_getvalue(SPI_tuptable->vals[0],
+											   SPI_tuptable->tupdesc, 1);
+
+			worker_activity("running job %s",
+							SPI_getvalue(SPI_tuptable->vals[0],
+										 SPI_tuptable->tupdesc, 2));
+			if (SPI_execute(command, false, 0) < 0)
+				elog(ERROR, "the job's command cannot be executed");
+		}
+		end_transaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(cxt);
+		message = pstrdup(error->message);
+	}
+	PG_END_TRY();
+	return message;
+}
+
+void
+mlint_job_main(Datum main_arg)
+{
+	int			job;
+	char	   *message;
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		args[2];
+	char		nulls[2] = {' ', ' '};
+
+	worker_enter(main_arg);
+	job = MyWorker->lane;
+	message = run_job(job, TopMemoryContext);
+
+	begin_transaction();
+	args[0] = Int32GetDatum(job);
+	args[1] = message ? CStringGetTextDatum(message) : (Datum) 0;
+	nulls[1] = message ? ' ' : 'n';
+	if (SPI_execute_with_args("SELECT mlint.job_end($1, $2)", 2, types, args,
+							  nulls, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not record the end of a job");
+	end_transaction();
+	worker_wake(WORKER_SCHEDULER);
+	proc_exit(0);
+}
+
+/* mlint.job_run_now(name) */
+Datum
+mlint_job_run_now(PG_FUNCTION_ARGS)
+{
+	text	   *name = PG_GETARG_TEXT_PP(0);
+	OwnerScope	scope;
+	Oid			types[1] = {TEXTOID};
+	Datum		args[1] = {PointerGetDatum(name)};
+
+	owner_begin(&scope);
+	if (SPI_execute_with_args("UPDATE mlint.job SET next_run_at = now(), failures = 0"
+							  " WHERE name = $1", 1, types, args, NULL,
+							  false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update mlint.job");
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job \"%s\" does not exist", text_to_cstring(name)),
+				 errhint("The view mlint.jobs lists them.")));
+	owner_end(&scope);
+	worker_wake_at_commit(WORKER_SCHEDULER);
+	PG_RETURN_VOID();
+}
+
+/* mlint.worker_slots() */
+Datum
+mlint_worker_slots(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"", "launcher", "scheduler",
+	"dispatcher", "job"};
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		WorkerSlot *slot = worker_slot(i);
+		WorkerKind	kind = slot->kind;
+		Datum		values[13];
+		bool		nulls[13] = {0};
+
+		if (kind == WORKER_NONE)
+			continue;
+		values[0] = Int32GetDatum(slot->pid);
+		nulls[0] = slot->pid == 0;
+		values[1] = CStringGetTextDatum(names[kind]);
+		values[2] = ObjectIdGetDatum(slot->database);
+		nulls[2] = kind == WORKER_LAUNCHER;
+		values[3] = Int32GetDatum(slot->lane);
+		nulls[3] = kind != WORKER_DISPATCHER && kind != WORKER_JOB;
+		values[4] = CStringGetTextDatum(slot->pid == 0 ? "starting" :
+										"running");
+		values[5] = TimestampTzGetDatum(slot->started_at);
+		values[6] = TimestampTzGetDatum(slot->active_at);
+		nulls[6] = slot->active_at == 0;
+		values[7] = Int64GetDatum(slot->wakeups);
+		values[8] = Int64GetDatum(slot->batches);
+		values[9] = Int64GetDatum(slot->events);
+		values[10] = Int64GetDatum(slot->deliveries);
+		values[11] = Int32GetDatum(slot->in_flight_count);
+		values[12] = Int64GetDatum(slot->memory);
+		tuplestore_putvalues(result->setResult, result->setDesc, values,
+							 nulls);
+	}
+	return (Datum) 0;
+}

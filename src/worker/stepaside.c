@@ -1,0 +1,169 @@
+/*
+ * stepaside.c
+ *		What the workers must know of commands that other sessions run.
+ *
+ * CREATE and DROP EXTENSION start and stop delivery in their database when
+ * they commit. DROP DATABASE, ALTER DATABASE … RENAME and … SET TABLESPACE,
+ * and CREATE DATABASE … TEMPLATE refuse to work on a database with processes
+ * in it: before such a command our workers leave the database, and afterwards
+ * the launcher looks again. A command that its user may not run moves nobody.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/dependency.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/syscache.h"
+
+#include "common/compat.h"
+#include "worker/worker.h"
+
+static object_access_hook_type previous_access_hook = NULL;
+static ProcessUtility_hook_type previous_utility_hook = NULL;
+static bool extension_changed = false;
+
+static void
+watch_extensions(ObjectAccessType access, Oid class_id, Oid object_id,
+				 int sub_id, void *arg)
+{
+	if (previous_access_hook)
+		previous_access_hook(access, class_id, object_id, sub_id, arg);
+	if (class_id == ExtensionRelationId &&
+		(access == OAT_POST_CREATE || access == OAT_DROP))
+		extension_changed = true;
+}
+
+static void
+look_on_xact_end(XactEvent event, void *arg)
+{
+	if (!extension_changed)
+		return;
+	if (event == XACT_EVENT_COMMIT)
+	{
+		launcher_look(MyDatabaseId);
+		for (int kind = WORKER_SCHEDULER; kind <= WORKER_JOB; kind++)
+			worker_wake(kind);
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
+		extension_changed = false;
+}
+
+/* The template that a CREATE DATABASE copies. */
+static const char *
+template_name(CreatedbStmt * stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "template") == 0 && option->arg)
+			return defGetString(option);
+	}
+	return "template1";
+}
+
+/* May this role copy the database? As CREATE DATABASE will judge it. */
+static bool
+may_copy(Oid database)
+{
+	bool		is_template = false;
+	HeapTuple	tuple;
+
+	if (mlint_database_owner(database, GetUserId()))
+		return true;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (HeapTupleIsValid(tuple))
+	{
+		is_template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+		ReleaseSysCache(tuple);
+	}
+	return is_template && have_createdb_privilege();
+}
+
+/* The database that a command needs for itself, or InvalidOid. */
+static Oid
+wanted_database(Node *stmt)
+{
+	const char *name = NULL;
+	Oid			database;
+
+	if (IsA(stmt, DropdbStmt))
+		name = ((DropdbStmt *) stmt)->dbname;
+	else if (IsA(stmt, RenameStmt) &&
+			 ((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
+		name = ((RenameStmt *) stmt)->subname;
+	else if (IsA(stmt, CreatedbStmt))
+		name = template_name((CreatedbStmt *) stmt);
+	else if (IsA(stmt, AlterDatabaseStmt))
+	{
+		ListCell   *lc;
+
+		foreach(lc, ((AlterDatabaseStmt *) stmt)->options)
+		{
+			if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+				name = ((AlterDatabaseStmt *) stmt)->dbname;
+		}
+	}
+	if (name == NULL)
+		return InvalidOid;
+	database = get_database_oid(name, true);
+	if (!OidIsValid(database) || database == MyDatabaseId)
+		return InvalidOid;
+	if (IsA(stmt, CreatedbStmt) ? may_copy(database) :
+		mlint_database_owner(database, GetUserId()))
+		return database;
+	return InvalidOid;
+}
+
+static void
+release_on_exit(int code, Datum arg)
+{
+	launcher_release();
+}
+
+static void
+step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+		   ProcessUtilityContext context, ParamListInfo params,
+		   QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	volatile Oid database = InvalidOid;
+	ProcessUtility_hook_type volatile next = previous_utility_hook ?
+	previous_utility_hook : standard_ProcessUtility;
+
+	if (!RecoveryInProgress() && context == PROCESS_UTILITY_TOPLEVEL)
+		database = wanted_database(pstmt->utilityStmt);
+	if (!OidIsValid(database))
+	{
+		next(pstmt, query, read_only_tree, context, params, env, dest, qc);
+		return;
+	}
+
+	PG_ENSURE_ERROR_CLEANUP(release_on_exit, (Datum) 0);
+	{
+		launcher_hold(database);
+		next(pstmt, query, read_only_tree, context, params, env, dest, qc);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(release_on_exit, (Datum) 0);
+	launcher_release();
+}
+
+void
+stepaside_init(void)
+{
+	previous_access_hook = object_access_hook;
+	object_access_hook = watch_extensions;
+	previous_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = step_aside;
+	RegisterXactCallback(look_on_xact_end, NULL);
+}

@@ -1,0 +1,159 @@
+/*
+ * worker.h
+ *		The processes of mlint, and how others reach them.
+ *
+ * One launcher for the cluster; in each database that has the extension one
+ * scheduler, a dispatcher for each lane, and a job worker for each job that
+ * runs. Every one of them owns a slot in shared memory. A lane is a share of
+ * the destinations: lanes 1 to mlint.dispatchers serve those that only talk
+ * to the network, lane 0 those that run SQL of the user's, so that a slow
+ * function never delays a webhook.
+ */
+#ifndef MLINT_WORKER_H
+#define MLINT_WORKER_H
+
+#include "postmaster/bgworker.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "utils/timestamp.h"
+
+typedef enum WorkerKind
+{
+	WORKER_NONE,				/* a free slot */
+	WORKER_LAUNCHER,
+	WORKER_SCHEDULER,
+	WORKER_DISPATCHER,
+	WORKER_JOB
+} WorkerKind;
+
+/* Deliveries that one dispatcher can have in flight at a time. */
+#define WORKER_MAX_IN_FLIGHT	256
+
+typedef struct InFlight
+{
+	int64		event_id;		/* 0: free */
+	int32		destination_id;
+} InFlight;
+
+/*
+ * One process. Written by its owner alone, read by anybody without a lock:
+ * what a view shows may be a moment old. Only taking and freeing a slot, and
+ * `stop`, are guarded by the lock.
+ */
+typedef struct WorkerSlot
+{
+	WorkerKind	kind;
+	Oid			database;
+	int			lane;			/* dispatcher: its lane; job worker: the job */
+	int			lanes;			/* dispatcher: how many network lanes there
+								 * are */
+	bool		ready;			/* connected, and the extension is there */
+	bool		wants_sql_lane; /* scheduler: its database needs lane 0 */
+	pid_t		pid;			/* 0 while the process is starting */
+	Latch	   *latch;			/* in shared memory; NULL while starting */
+	TimestampTz started_at;
+	TimestampTz active_at;		/* when it last had work */
+	uint64		wakeups;
+	uint64		events;			/* read from the log */
+	uint64		deliveries;		/* attempts ended */
+	uint64		batches;		/* committed */
+	int64		memory;			/* bytes in its memory contexts */
+	int			in_flight_count;
+	InFlight	in_flight[WORKER_MAX_IN_FLIGHT];
+} WorkerSlot;
+
+/* Settings. */
+extern int	worker_dispatchers;
+extern int	worker_job_limit;
+
+/* Settings, shared memory, hooks and the launcher. Called once by _PG_init. */
+extern void worker_init(void);
+
+/*
+ * Wake every worker of this kind in the current database: now, or when the
+ * current transaction commits (not if it aborts).
+ */
+extern void worker_wake(WorkerKind kind);
+extern void worker_wake_at_commit(WorkerKind kind);
+
+/* ---- for the processes themselves ---- */
+
+extern WorkerSlot *MyWorker;
+
+/*
+ * worker_slot_take() returns -1 when none is free or the database is held.
+ * Slots are taken by whoever starts a process, adopted by the process, and
+ * freed at its exit; or by whoever could not start it.
+ */
+extern int	worker_slot_take(WorkerKind kind, Oid database, int lane,
+							 int lanes);
+extern void worker_slot_free(int index);
+extern void worker_slot_adopt(int index);
+extern int	worker_slot_count(void);
+extern WorkerSlot *worker_slot(int index);
+
+/*
+ * Start a process for a slot. Returns false, having freed the slot, when
+ * there is no room for one (max_worker_processes).
+ */
+extern bool worker_start(int index, BackgroundWorkerHandle **handle);
+
+/*
+ * What every database worker does first: adopt the slot, unblock signals,
+ * connect. Tells the launcher whether the database has the extension, and
+ * exits when it has not.
+ */
+extern void worker_enter(Datum main_arg);
+
+/* In a transaction: exit when the extension that we began with is gone. */
+extern void worker_check_extension(void);
+
+/* SIGHUP, interrupts. True when the settings were read again. */
+extern bool worker_interrupts(void);
+
+/* Wait for the latch (reset on return) or the time; -1: no limit. */
+extern void worker_wait(long timeout_ms);
+
+/* Show what this process does in pg_stat_activity. */
+extern void worker_activity(const char *fmt,...) pg_attribute_printf(1, 2);
+extern void worker_idle(void);
+
+/* Deliveries ended: event_wait() looks again. */
+extern ConditionVariable *worker_delivered(void);
+
+/* ---- between the launcher and everybody ---- */
+
+/* Ask the launcher to look at this database again; InvalidOid: at all. */
+extern void launcher_look(Oid database);
+
+/* The current database needs a dispatcher for lane 0. */
+extern void launcher_want_sql_lane(void);
+
+/*
+ * While a database is held, no worker of ours runs there: launcher_hold()
+ * returns when the last is gone, or after ten seconds. A backend holds at most
+ * one at a time; its exit releases it.
+ */
+extern void launcher_hold(Oid database);
+extern void launcher_release(void);
+
+/* The mailbox as the launcher reads it. */
+typedef struct LauncherMail
+{
+	bool		look_all;
+	int			nlook;
+	Oid			look[32];
+	int			nabsent;		/* databases found to have no extension */
+	Oid			absent[32];
+} LauncherMail;
+
+extern void launcher_attach(void);
+extern void launcher_mail(LauncherMail *mail);
+extern void worker_answer(bool has_extension);
+extern bool launcher_held(Oid database);
+
+/* Installs the hooks that watch CREATE/DROP EXTENSION and DATABASE. */
+extern void stepaside_init(void);
+
+#endif
