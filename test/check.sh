@@ -64,7 +64,8 @@ regress()
 		--inputdir="$work/tree/$input" --outputdir="$work/$kind" \
 		--bindir="$bin" --temp-instance="$work/$kind/instance" \
 		--temp-config="$work/tree/test/regress.conf" \
-		--dbname=regression --encoding=UTF8 --no-locale "$@" \
+		--dbname=regression --encoding=UTF8 --no-locale \
+		--load-extension=mlint "$@" \
 		>"$work/$kind.out" 2>&1 </dev/null || status=$?
 	grep -E "^(test |(not )?ok |     [a-z0-9_]+ +\.\.\. )" "$work/$kind.out" || true
 	good=$(grep -cE "^ok [0-9]|^(test|    ) .* \.\.\. ok( |$)" "$work/$kind.out" || true)

@@ -176,8 +176,8 @@ EOSQL
 [ -n "$keep" ] || {
 	say
 	say "That was it; the server is stopped and its folder removed."
-	say "To stay connected: sh test/demo.sh --keep, which prints this line:"
-	say "  $bin/psql -h $work -U postgres mlint_demo"
+	say "With --keep it stays, and this is how to connect:"
+	say "  psql -h FOLDER -U postgres mlint_demo"
 	exit 0
 }
 trap - EXIT HUP INT TERM

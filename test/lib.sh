@@ -9,7 +9,8 @@
 # PostgreSQL does not run as root. Root installs packages, and does the rest
 # as user postgres, whom Debian's server package makes.
 
-top=$(cd "$(dirname "$0")" && while [ ! -f mlint.control ]; do cd ..; done && pwd)
+top=$(cd "$(dirname "$0")" &&
+	while [ ! -f mlint.control ] && [ "$PWD" != / ]; do cd ..; done && pwd)
 
 # The versions that mlint supports, best first.
 versions="18 17 16 15"
@@ -31,6 +32,7 @@ as_root()
 
 # need PACKAGE COMMAND...: when the command fails, the package is missing.
 missing=
+no_postgres=
 need()
 {
 	package=$1
@@ -49,7 +51,7 @@ need_for_build()
 	need libssl-dev have_header openssl/evp.h
 	need libjansson-dev have_header jansson.h
 	need python3 command -v python3
-	find_postgres || missing="$missing $(postgres_packages)"
+	find_postgres || no_postgres=yes
 }
 
 # The server to build for: PG_CONFIG's, else the newest installed one that
@@ -97,17 +99,15 @@ postgres_packages()
 # prevented by two files that are there only meanwhile.
 install_missing()
 {
-	[ -n "$missing" ] || return 0
+	[ -n "$missing$no_postgres" ] || return 0
 	command -v apt-get >/dev/null ||
-		die "not a Debian system; please install the likes of:$missing"
+		die "not a Debian system; please install the likes of:$missing" \
+			"${no_postgres:+PostgreSQL 15 to 18 and its server headers}"
 	if ! apt-cache show gcc >/dev/null 2>&1; then
 		say "Reading the lists of packages"
 		as_root apt-get -qq update
-		# They may say what server there is.
-		case $missing in
-		*postgresql-*) missing="${missing%%postgresql-*}$(postgres_packages) ${missing##*postgresql-server-dev-[0-9][0-9]}" ;;
-		esac
 	fi
+	[ -z "$no_postgres" ] || missing="$missing $(postgres_packages)"
 	say "Installing$missing"
 	# shellcheck disable=SC2086
 	as_root sh -c '

@@ -35,18 +35,21 @@ row()
 }
 
 # calc EXPRESSION [FORMAT]
-calc() { awk "BEGIN { printf \"${2:-%.2f}\", $1 }"; }
+calc() { awk "BEGIN { printf \"${2:-%.2f}\", ($1) }"; }
 
 # median: of the numbers on standard input.
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
-# The plain loop's requests a second; measured once for all that needs it.
+# The plain loop's requests a second: the best of three runs, once for all
+# that needs it.
 limit_rate()
 {
 	[ -s "$work/limit" ] ||
-		"$work/bin/limit" "http://127.0.0.1:$http_port/ok" "$EVENTS" \
-			"$CONNECTIONS" >"$work/limit"
-	awk '$1 == "best" { print $2 }' "$work/limit"
+		for i in 1 2 3; do
+			"$work/bin/limit" "http://127.0.0.1:$http_port/ok" "$EVENTS" \
+				"$CONNECTIONS"
+		done | sort -t "$(printf '\t')" -k 2,2nr | sed '/^best/d' >"$work/limit"
+	awk 'NR == 1 { print $2 }' "$work/limit"
 }
 
 # destination NAME PATTERN [URL]: like the limit's requests, signed both ways.
@@ -159,7 +162,8 @@ compile latency -I"$libpq_include" -lcurl -lpq -lpthread
 server_start "shared_buffers = '1GB'" "max_wal_size = '8GB'"
 createdb bench
 PGDATABASE=bench
-export PGDATABASE
+PGOPTIONS="-c client_min_messages=error"
+export PGDATABASE PGOPTIONS
 sql >/dev/null <<EOSQL
 CREATE EXTENSION mlint;
 SELECT mlint.secret_put('bench', 'whsec_' || encode(sha256('bench'), 'base64'));
@@ -187,7 +191,7 @@ done
 
 say
 say "$(nproc) cores ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)), $("$PG_CONFIG" --version), $CONNECTIONS connections."
-[ ! -s "$work/limit" ] || say "The plain loop: $(tr '\t\n' '  ' <"$work/limit")(requests a second, p50 and p99 in microseconds)."
+[ ! -s "$work/limit" ] || awk 'NR == 1 { printf "The plain loop, by %s: %s requests a second, p50 %s µs, p99 %s µs.\n", $1, $2, $3, $4 }' "$work/limit"
 say
 say "| measure | to reach | limit | mlint | ratio |"
 say "| --- | --- | --- | --- | --- |"
