@@ -27,6 +27,7 @@ EXTRA_CLEAN = src/*.bc
 
 # `make installcheck` wants a server with shared_preload_libraries = 'mlint'.
 REGRESS = $(sort $(basename $(notdir $(wildcard sql/*.sql))))
+REGRESS_OPTS = --load-extension=mlint
 
 # JIT bitcode of an extension that computes nothing in expressions is weight.
 override with_llvm = no

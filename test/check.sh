@@ -47,8 +47,9 @@ builds_with_clang()
 	run_make -j2 CC=clang objects && run_make clean
 }
 
-# regress PROGRAM NAME...: pg_regress or pg_isolation_regress in a server of
-# its own; their output has had two forms, up to 15 and since.
+# regress PROGRAM INPUT NAME...: pg_regress or pg_isolation_regress in a server
+# of its own, whose database has the extension; their output has had two forms,
+# up to 15 and since.
 regress()
 {
 	program=$1
@@ -64,7 +65,8 @@ regress()
 		--inputdir="$work/tree/$input" --outputdir="$work/$kind" \
 		--bindir="$bin" --temp-instance="$work/$kind/instance" \
 		--temp-config="$work/tree/test/regress.conf" \
-		--dbname=regression --encoding=UTF8 --no-locale "$@" \
+		--dbname=regression --encoding=UTF8 --no-locale \
+		--load-extension=mlint "$@" \
 		>"$work/$kind.out" 2>&1 </dev/null || status=$?
 	grep -E "^(test |(not )?ok |     [a-z0-9_]+ +\.\.\. )" "$work/$kind.out" || true
 	good=$(grep -cE "^ok [0-9]|^(test|    ) .* \.\.\. ok( |$)" "$work/$kind.out" || true)
