@@ -204,10 +204,15 @@ work_processes()
 	done
 }
 
-# Run a command as the unprivileged user, so that signals still reach us.
+# Run a command as the unprivileged user, so that signals still reach us; in
+# $work, since that user may not read the folder that we were called from.
 as_user()
 {
-	if [ -n "$user" ]; then runuser -u $user -- "$@" & else "$@" & fi
+	(
+		cd "$work"
+		[ -z "$user" ] || exec runuser -u "$user" -- "$@"
+		exec "$@"
+	) &
 	wait $!
 }
 
