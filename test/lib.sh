@@ -57,6 +57,10 @@ need_for_build()
 find_postgres()
 {
 	if [ -n "${PG_CONFIG:-}" ]; then
+		case $(command -v "$PG_CONFIG") in
+		/*) ;;
+		*/*) PG_CONFIG=$PWD/$PG_CONFIG ;;
+		esac
 		complete_postgres "$PG_CONFIG" ||
 			die "$PG_CONFIG has no server, or lacks its development files"
 		return 0
