@@ -396,6 +396,12 @@ BEGIN
 			parent || '_' || n, parent);
 		EXECUTE format('ALTER TABLE mlint.%2$I ATTACH PARTITION mlint.%1$I FOR VALUES IN (%3$s)',
 			parent || '_' || n, parent, n);
+		-- A member of the extension, as the first is by CREATE EXTENSION:
+		-- otherwise pg_dump would take it along.
+		IF n > 1 THEN
+			EXECUTE format('ALTER EXTENSION mlint ADD TABLE mlint.%I',
+				parent || '_' || n);
+		END IF;
 	END LOOP;
 	UPDATE mlint.segment s SET closed_at = clock_timestamp()
 	WHERE s.closed_at IS NULL;
@@ -426,6 +432,7 @@ SET lock_timeout = '2s' AS $$
 DECLARE
 	retention interval := current_setting('mlint.event_retention')::interval;
 	s mlint.segment;
+	parent text;
 BEGIN
 	SELECT * INTO s FROM mlint.segment WHERE closed_at IS NULL;
 	IF s.created_at < clock_timestamp() - retention / 7
@@ -446,10 +453,14 @@ BEGIN
 					WHERE e.segment = s.segment
 						AND e.xid >= least(pg_snapshot_xmin(c.snapshot), c.partial_xid)
 						AND NOT mlint.cursor_covers(c, e.xid, e.id));
-			EXECUTE format('DROP TABLE mlint.%I, mlint.%I',
-				'event_' || s.segment, 'delivery_' || s.segment);
+			FOREACH parent IN ARRAY '{event,delivery}'::text[] LOOP
+				EXECUTE format('ALTER EXTENSION mlint DROP TABLE mlint.%I',
+					parent || '_' || s.segment);
+				EXECUTE format('DROP TABLE mlint.%I',
+					parent || '_' || s.segment);
+			END LOOP;
 			DELETE FROM mlint.segment d WHERE d.segment = s.segment;
-		EXCEPTION WHEN lock_not_available THEN
+		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 			RAISE LOG 'mlint: segment % of the event log is in use, it will be dropped later', s.segment;
 		END;
 	END LOOP;

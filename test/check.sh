@@ -47,8 +47,9 @@ builds_with_clang()
 	run_make -j2 CC=clang objects && run_make clean
 }
 
-# regress PROGRAM NAME...: pg_regress or pg_isolation_regress in a server of
-# its own; their output has had two forms, up to 15 and since.
+# regress PROGRAM INPUT NAME...: pg_regress or pg_isolation_regress in a server
+# of its own, whose database has the extension; their output has had two forms,
+# up to 15 and since.
 regress()
 {
 	program=$1
@@ -158,6 +159,7 @@ need perl perl -MTAP::Harness -e1
 need libipc-run-perl perl -MIPC::Run -e1
 need nginx-light test -x /usr/sbin/nginx
 need openssl command -v openssl
+need ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
 install_missing
 find_postgres || die "no PostgreSQL found"
 

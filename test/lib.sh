@@ -59,6 +59,10 @@ need_for_build()
 find_postgres()
 {
 	if [ -n "${PG_CONFIG:-}" ]; then
+		case $(command -v "$PG_CONFIG") in
+		/*) ;;
+		*/*) PG_CONFIG=$PWD/$PG_CONFIG ;;
+		esac
 		complete_postgres "$PG_CONFIG" ||
 			die "$PG_CONFIG has no server, or lacks its development files"
 		return 0
@@ -162,7 +166,8 @@ work_begin()
 	TMPDIR=$work/tmp
 	PGSYSCONFDIR=$work
 	LC_ALL=C.UTF-8
-	export HOME TMPDIR PGSYSCONFDIR LC_ALL
+	LANG=C.UTF-8
+	export HOME TMPDIR PGSYSCONFDIR LC_ALL LANG
 	unset PGHOST PGPORT PGUSER PGDATABASE PGPASSWORD PGPASSFILE PGSERVICE \
 		PGSERVICEFILE PGOPTIONS PGDATA PGAPPNAME PGSSLMODE PGCLIENTENCODING
 }
@@ -204,10 +209,15 @@ work_processes()
 	done
 }
 
-# Run a command as the unprivileged user, so that signals still reach us.
+# Run a command as the unprivileged user, so that signals still reach us; in
+# $work, since that user may not read the folder that we were called from.
 as_user()
 {
-	if [ -n "$user" ]; then runuser -u $user -- "$@" & else "$@" & fi
+	(
+		cd "$work"
+		[ -z "$user" ] || exec runuser -u "$user" -- "$@"
+		exec "$@"
+	) &
 	wait $!
 }
 

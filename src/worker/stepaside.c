@@ -14,6 +14,7 @@
 #include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -73,6 +74,27 @@ template_name(CreatedbStmt * stmt)
 	return "template1";
 }
 
+/*
+ * CREATEDB of the current role. The server has a function for this, but minor
+ * releases differ in whether extensions can call it.
+ */
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple;
+	bool		may = superuser();
+
+	if (may)
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (HeapTupleIsValid(tuple))
+	{
+		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return may;
+}
+
 /* May this role copy the database? As CREATE DATABASE will judge it. */
 static bool
 may_copy(Oid database)
@@ -88,7 +110,7 @@ may_copy(Oid database)
 		is_template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
 		ReleaseSysCache(tuple);
 	}
-	return is_template && have_createdb_privilege();
+	return is_template && may_create_databases();
 }
 
 /* The database that a command needs for itself, or InvalidOid. */
