@@ -189,16 +189,17 @@ void
 log_generations(int64 *destinations, int64 *secrets)
 {
 	static Statement statement = {
-		"SELECT d.generation, s.generation"
-		" FROM mlint.generation d, mlint.generation s"
-		" WHERE d.room = 'destinations' AND s.room = 'secrets'"
+		"SELECT max(generation) FILTER (WHERE room = 'destinations'),"
+		" max(generation) FILTER (WHERE room = 'secrets')"
+		" FROM mlint.generation"
 	};
-	bool		isnull;
+	bool		lost[2];
 
-	if (run(&statement, NULL, NULL, true, NULL) != 1)
+	(void) run(&statement, NULL, NULL, true, NULL);
+	*destinations = DatumGetInt64(column(0, 1, &lost[0]));
+	*secrets = DatumGetInt64(column(0, 2, &lost[1]));
+	if (lost[0] || lost[1])
 		elog(ERROR, "mlint.generation has lost its rows");
-	*destinations = DatumGetInt64(column(0, 1, &isnull));
-	*secrets = DatumGetInt64(column(0, 2, &isnull));
 }
 
 /* ---- events ---- */

@@ -19,11 +19,22 @@
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "worker/worker.h"
 
 static Oid	extension = InvalidOid;
+
+/* Has a schema been created or dropped? An extension comes and goes with one. */
+static bool extension_in_doubt = true;
+
+static void
+doubt_extension(Datum arg, int cache, uint32 hash)
+{
+	extension_in_doubt = true;
+}
 
 void
 worker_enter(Datum main_arg)
@@ -40,6 +51,7 @@ worker_enter(Datum main_arg)
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
 
+	CacheRegisterSyscacheCallback(NAMESPACEOID, doubt_extension, (Datum) 0);
 	StartTransactionCommand();
 	extension = get_extension_oid("mlint", true);
 	CommitTransactionCommand();
@@ -51,6 +63,10 @@ worker_enter(Datum main_arg)
 void
 worker_check_extension(void)
 {
+	if (!extension_in_doubt)
+		return;
+	/* First, so that what happens while we look is doubted again. */
+	extension_in_doubt = false;
 	if (get_extension_oid("mlint", true) == extension)
 		return;
 	AbortCurrentTransaction();
