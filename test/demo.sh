@@ -162,6 +162,7 @@ receiver_show
 heading "Mistakes are told at the call"
 psql -X -q -e 2>&1 <<EOSQL || true
 SELECT mlint.destination_create('typo', 'http', '{"url": "http://127.0.0.1:$receiver_port/ok", "timeout": 5000}');
+\echo
 SELECT mlint.destination_create('leak', 'http', '{"url": "http://127.0.0.1:$receiver_port/ok", "signing_secret": "whsec_plain"}');
 EOSQL
 
@@ -187,4 +188,4 @@ say "Left running. To connect:"
 say "  $bin/psql -h $work -U postgres mlint_demo"
 say "The receiver records what it gets in $work/received."
 say "To stop both and remove everything:"
-say "  kill $(receiver_pid) $(head -n 1 "$work/data/postmaster.pid") && sleep 2 && rm -rf $work"
+say "  kill $(receiver_pid); kill -INT $(head -n 1 "$work/data/postmaster.pid"); sleep 2; rm -rf $work"
