@@ -105,8 +105,7 @@ SELECT mlint.destination_create('hooks', 'http', '{
 	"url": "http://127.0.0.1:$receiver_port/ok",
 	"signing_secret": {"secret": "webhook-key"},
 	"retry": {"initial_delay_ms": 500, "max_delay_ms": 1000, "max_retries": 100},
-	"breaker": {"threshold": 5, "timeout_s": 1}}',
-	events => '{training.*}');
+	"breaker": {"threshold": 5, "timeout_s": 1}}') AS id;
 EOSQL
 
 heading "What commits is delivered"
@@ -114,9 +113,9 @@ show <<'EOSQL'
 CREATE TABLE run (id int PRIMARY KEY, accuracy real);
 BEGIN;
 INSERT INTO run VALUES (1, 0.93);
-SELECT mlint.publish('training.completed', '{"run": 1, "accuracy": 0.93}') AS id \gset
+SELECT mlint.publish('training.completed', '{"run": 1, "accuracy": 0.93}') AS event;
 COMMIT;
-SELECT mlint.event_wait(:id, '10 s') AS ended;
+SELECT mlint.event_wait(1, '10 s') AS ended;
 SELECT event_id, destination, state, attempts, status_code, latency FROM mlint.deliveries;
 EOSQL
 receiver_show
@@ -125,15 +124,16 @@ heading "What rolls back never leaves"
 show <<'EOSQL'
 BEGIN;
 INSERT INTO run VALUES (2, 0.12);
-SELECT mlint.publish('training.completed', '{"run": 2, "accuracy": 0.12}') AS never;
+SELECT mlint.publish('training.completed', '{"run": 2, "accuracy": 0.12}') AS never_sent;
 ROLLBACK;
-SELECT mlint.publish('training.completed', '{"run": 3, "accuracy": 0.95}') AS id \gset
-SELECT mlint.event_wait(:id, '10 s') AS ended;
+SELECT mlint.publish('training.completed', '{"run": 3, "accuracy": 0.95}') AS event;
+SELECT mlint.event_wait(3, '10 s') AS ended;
 EOSQL
 receiver_show
 
 heading "A receiver that goes down and comes back: nothing is lost"
 say "(the receiver is stopped)"
+say
 receiver_stop
 show <<'EOSQL'
 SELECT count(mlint.publish('training.epoch', jsonb_build_object('epoch', n))) AS published
@@ -145,10 +145,11 @@ for i in $(seq 100); do
 	sleep 0.1
 done
 show <<'EOSQL'
-SELECT event_id, state, attempts, left(error, 40) AS error FROM mlint.deliveries
+SELECT event_id, state, attempts, error FROM mlint.deliveries
 	WHERE event_type = 'training.epoch' ORDER BY event_id;
 EOSQL
 say "(the receiver is started again)"
+say
 receiver_start
 show <<'EOSQL'
 SELECT bool_and(mlint.event_wait(event_id, '20 s')) AS all_ended FROM (
@@ -161,16 +162,17 @@ receiver_show
 heading "Mistakes are told at the call"
 psql -X -q -e 2>&1 <<EOSQL || true
 SELECT mlint.destination_create('typo', 'http', '{"url": "http://127.0.0.1:$receiver_port/ok", "timeout": 5000}');
+\echo
 SELECT mlint.destination_create('leak', 'http', '{"url": "http://127.0.0.1:$receiver_port/ok", "signing_secret": "whsec_plain"}');
 EOSQL
 
 heading "The views to watch"
 show <<'EOSQL'
+SELECT name, driver, events, enabled, owner FROM mlint.destinations;
 \x on
-SELECT * FROM mlint.destinations;
 SELECT * FROM mlint.stat_destinations;
 \x off
-SELECT * FROM mlint.stat_workers;
+SELECT kind, database, state, events, deliveries, pg_size_pretty(memory) AS memory FROM mlint.stat_workers;
 EOSQL
 
 [ -n "$keep" ] || {
@@ -186,4 +188,4 @@ say "Left running. To connect:"
 say "  $bin/psql -h $work -U postgres mlint_demo"
 say "The receiver records what it gets in $work/received."
 say "To stop both and remove everything:"
-say "  kill $(receiver_pid) $(head -n 1 "$work/data/postmaster.pid") && sleep 2 && rm -rf $work"
+say "  kill $(receiver_pid); kill -INT $(head -n 1 "$work/data/postmaster.pid"); sleep 2; rm -rf $work"
