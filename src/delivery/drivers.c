@@ -136,28 +136,65 @@ driver_check(const Driver *driver, const void *options, Oid owner,
 		driver->check(options, owner);
 }
 
-Oid
-driver_function(const char *name, Oid result, Oid owner, const char *what)
+static void
+pg_attribute_noreturn()
+may_not_execute(const char *name, Oid owner, const char *what)
 {
-	List	   *names = NIL;
-	Oid			types[1] = {JSONBOID};
-	Oid			function = InvalidOid;
-	HeapTuple	tuple;
-	Form_pg_proc proc;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("role \"%s\" may not execute %s(jsonb), which option \"%s\" names",
+					GetUserNameFromId(owner, true), name, what),
+			 errhint("The function runs as the role that created the destination: grant it EXECUTE on the function and USAGE on its schema.")));
+}
 
-	names = stringToQualifiedNameList(name
-#if PG_VERSION_NUM >= 160000
-									  ,NULL
-#endif
-		);
-	if (list_length(names) != 2)
+/*
+ * A function's name as an option has it, "schema.function". Raises; a name
+ * that is no name at all is reported as one of this option.
+ */
+static List *
+function_name(const char *name, const char *what)
+{
+	List	   *raw;
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(pstrdup(name), '.', &raw) || raw == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONFIGURATION),
+				 errmsg("option \"%s\" must be the name of a function", what),
+				 errhint("Write it as schema.function, without arguments; double quotes enclose a name that has other characters than letters, digits and \"_\".")));
+	if (list_length(raw) == 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("option \"%s\" names the function \"%s\" without its schema",
 						what, name),
 				 errhint("Write it as schema.function, for example \"public.%s\": the workers have no search_path of yours.",
 						 name)));
-	if (LookupExplicitNamespace(strVal(linitial(names)), true) != InvalidOid)
+	if (list_length(raw) > 2)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONFIGURATION),
+				 errmsg("option \"%s\" names the function \"%s\" with too many dots",
+						what, name),
+				 errhint("Write it as schema.function.")));
+	foreach(lc, raw)
+		names = lappend(names, makeString(pstrdup((char *) lfirst(lc))));
+	return names;
+}
+
+Oid
+driver_function(const char *name, Oid result, Oid owner, const char *what)
+{
+	List	   *names = function_name(name, what);
+	Oid			types[1] = {JSONBOID};
+	Oid			schema = get_namespace_oid(strVal(linitial(names)), true);
+	Oid			function = InvalidOid;
+	HeapTuple	tuple;
+	Form_pg_proc proc;
+
+	if (OidIsValid(schema) &&
+		mlint_namespace_aclcheck(schema, owner, ACL_USAGE) != ACLCHECK_OK)
+		may_not_execute(name, owner, what);
+	if (OidIsValid(schema))
 		function = LookupFuncName(names, 1, types, true);
 	if (!OidIsValid(function))
 		ereport(ERROR,
@@ -180,14 +217,8 @@ driver_function(const char *name, Oid result, Oid owner, const char *what)
 						format_type_be(result) : "one value")));
 	ReleaseSysCache(tuple);
 
-	if (mlint_function_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK ||
-		mlint_namespace_aclcheck(LookupExplicitNamespace(strVal(linitial(names)), false),
-								 owner, ACL_USAGE) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" may not execute %s(jsonb), which option \"%s\" names",
-						GetUserNameFromId(owner, true), name, what),
-				 errhint("The function runs as the role that created the destination: grant it EXECUTE on the function and USAGE on its schema.")));
+	if (mlint_function_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK)
+		may_not_execute(name, owner, what);
 	return function;
 }
 

@@ -32,6 +32,7 @@
 #include "secrets/secrets.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
+#include "worker/worker.h"
 
 #define SECRET_NAME_MAX			255
 #define SECRET_VALUE_MAX		65536
@@ -267,6 +268,8 @@ secret_store(const char *name, const char *value, size_t len)
 							  false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write mlint.secret_version");
 	generation_bump("secrets");
+	/* Deliveries may be waiting for this. */
+	worker_wake_at_commit(WORKER_DISPATCHER);
 	owner_end(&scope);
 	return version;
 }
@@ -453,6 +456,8 @@ mlint_secret_drop(PG_FUNCTION_ARGS)
 				 errmsg("secret \"%s\" does not exist", name),
 				 errhint("The view mlint.secrets lists those that exist.")));
 	generation_bump("secrets");
+	/* Deliveries may be waiting for this. */
+	worker_wake_at_commit(WORKER_DISPATCHER);
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }

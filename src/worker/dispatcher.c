@@ -152,7 +152,11 @@ refresh(void)
 
 	log_generations(&destinations, &secrets);
 	if (secrets != secrets_generation)
+	{
 		destinations_mark_stale();
+		/* What could not be opened for want of a secret is due again. */
+		next_timer = 0;
+	}
 	secrets_generation = secrets;
 	if (destinations != destinations_generation())
 	{

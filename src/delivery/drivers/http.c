@@ -324,6 +324,12 @@ each_header(Jsonb *headers, HeaderVisitor visit, void *arg)
 		if (v.type == jbvString && !is_credential_header(name))
 			visit(name, pnstrdup(v.val.string.val, v.val.string.len), NULL,
 				  arg);
+		else if (v.type != jbvString && v.type != jbvBinary)
+			ereport(ERROR,
+					(errcode(ERRCODE_MLINT_CONFIGURATION),
+					 errmsg("header \"%s\" must be a string, or a reference to a credential",
+							name),
+					 errhint("For example {\"X-Tenant\": \"a\", \"X-Key\": {\"secret\": \"name\"}}.")));
 		else
 		{
 			Credential	credential = credential_parse(&v, psprintf("header \"%s\"", name));
@@ -333,13 +339,72 @@ each_header(Jsonb *headers, HeaderVisitor visit, void *arg)
 	}
 }
 
+/* The header that an authentication of this kind adds; NULL: none. */
+static const char *
+auth_header(const HttpOptions *o)
+{
+	switch ((AuthType) o->auth_type)
+	{
+		case AUTH_NONE:
+			break;
+		case AUTH_BEARER:
+		case AUTH_BASIC:
+			return "Authorization";
+		case AUTH_HEADER:
+			return o->auth_name;
+	}
+	return NULL;
+}
+
+/* Those that make a delivery what it is are nobody else's to set. */
+static bool
+is_own_header(const char *name)
+{
+	static const char *const names[] = {"webhook-id", "webhook-timestamp",
+	"webhook-signature", "X-Webhook-Signature"};
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (pg_strcasecmp(name, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+refuse_own_header(const char *name, const char *option)
+{
+	if (is_own_header(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONFIGURATION),
+				 errmsg("header \"%s\" in option \"%s\" is set by the driver itself",
+						name, option),
+				 errhint("The options \"signing_secret\" and \"signature\" say how deliveries are signed.")));
+}
+
+typedef struct HeaderCheck
+{
+	const HttpOptions *options;
+	Oid			owner;
+} HeaderCheck;
+
 static void
 check_header(const char *name, const char *value,
 			 const Credential *credential, void *arg)
 {
+	HeaderCheck *check = arg;
+	const char *auth = auth_header(check->options);
+
 	http_header_check(name, value ? value : "", "option \"headers\"");
+	refuse_own_header(name, "headers");
+	if (auth && pg_strcasecmp(name, auth) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONFIGURATION),
+				 errmsg("header \"%s\" is given by both \"headers\" and \"auth\"",
+						name),
+				 errhint("Leave one of them out.")));
 	if (credential)
-		credential_check(credential, *(Oid *) arg,
+		credential_check(credential, check->owner,
 						 psprintf("header \"%s\"", name));
 }
 
@@ -357,6 +422,7 @@ static void
 http_check(const void *opts, Oid owner)
 {
 	const HttpOptions *o = opts;
+	HeaderCheck check = {o, owner};
 
 	switch ((AuthType) o->auth_type)
 	{
@@ -380,6 +446,7 @@ http_check(const void *opts, Oid owner)
 			require(o->auth_name != NULL, "name", "header");
 			require(o->auth_value.kind != CREDENTIAL_NONE, "value", "header");
 			http_header_check(o->auth_name, "", "option \"auth.name\"");
+			refuse_own_header(o->auth_name, "auth.name");
 			break;
 	}
 	if (o->signing_secret.n > MAX_SIGNATURES)
@@ -387,7 +454,7 @@ http_check(const void *opts, Oid owner)
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("option \"signing_secret\" takes at most %d secrets",
 						MAX_SIGNATURES)));
-	each_header(o->headers, check_header, &owner);
+	each_header(o->headers, check_header, &check);
 }
 
 static void
