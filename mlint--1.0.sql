@@ -259,7 +259,8 @@ GRANT SELECT ON mlint.stat_workers, mlint.jobs, mlint.job_runs TO mlint_reader;
 -- The log is cut into segments, each a partition of mlint.event and one of
 -- mlint.delivery. Publishers write to the newest; a job begins a new one as
 -- time goes by and drops whole segments that are finished and old. The token
--- makes event ids unique in the world: webhook-id is evt_<token>_<id>.
+-- makes event ids unique in the world: webhook-id is evt_<token><oid of the
+-- database>_<id>.
 CREATE TABLE mlint.segment (
 	segment int PRIMARY KEY,
 	token text NOT NULL,
@@ -396,9 +397,11 @@ BEGIN
 			parent || '_' || n, parent);
 		EXECUTE format('ALTER TABLE mlint.%2$I ATTACH PARTITION mlint.%1$I FOR VALUES IN (%3$s)',
 			parent || '_' || n, parent, n);
-		-- A member of the extension, as the first is by CREATE EXTENSION:
-		-- otherwise pg_dump would take it along.
-		IF n > 1 THEN
+		-- A member of the extension, like the first: pg_dump leaves it out.
+		IF NOT EXISTS (SELECT FROM pg_depend WHERE deptype = 'e'
+			AND classid = 'pg_class'::regclass
+			AND objid = format('mlint.%I', parent || '_' || n)::regclass)
+		THEN
 			EXECUTE format('ALTER EXTENSION mlint ADD TABLE mlint.%I',
 				parent || '_' || n);
 		END IF;
@@ -421,14 +424,29 @@ RETURN pg_catalog.pg_visible_in_snapshot(xid, c.snapshot)
 	OR (xid = c.partial_xid AND id <= c.partial_id);
 COMMENT ON FUNCTION mlint.cursor_covers(mlint.log_cursor, xid8, bigint) IS 'Whether a dispatcher lane has taken note of an event';
 
+-- Has every dispatcher passed this segment, and is nothing in it pending?
+CREATE FUNCTION mlint.segment_finished(segment int) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, mlint, pg_temp AS $$
+	SELECT NOT EXISTS (SELECT FROM mlint.pending p
+			WHERE p.segment = segment_finished.segment)
+		AND NOT EXISTS (SELECT FROM mlint.log_cursor c, mlint.event e
+			WHERE e.segment = segment_finished.segment
+				AND e.xid >= pg_snapshot_xmin(c.snapshot)
+				AND NOT mlint.cursor_covers(c, e.xid, e.id))
+$$;
+COMMENT ON FUNCTION mlint.segment_finished(int) IS
+	'Whether all deliveries of a segment of the event log have ended';
+
 -- Begin segments and drop them: a job. A segment goes when it was closed
--- longer ago than mlint.event_retention, every dispatcher has passed it, and
--- nothing in it is pending. The locks are waited for only briefly: whoever
--- reads the log for long puts the drop off, not the publishers.
+-- longer ago than mlint.event_retention and is finished. The locks are waited
+-- for only briefly, and taken in the order in which everybody takes them:
+-- whoever reads the log for long puts the drop off, not the publishers. Less
+-- than deadlock_timeout, so that in a deadlock it is the job that gives way.
 CREATE FUNCTION mlint.event_retention_run() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, mlint, pg_temp
-SET lock_timeout = '2s' AS $$
+SET lock_timeout = '500ms' AS $$
 DECLARE
 	retention interval := current_setting('mlint.event_retention')::interval;
 	s mlint.segment;
@@ -444,15 +462,12 @@ BEGIN
 	FOR s IN SELECT * FROM mlint.segment
 		WHERE closed_at < clock_timestamp() - retention ORDER BY segment
 	LOOP
+		CONTINUE WHEN NOT mlint.segment_finished(s.segment);
 		BEGIN
-			EXECUTE format('LOCK TABLE mlint.%I IN ACCESS EXCLUSIVE MODE',
-				'event_' || s.segment);
-			CONTINUE WHEN EXISTS (SELECT FROM mlint.pending p
-					WHERE p.segment = s.segment)
-				OR EXISTS (SELECT FROM mlint.log_cursor c, mlint.event e
-					WHERE e.segment = s.segment
-						AND e.xid >= least(pg_snapshot_xmin(c.snapshot), c.partial_xid)
-						AND NOT mlint.cursor_covers(c, e.xid, e.id));
+			EXECUTE format('LOCK TABLE ONLY mlint.event, mlint.%I, ONLY mlint.delivery, mlint.%I IN ACCESS EXCLUSIVE MODE',
+				'event_' || s.segment, 'delivery_' || s.segment);
+			-- Who held the locks may have published, replayed or retried.
+			CONTINUE WHEN NOT mlint.segment_finished(s.segment);
 			FOREACH parent IN ARRAY '{event,delivery}'::text[] LOOP
 				EXECUTE format('ALTER EXTENSION mlint DROP TABLE mlint.%I',
 					parent || '_' || s.segment);
@@ -826,7 +841,7 @@ SELECT e.id, d.name, e.type,
 	0, coalesce(e.deliver_at, e.published_at), NULL, NULL, NULL, NULL, NULL
 FROM mlint.log_cursor c
 JOIN mlint.event e
-	ON e.xid >= least(pg_catalog.pg_snapshot_xmin(c.snapshot), c.partial_xid)
+	ON e.xid >= pg_catalog.pg_snapshot_xmin(c.snapshot)
 	AND NOT mlint.cursor_covers(c, e.xid, e.id)
 JOIN mlint.destination d
 	ON c.lane = CASE WHEN d.runs_sql THEN 0 ELSE 1 + d.id % c.lanes END
@@ -906,7 +921,8 @@ COMMENT ON COLUMN mlint.stat_destinations.last_error IS 'Why the last failed att
 COMMENT ON COLUMN mlint.stat_destinations.last_error_at IS 'When that was';
 
 REVOKE ALL ON FUNCTION
-	mlint.segment_begin(), mlint.event_retention_run(),
+	mlint.segment_begin(), mlint.segment_finished(int),
+	mlint.event_retention_run(),
 	mlint.cursor_covers(mlint.log_cursor, xid8, bigint),
 	mlint.publish(text, jsonb, jsonb, text, timestamptz),
 	mlint.send(text, text, jsonb, jsonb, text, timestamptz),

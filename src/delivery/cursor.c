@@ -121,6 +121,16 @@ cursor_ranges(const Cursor *cursor, const Cursor *now, CursorRange **ranges)
 	CursorRange *list = palloc(sizeof(CursorRange) * (cursor->nxip + 1));
 	int			n = 0;
 
+	/* A transaction that was begun is read to its end before any other. */
+	if (cursor->partial_xid != 0)
+	{
+		list[0].from_xid = cursor->partial_xid;
+		list[0].from_id = cursor->partial_id;
+		list[0].before_xid = cursor->partial_xid + 1;
+		*ranges = list;
+		return 1;
+	}
+
 	/* Those that were in progress and have ended: one transaction each. */
 	for (int i = 0; i < cursor->nxip; i++)
 	{
@@ -129,7 +139,7 @@ cursor_ranges(const Cursor *cursor, const Cursor *now, CursorRange **ranges)
 		if (xid >= now->xmax || in_progress(now, xid))
 			continue;
 		list[n].from_xid = xid;
-		list[n].from_id = xid == cursor->partial_xid ? cursor->partial_id : 0;
+		list[n].from_id = 0;
 		list[n++].before_xid = xid + 1;
 	}
 
@@ -137,20 +147,47 @@ cursor_ranges(const Cursor *cursor, const Cursor *now, CursorRange **ranges)
 	if (cursor->xmax < now->xmax)
 	{
 		list[n].from_xid = cursor->xmax;
-		list[n].from_id = cursor->xmax == cursor->partial_xid ?
-			cursor->partial_id : 0;
+		list[n].from_id = 0;
 		list[n++].before_xid = now->xmax;
 	}
 	*ranges = list;
 	return n;
 }
 
+/* The same when only the rest of partial_xid was to be read. */
+static Cursor *
+advance_partial(const Cursor *cursor, bool stopped, int64 id)
+{
+	Cursor	   *next = cursor_copy(cursor);
+
+	if (stopped)
+	{
+		next->partial_id = id;
+		return next;
+	}
+	next->partial_xid = 0;
+	next->partial_id = 0;
+	if (next->xmax == cursor->partial_xid)
+		next->xmax++;
+	next->nxip = 0;
+	for (int i = 0; i < cursor->nxip; i++)
+	{
+		if (cursor->xip[i] != cursor->partial_xid)
+			next->xip[next->nxip++] = cursor->xip[i];
+	}
+	return next;
+}
+
 Cursor *
 cursor_advance(const Cursor *cursor, const Cursor *now, bool stopped,
 			   uint64 xid, int64 id)
 {
-	Cursor	   *next = cursor_create(now->xmax, cursor->nxip + now->nxip);
+	Cursor	   *next;
 
+	if (cursor->partial_xid != 0)
+		return advance_partial(cursor, stopped, id);
+
+	next = cursor_create(now->xmax, cursor->nxip + now->nxip);
 	if (stopped)
 	{
 		next->xmax = Max(Min(xid, now->xmax), cursor->xmax);

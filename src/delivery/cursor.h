@@ -4,7 +4,8 @@
  *
  * A cursor is a snapshot, and a place within one transaction. Read are: the
  * events of every transaction that the snapshot sees, and of partial_xid
- * those up to partial_id. Nothing else: an event of a transaction that was in
+ * those up to partial_id; the rest of that transaction is read before
+ * anything else is, so that there is never more than one. An event of a transaction that was in
  * progress stays unread until it commits, however late, and holds up nobody.
  * Transaction ids are 64 bits wide here.
  */
@@ -50,8 +51,8 @@ extern int	cursor_ranges(const Cursor *cursor, const Cursor *now,
 						  CursorRange **ranges);
 
 /*
- * The cursor after reading the first nranges of them in full, and, if
- * stopped, of the next one all up to (xid, id) inclusive.
+ * The cursor after reading these ranges: all of them, or, if stopped, in
+ * their order up to (xid, id) inclusive.
  */
 extern Cursor *cursor_advance(const Cursor *cursor, const Cursor *now,
 							  bool stopped, uint64 xid, int64 id);

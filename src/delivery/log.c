@@ -348,8 +348,10 @@ make_event(const Datum *values, const bool *isnull)
 		writing_event = id;
 		data_at = write_body(values, type, &data_len);
 	}
-	id_len = snprintf(webhook_id, sizeof(webhook_id), "evt_%s_" INT64_FORMAT,
-					  segment_token(segment), id) + 1;
+	/* The copy of a database has its tokens, but not its oid. */
+	id_len = snprintf(webhook_id, sizeof(webhook_id),
+					  "evt_%s%x_" INT64_FORMAT, segment_token(segment),
+					  MyDatabaseId, id) + 1;
 
 	if (events_context == NULL)
 		events_context = AllocSetContextCreate(TopMemoryContext,
@@ -523,7 +525,7 @@ log_read(const Cursor *cursor, EventVisitor *visitor, bool *more)
 			}
 		} while (receiver.unknown_segment);
 	}
-	*more = receiver.stopped;
+	*more = receiver.stopped || cursor->partial_xid != 0;
 	MemoryContextDelete(receiver.scratch);
 	next = cursor_advance(cursor, now, receiver.stopped, receiver.xid,
 						  receiver.id);

@@ -31,6 +31,7 @@
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/jsonb.h"
@@ -64,6 +65,8 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 #define STRAGGLER_MS		250
 /* A parked straggler's row is not due while it is likely under way. */
 #define STRAGGLER_DUE_MS	60000
+/* Asked to leave, we wait so long for what is under way. */
+#define RETIRE_MS			1000
 /* Outcomes of pending deliveries are committed after so long, or so many. */
 #define RECORD_MS			20
 #define RECORD_COUNT		200
@@ -474,13 +477,10 @@ execute(Delivery *delivery)
 	{
 		begin(false);
 		delivery->recorded = true;
+		/* Made already: a row that is left of it goes all the same. */
 		if (log_claim(&r))
-		{
 			d->driver->execute(d->state, &delivery->attempt);
-			log_commit();
-		}
-		else
-			log_abort();
+		log_commit();
 	}
 	PG_CATCH();
 	{
@@ -934,35 +934,38 @@ read_due(TimestampTz now)
 
 /*
  * Attempts that have taken long let go of their batch: they get rows in
- * mlint.pending now, and carry on by themselves.
+ * mlint.pending now, and carry on by themselves. Their rows are due when
+ * they are likely to have ended; where deliveries are in order, what comes
+ * behind such a row waits for it, so it is due at once.
  */
 static void
-release_stragglers(Batch *batch, TimestampTz now)
+release_stragglers(Batch *batch, TimestampTz now, int age_ms, int due_ms)
 {
-	Record	   *records = palloc(sizeof(Record) * batch->n);
+	Record	   *records = palloc(sizeof(Record) * Max(batch->n, 1));
 	int			n = 0;
 	slist_mutable_iter iter;
 
 	slist_foreach_modify(iter, &batch->deliveries)
 	{
 		Delivery   *delivery = slist_container(Delivery, in_batch, iter.cur);
+		Destination *d = delivery->destination;
+		TimestampTz due = now + due_ms * INT64CONST(1000);
 
 		if (delivery->state != DELIVERY_FLYING ||
-			now - delivery->submitted_at < STRAGGLER_MS * INT64CONST(1000))
+			now - delivery->submitted_at < age_ms * INT64CONST(1000))
 			continue;
+		if (d->options->ordered)
+			due = now;
 		slist_delete_current(&iter);
 		batch->n--;
 		batch->unresolved--;
 		delivery->batch = NULL;
 		records[n] = make_record(delivery);
 		records[n].kind = OUTCOME_PARKED;
-		records[n++].next_attempt_at = now +
-			STRAGGLER_DUE_MS * INT64CONST(1000);
+		records[n++].next_attempt_at = due;
 		delivery->had_row = true;
-		delivery->destination->next_due =
-			Min(delivery->destination->next_due,
-				now + STRAGGLER_DUE_MS * INT64CONST(1000));
-		set_timer(delivery->destination, now);
+		d->next_due = Min(d->next_due, due);
+		set_timer(d, now);
 	}
 	if (n > 0)
 	{
@@ -1291,9 +1294,9 @@ pacing(TimestampTz now)
 }
 
 /*
- * Wait for the latch or the network. The latch is left set, for the loop to
- * see; while pacing it is not waited for, and since it is set, publishers need
- * not set it again.
+ * Wait for the latch or the network. When we have been called already, and are
+ * only pacing, the latch is not waited for, so that setting it costs publishers
+ * next to nothing.
  */
 static void
 wait_for_work(TimestampTz now)
@@ -1301,8 +1304,10 @@ wait_for_work(TimestampTz now)
 	WaitEvent	event;
 	long		timeout = wait_ms(now);
 
-	if (pacing(now) && MyLatch->is_set)
+	if (worker_called(false))
 	{
+		if (!pacing(now))
+			return;
 		(void) WaitEventSetWait(pace_set, Min(timeout, PACE_MS), &event, 1,
 								PG_WAIT_EXTENSION);
 		return;
@@ -1312,7 +1317,50 @@ wait_for_work(TimestampTz now)
 		worker_idle();
 		MyWorker->wakeups++;
 	}
-	(void) WaitEventSetWait(wait_set, timeout, &event, 1, PG_WAIT_EXTENSION);
+	if (WaitEventSetWait(wait_set, timeout, &event, 1,
+						 PG_WAIT_EXTENSION) == 1 &&
+		event.events == WL_LATCH_SET)
+		ResetLatch(MyLatch);
+}
+
+/*
+ * Asked to leave: begin nothing, wait for what is under way, and commit. What
+ * takes too long is left to the next dispatcher, which will send it again.
+ */
+static void
+retire(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline = now + RETIRE_MS * INT64CONST(1000);
+	Destination *d;
+	dlist_iter	iter;
+	int			i;
+
+	worker_activity("finishing %d deliveries", nflying);
+	for (;;)
+	{
+		WaitEvent	event;
+		long		wait_ms = http_client_timeout(http);
+		long		left_ms = (deadline - now) / 1000 + 1;
+
+		(void) worker_interrupts();
+		for (i = 0; (d = destinations_next(&i)) != NULL;)
+			hold_back(d, now);
+		if (nflying == 0 || now >= deadline)
+			break;
+		if (WaitEventSetWait(wait_set, wait_ms < 0 ? left_ms :
+							 Min(wait_ms, left_ms), &event, 1,
+							 PG_WAIT_EXTENSION) == 1 &&
+			event.events == WL_LATCH_SET)
+			ResetLatch(MyLatch);
+		http_client_run(http);
+		now = GetCurrentTimestamp();
+		conclude_ended(now);
+	}
+	dlist_foreach(iter, &batches)
+		release_stragglers(dlist_container(Batch, node, iter.cur), now, 0, 0);
+	record(now);
+	proc_exit(0);
 }
 
 static void
@@ -1356,13 +1404,11 @@ mlint_dispatcher_main(Datum main_arg)
 
 		if (worker_interrupts())
 			settings_changed();
+		if (MyWorker->retire)
+			retire();
 		now = GetCurrentTimestamp();
-		if (MyLatch->is_set && !pacing(now))
-		{
-			ResetLatch(MyLatch);
-			log_has_more = true;
-		}
-		if (now - log_read_at >= POLL_MS * INT64CONST(1000))
+		if ((!pacing(now) && worker_called(true)) ||
+			now - log_read_at >= POLL_MS * INT64CONST(1000))
 			log_has_more = true;
 
 		while (log_has_more && nbatches < MAX_BATCHES && nfresh < LOW_WATER)
@@ -1387,7 +1433,7 @@ mlint_dispatcher_main(Datum main_arg)
 			now >= head->stragglers_at)
 		{
 			head->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000) / 2;
-			release_stragglers(head, now);
+			release_stragglers(head, now, STRAGGLER_MS, STRAGGLER_DUE_MS);
 			if (dlist_is_empty(&active) && nfresh > 0 && log_has_more)
 				release_log(now);
 		}

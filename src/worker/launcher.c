@@ -37,6 +37,10 @@ PGDLLEXPORT void mlint_launcher_main(Datum main_arg);
 
 #define LOOK_INTERVAL_MS	60000
 #define MAX_BACKOFF_S		60
+/* With all of max_worker_processes taken, try again after this. */
+#define FULL_RETRY_S		5
+/* A dispatcher has so long to retire before it is terminated. */
+#define RETIRE_MS			2000
 /* A worker that lived this long was well. */
 #define WELL_S				60
 /* Databases asked at the same time whether they have the extension. */
@@ -47,6 +51,7 @@ typedef struct Database
 	Oid			oid;			/* hash key */
 	bool		listed;			/* still in pg_database */
 	bool		absent;			/* has no extension */
+	bool		looked;			/* asked to look since we last sent somebody */
 	int			failures;		/* workers that died young, in a row */
 	TimestampTz retry_at;
 } Database;
@@ -60,6 +65,7 @@ typedef struct Child
 	int			lane;
 	int			lanes;
 	TimestampTz started_at;
+	TimestampTz retire_at;		/* told to stop; terminated at that time */
 	bool		told_to_stop;
 } Child;
 
@@ -126,12 +132,18 @@ read_mail(void)
 
 	launcher_mail(&mail);
 	for (int i = 0; i < mail.nabsent; i++)
-		database_find(mail.absent[i])->absent = true;
+	{
+		Database   *db = database_find(mail.absent[i]);
+
+		/* An answer may be older than a CREATE EXTENSION. */
+		db->absent = !db->looked;
+	}
 	for (int i = 0; i < mail.nlook; i++)
 	{
 		Database   *db = database_find(mail.look[i]);
 
 		db->absent = false;
+		db->looked = true;
 		db->failures = 0;
 		db->retry_at = 0;
 	}
@@ -186,7 +198,8 @@ find_child(Oid database, WorkerKind kind, int lane)
 	return NULL;
 }
 
-static void
+/* False when there is no room for another process. */
+static bool
 start_child(Oid database, WorkerKind kind, int lane, int lanes)
 {
 	BackgroundWorkerHandle *handle;
@@ -194,7 +207,7 @@ start_child(Oid database, WorkerKind kind, int lane, int lanes)
 	int			index = worker_slot_take(kind, database, lane, lanes);
 
 	if (index < 0 && launcher_held(database))
-		return;
+		return true;
 	if (index < 0 || !worker_start(index, &handle))
 	{
 		if (!complained)
@@ -204,7 +217,7 @@ start_child(Oid database, WorkerKind kind, int lane, int lanes)
 							database),
 					 errhint("Raise max_worker_processes: mlint needs one for its launcher, and for each database with the extension one scheduler, mlint.dispatchers dispatchers (one more with destinations that run SQL) and up to mlint.job_workers jobs.")));
 		complained = true;
-		return;
+		return false;
 	}
 	complained = false;
 	child = &children[index];
@@ -214,13 +227,18 @@ start_child(Oid database, WorkerKind kind, int lane, int lanes)
 	child->lane = lane;
 	child->lanes = lanes;
 	child->started_at = GetCurrentTimestamp();
+	return true;
 }
 
-/* End the database's workers of a kind (WORKER_NONE: all). */
-static bool
-stop_children(Oid database, WorkerKind kind, int first_lane)
+/*
+ * End the database's workers of a kind (WORKER_NONE: all). Dispatchers may
+ * finish what they have under way, so that nothing is sent twice. Returns
+ * when to come back to those who do not.
+ */
+static TimestampTz
+stop_children(Oid database, WorkerKind kind, int first_lane, TimestampTz now)
 {
-	bool		any = false;
+	TimestampTz next = PG_INT64_MAX;
 
 	for (int i = 0; i < worker_slot_count(); i++)
 	{
@@ -230,12 +248,18 @@ stop_children(Oid database, WorkerKind kind, int first_lane)
 			(kind != WORKER_NONE &&
 			 (child->kind != kind || child->lane < first_lane)))
 			continue;
-		any = true;
-		if (!child->told_to_stop)
-			TerminateBackgroundWorker(child->handle);
+		if (!child->told_to_stop && child->kind == WORKER_DISPATCHER)
+		{
+			worker_retire(i);
+			child->retire_at = now + RETIRE_MS * 1000L;
+		}
 		child->told_to_stop = true;
+		if (child->retire_at <= now)
+			TerminateBackgroundWorker(child->handle);
+		else
+			next = Min(next, child->retire_at);
 	}
-	return any;
+	return next;
 }
 
 /* Job workers are the scheduler's children: only their processes reach us. */
@@ -252,9 +276,12 @@ stop_jobs(Oid database)
 	}
 }
 
-/* Dispatchers for a database whose scheduler has found the extension. */
-static void
-keep_dispatchers(Database *db, bool sql_lane)
+/*
+ * Dispatchers for a database whose scheduler has found the extension. Returns
+ * when to come back.
+ */
+static TimestampTz
+keep_dispatchers(Database *db, bool sql_lane, TimestampTz now)
 {
 	int			lanes = worker_dispatchers;
 
@@ -266,16 +293,15 @@ keep_dispatchers(Database *db, bool sql_lane)
 		if (child->handle && child->database == db->oid &&
 			child->kind == WORKER_DISPATCHER && child->lane > 0 &&
 			child->lanes != lanes)
-		{
-			(void) stop_children(db->oid, WORKER_DISPATCHER, 1);
-			return;
-		}
+			return stop_children(db->oid, WORKER_DISPATCHER, 1, now);
 	}
 	for (int lane = sql_lane ? 0 : 1; lane <= lanes; lane++)
 	{
-		if (find_child(db->oid, WORKER_DISPATCHER, lane) == NULL)
-			start_child(db->oid, WORKER_DISPATCHER, lane, lanes);
+		if (find_child(db->oid, WORKER_DISPATCHER, lane) == NULL &&
+			!start_child(db->oid, WORKER_DISPATCHER, lane, lanes))
+			return now + FULL_RETRY_S * USECS_PER_SEC;
 	}
+	return PG_INT64_MAX;
 }
 
 /*
@@ -303,13 +329,13 @@ keep_workers(TimestampTz now)
 
 		if (launcher_held(db->oid))
 		{
-			(void) stop_children(db->oid, WORKER_NONE, 0);
+			next = Min(next, stop_children(db->oid, WORKER_NONE, 0, now));
 			stop_jobs(db->oid);
 			continue;
 		}
 		if (db->absent)
 		{
-			(void) stop_children(db->oid, WORKER_NONE, 0);
+			next = Min(next, stop_children(db->oid, WORKER_NONE, 0, now));
 			continue;
 		}
 		if (db->retry_at > now)
@@ -320,18 +346,19 @@ keep_workers(TimestampTz now)
 		scheduler = find_child(db->oid, WORKER_SCHEDULER, -1);
 		if (scheduler == NULL)
 		{
-			if (probes < MAX_PROBES)
-			{
-				start_child(db->oid, WORKER_SCHEDULER, 0, 0);
-				probes++;
-			}
+			if (probes++ >= MAX_PROBES)
+				continue;
+			db->looked = false;
+			if (!start_child(db->oid, WORKER_SCHEDULER, 0, 0))
+				next = Min(next, now + FULL_RETRY_S * USECS_PER_SEC);
 		}
 		else
 		{
 			WorkerSlot *slot = worker_slot(scheduler - children);
 
 			if (slot->ready)
-				keep_dispatchers(db, slot->wants_sql_lane);
+				next = Min(next, keep_dispatchers(db, slot->wants_sql_lane,
+												  now));
 		}
 	}
 	return next;
@@ -348,6 +375,7 @@ mlint_launcher_main(Datum main_arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	launcher_attach();
+	launcher_end_orphans();
 
 	ctl.keysize = sizeof(Oid);
 	ctl.entrysize = sizeof(Database);

@@ -94,7 +94,9 @@ worker_wait(long timeout_ms)
 
 	if (timeout_ms >= 0)
 		events |= WL_TIMEOUT;
-	(void) WaitLatch(MyLatch, events, timeout_ms, PG_WAIT_EXTENSION);
+	if (!worker_called(true))
+		(void) WaitLatch(MyLatch, events, timeout_ms, PG_WAIT_EXTENSION);
+	(void) worker_called(true);
 	ResetLatch(MyLatch);
 	MyWorker->wakeups++;
 }

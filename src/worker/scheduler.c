@@ -79,6 +79,7 @@ start_due_jobs(void)
 	int			njobs;
 	int		   *due;
 	int			ndue = 0;
+	int			room;
 
 	begin_transaction();
 	if (SPI_execute("SELECT id, pg_catalog.date_part('epoch',"
@@ -87,7 +88,7 @@ start_due_jobs(void)
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.job");
 	njobs = SPI_processed;
-	due = palloc(sizeof(int) * (njobs + 1));
+	due = MemoryContextAlloc(TopMemoryContext, sizeof(int) * (njobs + 1));
 	for (int i = 0; i < njobs; i++)
 	{
 		bool		isnull;
@@ -106,27 +107,34 @@ start_due_jobs(void)
 			due[ndue++] = job;
 	}
 
+	room = Max(worker_job_limit - jobs_running(0), 0);
+	if (ndue > room)
+		wait_ms = Min(wait_ms, BUSY_MS);
+	ndue = Min(ndue, room);
 	for (int i = 0; i < ndue; i++)
 	{
-		BackgroundWorkerHandle *handle;
-		int			index = -1;
 		Oid			types[1] = {INT4OID};
 		Datum		args[1] = {Int32GetDatum(due[i])};
 
-		if (jobs_running(0) < worker_job_limit)
-			index = worker_slot_take(WORKER_JOB, MyDatabaseId, due[i], 0);
-		if (index < 0)
-		{
-			wait_ms = Min(wait_ms, BUSY_MS);
-			break;
-		}
 		if (SPI_execute_with_args("SELECT mlint.job_begin($1)", 1, types,
 								  args, NULL, false, 0) != SPI_OK_SELECT)
 			elog(ERROR, "could not begin a job");
-		if (!worker_start(index, &handle))
-			wait_ms = Min(wait_ms, BUSY_MS);
 	}
 	end_transaction();
+
+	/* That it has begun is committed before it can end. */
+	for (int i = 0; i < ndue; i++)
+	{
+		BackgroundWorkerHandle *handle;
+		int			index = worker_slot_take(WORKER_JOB, MyDatabaseId,
+											 due[i], 0);
+
+		if (index < 0 || !worker_start(index, &handle))
+			wait_ms = Min(wait_ms, BUSY_MS);
+		else
+			pfree(handle);
+	}
+	pfree(due);
 	return wait_ms;
 }
 

@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "miscadmin.h"
 #include "access/xact.h"
 #include "postmaster/bgworker.h"
@@ -24,6 +26,7 @@
 
 #define MAX_HOLDS 16
 #define HOLD_TIMEOUT_MS 10000
+#define ORPHAN_START_MS 2000
 
 typedef struct Hold
 {
@@ -207,6 +210,7 @@ worker_slot_take(WorkerKind kind, Oid database, int lane, int lanes)
 		slot->lane = lane;
 		slot->lanes = lanes;
 		slot->started_at = GetCurrentTimestamp();
+		pg_atomic_init_u32(&slot->calls, 0);
 		index = i;
 		break;
 	}
@@ -241,13 +245,24 @@ worker_slot_adopt(int index)
 {
 	WorkerSlot *slot = &shared->slots[index];
 
+	bool		ours;
+
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	slot->pid = MyProcPid;
-	slot->latch = MyLatch;
-	slot->started_at = GetCurrentTimestamp();
+	ours = slot->kind != WORKER_NONE && slot->pid == 0;
+	if (ours)
+	{
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+		slot->started_at = GetCurrentTimestamp();
+	}
 	LWLockRelease(shared->lock);
+	/* Too late: who started us has given us up. */
+	if (!ours)
+		proc_exit(0);
 	MyWorker = slot;
 	before_shmem_exit(leave_slot, 0);
+	if (launcher_held(slot->database))
+		proc_exit(0);
 }
 
 bool
@@ -284,9 +299,39 @@ worker_wake(WorkerKind kind)
 		volatile WorkerSlot *slot = &shared->slots[i];
 		Latch	   *latch = slot->latch;
 
-		if (slot->kind == kind && slot->database == MyDatabaseId && latch)
+		if (slot->kind != kind || slot->database != MyDatabaseId)
+			continue;
+		pg_atomic_fetch_add_u32(&shared->slots[i].calls, 1);
+		if (latch)
 			SetLatch(latch);
 	}
+}
+
+/*
+ * The latch alone does not tell: whatever waits in between, for a lock or in
+ * a function of the user's, resets it.
+ */
+bool
+worker_called(bool answer)
+{
+	static uint32 answered = 0;
+	uint32		calls = pg_atomic_read_u32(&MyWorker->calls);
+	bool		called = calls != answered;
+
+	if (answer)
+		answered = calls;
+	return called;
+}
+
+void
+worker_retire(int index)
+{
+	volatile WorkerSlot *slot = &shared->slots[index];
+	Latch	   *latch = slot->latch;
+
+	slot->retire = true;
+	if (latch)
+		SetLatch(latch);
 }
 
 void
@@ -400,6 +445,41 @@ launcher_held(Oid database)
 	held = held_by_anyone(database);
 	LWLockRelease(shared->lock);
 	return held;
+}
+
+/*
+ * They know nothing of the new launcher, nor it of them. One that has no
+ * process yet is given a moment to get one.
+ */
+void
+launcher_end_orphans(void)
+{
+	TimestampTz deadline = GetCurrentTimestamp() + ORPHAN_START_MS * 1000L;
+	bool		any = true;
+
+	ConditionVariablePrepareToSleep(&shared->slot_freed);
+	while (any)
+	{
+		any = false;
+		for (int i = 0; i < shared->nslots; i++)
+		{
+			volatile WorkerSlot *slot = &shared->slots[i];
+			pid_t		pid = slot->pid;
+
+			if (slot->kind != WORKER_SCHEDULER &&
+				slot->kind != WORKER_DISPATCHER)
+				continue;
+			any = true;
+			if (pid > 0)
+				(void) kill(pid, SIGTERM);
+			else if (GetCurrentTimestamp() > deadline)
+				worker_slot_free(i);
+		}
+		if (any)
+			(void) ConditionVariableTimedSleep(&shared->slot_freed, 100,
+											   PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
 }
 
 /* Is a process of ours in that database, or on its way there? */

@@ -7,6 +7,8 @@
  * and CREATE DATABASE … TEMPLATE refuse to work on a database with processes
  * in it: before such a command our workers leave the database, and afterwards
  * the launcher looks again. A command that its user may not run moves nobody.
+ * DROP EXTENSION would do without, but would meet the workers' locks: they
+ * leave for it too, until its transaction ends.
  */
 #include "postgres.h"
 
@@ -18,6 +20,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "tcop/utility.h"
@@ -30,6 +33,7 @@
 static object_access_hook_type previous_access_hook = NULL;
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 static bool extension_changed = false;
+static bool extension_held = false;
 
 static void
 watch_extensions(ObjectAccessType access, Oid class_id, Oid object_id,
@@ -45,6 +49,14 @@ watch_extensions(ObjectAccessType access, Oid class_id, Oid object_id,
 static void
 look_on_xact_end(XactEvent event, void *arg)
 {
+	bool		ended = event == XACT_EVENT_COMMIT ||
+	event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE;
+
+	if (ended && extension_held)
+	{
+		extension_held = false;
+		launcher_release();
+	}
 	if (!extension_changed)
 		return;
 	if (event == XACT_EVENT_COMMIT)
@@ -53,8 +65,7 @@ look_on_xact_end(XactEvent event, void *arg)
 		for (int kind = WORKER_SCHEDULER; kind <= WORKER_JOB; kind++)
 			worker_wake(kind);
 	}
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
-		event == XACT_EVENT_PREPARE)
+	if (ended)
 		extension_changed = false;
 }
 
@@ -148,6 +159,24 @@ wanted_database(Node *stmt)
 	return InvalidOid;
 }
 
+/* Does the command drop this extension? Only a superuser can. */
+static bool
+drops_extension(Node *stmt)
+{
+	ListCell   *lc;
+
+	if (!IsA(stmt, DropStmt) ||
+		((DropStmt *) stmt)->removeType != OBJECT_EXTENSION || !superuser())
+		return false;
+	foreach(lc, ((DropStmt *) stmt)->objects)
+	{
+		if (strcmp(strVal(lfirst(lc)), "mlint") == 0 &&
+			OidIsValid(get_extension_oid("mlint", true)))
+			return true;
+	}
+	return false;
+}
+
 static void
 release_on_exit(int code, Datum arg)
 {
@@ -164,7 +193,14 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	previous_utility_hook : standard_ProcessUtility;
 
 	if (!RecoveryInProgress() && context == PROCESS_UTILITY_TOPLEVEL)
+	{
 		database = wanted_database(pstmt->utilityStmt);
+		if (!extension_held && drops_extension(pstmt->utilityStmt))
+		{
+			extension_held = true;
+			launcher_hold(MyDatabaseId);
+		}
+	}
 	if (!OidIsValid(database))
 	{
 		next(pstmt, query, read_only_tree, context, params, env, dest, qc);

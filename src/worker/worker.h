@@ -12,6 +12,7 @@
 #ifndef MLINT_WORKER_H
 #define MLINT_WORKER_H
 
+#include "port/atomics.h"
 #include "postmaster/bgworker.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
@@ -38,8 +39,8 @@ typedef struct InFlight
 
 /*
  * One process. Written by its owner alone, read by anybody without a lock:
- * what a view shows may be a moment old. Only taking and freeing a slot, and
- * `stop`, are guarded by the lock.
+ * what a view shows may be a moment old. Only taking and freeing a slot are
+ * guarded by the lock; `calls` and `retire` are for others to set.
  */
 typedef struct WorkerSlot
 {
@@ -52,6 +53,8 @@ typedef struct WorkerSlot
 	bool		wants_sql_lane; /* scheduler: its database needs lane 0 */
 	pid_t		pid;			/* 0 while the process is starting */
 	Latch	   *latch;			/* in shared memory; NULL while starting */
+	pg_atomic_uint32 calls;		/* how often it was woken */
+	bool		retire;			/* it is to finish what it does, and leave */
 	TimestampTz started_at;
 	TimestampTz active_at;		/* when it last had work */
 	uint64		wakeups;
@@ -99,6 +102,12 @@ extern WorkerSlot *worker_slot(int index);
  */
 extern bool worker_start(int index, BackgroundWorkerHandle **handle);
 
+/* Ask the worker in a slot to leave of its own accord. */
+extern void worker_retire(int index);
+
+/* Has this process been woken since it last answered? With answer, it does. */
+extern bool worker_called(bool answer);
+
 /*
  * What every database worker does first: adopt the slot, unblock signals,
  * connect. Tells the launcher whether the database has the extension, and
@@ -112,7 +121,10 @@ extern void worker_check_extension(void);
 /* SIGHUP, interrupts. True when the settings were read again. */
 extern bool worker_interrupts(void);
 
-/* Wait for the latch (reset on return) or the time; -1: no limit. */
+/*
+ * Wait to be woken or for the time; -1: no limit. Returns at once when a call
+ * has come since the last worker_called().
+ */
 extern void worker_wait(long timeout_ms);
 
 /* Show what this process does in pg_stat_activity. */
@@ -137,6 +149,9 @@ extern void launcher_want_sql_lane(void);
  */
 extern void launcher_hold(Oid database);
 extern void launcher_release(void);
+
+/* At the launcher's start: workers of one before it are ended. */
+extern void launcher_end_orphans(void);
 
 /* The mailbox as the launcher reads it. */
 typedef struct LauncherMail
