@@ -87,9 +87,13 @@ for my $n (1 .. $publishers)
 		srand $seed + $n;
 		until (-e $stop)
 		{
-			# A server that is down is all right, and so is to lose it.
-			$node->psql('postgres', script($n % 2 ? 'true' : 'false'),
-				on_error_stop => 0);
+			# A server that is down is all right, and so is to lose it, also
+			# while psql is still being written to. Dying here would run the
+			# node's own end, which is the parent's.
+			eval {
+				$node->psql('postgres', script($n % 2 ? 'true' : 'false'),
+					on_error_stop => 0);
+			};
 			usleep(20_000);
 		}
 		POSIX::_exit(0);
