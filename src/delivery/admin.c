@@ -353,6 +353,17 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 		driver_check(driver, parsed, owner, name);
 		if (scope.user != owner)
 			driver_check(driver, parsed, scope.user, name);
+
+		/* What it runs it runs as its owner: that must not be lent. */
+		if (driver_runs_sql(driver, parsed) &&
+			!has_privs_of_role(scope.user, owner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied to change the options of destination \"%s\"",
+							name),
+					 errdetail("What it runs, it runs as the role that created it, \"%s\".",
+							   GetUserNameFromId(owner, false)),
+					 errhint("Only members of that role may change them; create a destination of your own, or ask them.")));
 	}
 	if (driver_runs_sql(driver, parsed) != ran_sql)
 		ereport(ERROR,

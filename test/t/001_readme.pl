@@ -20,6 +20,7 @@ use Test::More;
 my $tree = "$FindBin::RealBin/../..";
 my $receiver = MlintTest::Receiver->start;
 my $node = mlint_node('readme', create => 0);
+my $superuser = $node->safe_psql('postgres', 'SELECT current_user');
 
 # The fenced blocks of a file: {kind, text, line, shown}.
 sub blocks
@@ -86,7 +87,9 @@ sub run_sql
 		],
 		'<', \$sql, '>', \$out, '2>', \$err,
 		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	# Here the superuser may have another name.
 	$err =~ s/^psql:<stdin>:\d+: //mg;
+	$err =~ s/"\Q$superuser\E"/"postgres"/g;
 	return ($? >> 8, $out, $err);
 }
 
