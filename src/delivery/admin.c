@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/datetime.h"
 #include "utils/builtins.h"
@@ -346,6 +347,14 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 	parsed = driver_parse_options(driver, DatumGetJsonbP(values[1]), name);
 	if (!PG_ARGISNULL(1))
 	{
+		/* What an option names runs as the owner, not as whoever names it. */
+		if (ran_sql && !has_privs_of_role(scope.user, owner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("only members of role \"%s\", which created destination \"%s\", may change its options",
+							GetUserNameFromId(owner, true), name),
+					 errdetail("Its function runs as that role.")));
+
 		/*
 		 * Whoever names a function or a credential must be allowed to use it,
 		 * and so must the destination's owner, who will.
@@ -353,17 +362,6 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 		driver_check(driver, parsed, owner, name);
 		if (scope.user != owner)
 			driver_check(driver, parsed, scope.user, name);
-
-		/* What it runs it runs as its owner: that must not be lent. */
-		if (driver_runs_sql(driver, parsed) &&
-			!has_privs_of_role(scope.user, owner))
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("permission denied to change the options of destination \"%s\"",
-							name),
-					 errdetail("What it runs, it runs as the role that created it, \"%s\".",
-							   GetUserNameFromId(owner, false)),
-					 errhint("Only members of that role may change them; create a destination of your own, or ask them.")));
 	}
 	if (driver_runs_sql(driver, parsed) != ran_sql)
 		ereport(ERROR,
