@@ -145,7 +145,7 @@ SELECT coalesce(string_agg(event_id::text, ' ' ORDER BY event_id), '') FROM (
 	WHERE t.driver = 'http' AND d.state = 'delivered') e
 EOQ
 	my %arrived = map { $_ => 1 } grep { defined }
-	  map { ($_->{headers}{'webhook-id'} // '') =~ /^evt_${token}_(\d+)$/ }
+	  map { ($_->{headers}{'webhook-id'} // '') =~ /^evt_${token}[0-9a-f]*_(\d+)$/ }
 	  $receiver->requests;
 	is( join(' ', sort { $a <=> $b } keys %arrived),
 		$sent, "$name: the receiver has what the views say it has");
