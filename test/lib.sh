@@ -79,7 +79,8 @@ find_postgres()
 
 complete_postgres()
 {
-	[ -x "$1" ] && [ -x "$("$1" --bindir)/postgres" ] && [ -f "$("$1" --pgxs)" ]
+	[ -x "$1" ] && [ -x "$("$1" --bindir)/postgres" ] && [ -f "$("$1" --pgxs)" ] &&
+		[ -f "$("$1" --includedir-server)/postgres.h" ]
 }
 
 # The packages of the installed server's version, else of the newest known.
