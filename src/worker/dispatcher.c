@@ -896,8 +896,9 @@ release_stragglers(Batch *batch, TimestampTz now)
 }
 
 /*
- * The log waits for destinations that have as much in flight as they may:
- * park what they have not begun, unless nobody else would gain by it.
+ * The log, or the record of what others got, waits for destinations that have
+ * as much in flight as they may: park what they have not begun, unless nobody
+ * else would gain by it.
  */
 static void
 release_log(TimestampTz now)
@@ -1287,7 +1288,7 @@ mlint_dispatcher_main(Datum main_arg)
 			now - head->opened_at >= STRAGGLER_MS * INT64CONST(1000))
 		{
 			release_stragglers(head, now);
-			if (dlist_is_empty(&active) && nready > 0 && log_has_more)
+			if (dlist_is_empty(&active) && nready > 0)
 				release_log(now);
 		}
 		if (should_record(now))
