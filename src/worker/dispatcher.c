@@ -977,8 +977,9 @@ release_stragglers(Batch *batch, TimestampTz now, int age_ms, int due_ms)
 }
 
 /*
- * The log waits for destinations that have as much in flight as they may:
- * park what they have not begun, unless nobody else would gain by it.
+ * The log, or the record of what others got, waits for destinations that have
+ * as much in flight as they may: park what they have not begun, unless nobody
+ * else would gain by it.
  */
 static void
 release_log(TimestampTz now)
@@ -1434,7 +1435,7 @@ mlint_dispatcher_main(Datum main_arg)
 		{
 			head->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000) / 2;
 			release_stragglers(head, now, STRAGGLER_MS, STRAGGLER_DUE_MS);
-			if (dlist_is_empty(&active) && nfresh > 0 && log_has_more)
+			if (dlist_is_empty(&active) && nfresh > 0)
 				release_log(now);
 		}
 		if (should_record(now))

@@ -14,13 +14,15 @@ use warnings;
 use Exporter 'import';
 use Cwd qw(abs_path);
 use File::Basename qw(dirname);
+use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(mlint_node mlint_configure wait_for wait_for_sql
-  worker_pids wait_for_worker wait_for_delivery);
+  worker_pids wait_for_worker wait_for_delivery literal create_destination
+  publish deliver delivery_is);
 
 our $peers = abs_path(dirname(__FILE__) . '/../peers');
 
@@ -133,6 +135,68 @@ sub wait_for_delivery
 
 	return $node->safe_psql($db // 'postgres',
 		"SELECT mlint.event_wait($event, '$deadline s')") eq 't';
+}
+
+# A string as an SQL literal.
+sub literal
+{
+	my ($text) = @_;
+	$text =~ s/'/''/g;
+	$text =~ s/\\/\\\\/g;
+	return "E'$text'";
+}
+
+# Create a destination: its options as a hash, its patterns (by default the
+# event type of its own name).
+sub create_destination
+{
+	my ($node, $name, $driver, $options, @patterns) = @_;
+	my $json = JSON::PP->new->utf8->canonical->encode($options // {});
+	my $events = join ', ', map { literal($_) } @patterns ? @patterns : $name;
+
+	$node->safe_psql('postgres',
+			"SET client_min_messages = error; SELECT mlint.destination_create("
+		  . join(', ', literal($name), literal($driver), literal($json))
+		  . ", ARRAY[$events])");
+	return;
+}
+
+# Publish an event with this data, a Perl value; more arguments of publish()
+# as SQL may follow. Returns the event's id.
+sub publish
+{
+	my ($node, $type, $data, $more) = @_;
+	my $json =
+	  literal(JSON::PP->new->utf8->canonical->allow_nonref->encode($data // {}));
+
+	return $node->safe_psql('postgres',
+		    "SELECT mlint.publish("
+		  . literal($type)
+		  . ", $json"
+		  . (defined $more ? ", $more" : '')
+		  . ")");
+}
+
+# Publish, and wait until every delivery has ended.
+sub deliver
+{
+	my ($node, @event) = @_;
+	my $id = publish($node, @event);
+
+	wait_for_delivery($node, $id) or die "event $id was not delivered";
+	return $id;
+}
+
+# What mlint.deliveries says of an event: "state|attempts|status_code|error".
+sub delivery_is
+{
+	my ($node, $event, $expected, $what) = @_;
+	my $got = $node->safe_psql('postgres',
+		"SELECT state, attempts, status_code, error FROM mlint.deliveries WHERE event_id = $event"
+	);
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ref $expected ? like($got, $expected, $what) : is($got, $expected, $what);
 }
 
 #

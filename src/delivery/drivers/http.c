@@ -23,6 +23,8 @@
 #define MAX_IDLE	256
 /* Of an error's body, shown in mlint.deliveries. */
 #define EXCERPT		160
+/* A peer that asks for more, in seconds, is asked again after so long. */
+#define RETRY_AFTER_MAX	86400
 /* Secrets that sign a delivery at the same time. */
 #define MAX_SIGNATURES	8
 
@@ -95,7 +97,7 @@ judge(const HttpResponse *response)
 	int			status = response->status;
 
 	outcome.status = status;
-	outcome.retry_after = response->retry_after;
+	outcome.retry_after = Min(response->retry_after, RETRY_AFTER_MAX);
 	outcome.elapsed_us = response->elapsed_us;
 	outcome.bytes = response->bytes_sent;
 	if (response->failure != HTTP_OK)
