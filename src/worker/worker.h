@@ -144,8 +144,8 @@ extern void launcher_want_sql_lane(void);
 
 /*
  * While a database is held, no worker of ours runs there: launcher_hold()
- * returns when the last is gone, or after ten seconds. A backend holds at most
- * one at a time; its exit releases it.
+ * returns when the last is gone, or after ten seconds. launcher_release()
+ * ends all that the backend holds.
  */
 extern void launcher_hold(Oid database);
 extern void launcher_release(void);

@@ -280,6 +280,24 @@ sub events
 	return \%events;
 }
 
+# How often each webhook-id arrived: id => times; at one path, and only in
+# requests that match, if given. Much faster than requests(), which decodes.
+sub arrivals
+{
+	my ($self, $path, $like) = @_;
+	my %times;
+
+	open my $f, '<', $self->{record} or return \%times;
+	while (my $line = <$f>)
+	{
+		next if defined $path && index($line, qq("path": "$path")) < 0;
+		next if defined $like && $line !~ $like;
+		$times{$1}++ if $line =~ /"webhook-id": "([^"]+)"/;
+	}
+	close $f;
+	return \%times;
+}
+
 # Forget what was recorded.
 sub forget
 {
