@@ -27,7 +27,7 @@ my $node = mlint_node('main', conf => <<'EOC');
 restart_after_crash = on
 log_statement = none
 fsync = on
-wal_writer_delay = 200ms
+wal_writer_delay = 10s
 mlint.dispatchers = 2
 EOC
 
@@ -238,6 +238,22 @@ EOQ
 
 is( $node->safe_psql('postgres', 'SELECT count(*) FROM mlint.pending'),
 	0, 'nothing stays behind in mlint.pending');
+
+# An asynchronous commit is not on disk when it becomes visible. What has left
+# is: right after it arrived, the server goes down.
+my $lost = 0;
+for (1 .. 5)
+{
+	my $id = $node->safe_psql('postgres',
+		'SET synchronous_commit = off; SELECT mlint.publish(\'crash.late\', \'{"fate": "commit"}\')');
+	wait_for("event $id arrives", sub {
+		grep { $_->{body} =~ /"id":$id,/ } $receiver->requests('/ok') });
+	$node->stop('immediate');
+	$node->start;
+	$lost++ if $node->safe_psql('postgres',
+		"SELECT count(*) FROM mlint.events WHERE id = $id") eq '0';
+}
+is($lost, 0, 'no event arrived that a crash then undid');
 
 $node->stop;
 done_testing();
