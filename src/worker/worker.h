@@ -50,7 +50,7 @@ typedef struct WorkerSlot
 	int			lanes;			/* dispatcher: how many network lanes there
 								 * are */
 	bool		ready;			/* connected, and the extension is there */
-	bool		wants_sql_lane; /* scheduler: its database needs lane 0 */
+	bool		wants_sql_lane; /* dispatcher: its database needs lane 0 */
 	pid_t		pid;			/* 0 while the process is starting */
 	Latch	   *latch;			/* in shared memory; NULL while starting */
 	pg_atomic_uint32 calls;		/* how often it was woken */
@@ -139,7 +139,7 @@ extern ConditionVariable *worker_delivered(void);
 /* Ask the launcher to look at this database again; InvalidOid: at all. */
 extern void launcher_look(Oid database);
 
-/* The current database needs a dispatcher for lane 0. */
+/* A dispatcher has found that its database needs one for lane 0. */
 extern void launcher_want_sql_lane(void);
 
 /*

@@ -81,10 +81,11 @@ for my $n (1 .. 3)
 		$known->autoflush(1);
 		until (-e "$dir/stop")
 		{
-			my ($rc, $out) = $primary->psql('postgres', <<'EOQ');
+			my ($rc, $out) = eval {
+				$primary->psql('postgres', <<'EOQ') };
 INSERT INTO truth SELECT mlint.publish('standby.load', '{"n": 2}') RETURNING event_id
 EOQ
-			last if $rc != 0;
+			last if $@ || $rc != 0;
 			print $known "$out\n";
 		}
 		POSIX::_exit(0);

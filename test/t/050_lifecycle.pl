@@ -255,6 +255,22 @@ $node->safe_psql('postgres', 'ALTER SYSTEM SET mlint.dispatchers = 1');
 $node->reload;
 workers('... and that stays', 'postgres', 'dispatcher 2, scheduler 1');
 
+# A template that nobody may connect to: nor do the workers, once they have
+# noticed. ALTER DATABASE itself does not tell them.
+$node->safe_psql('postgres', 'CREATE DATABASE pattern');
+$node->safe_psql('pattern', 'CREATE EXTENSION mlint');
+create_destination('pattern', 'ok');
+delivers('pattern', 'a database that becomes a template');
+$node->safe_psql('postgres', 'ALTER DATABASE pattern ALLOW_CONNECTIONS false');
+$node->safe_psql('postgres', 'CREATE DATABASE printed TEMPLATE pattern');
+wait_for_sql($node, 'closed to connections, it is left by the workers',
+	"SELECT count(*) = 0 FROM mlint.stat_workers WHERE database = 'pattern'");
+delivers('printed', '... and its copy delivers');
+$node->safe_psql('postgres', 'DROP DATABASE printed');
+$node->safe_psql('postgres', 'CREATE DATABASE printed TEMPLATE pattern');
+delivers('printed', '... and the next');
+$node->safe_psql('postgres', "DROP DATABASE $_") for 'printed', 'pattern';
+
 # Whoever is terminated comes back, once.
 for my $type ('mlint dispatcher', 'mlint scheduler', 'mlint launcher')
 {
@@ -265,6 +281,13 @@ for my $type ('mlint dispatcher', 'mlint scheduler', 'mlint launcher')
 		'postgres', 'dispatcher 2, scheduler 1');
 	delivers('postgres', '... and it delivers');
 }
+my $sql_lane = "SELECT pid FROM mlint.stat_workers WHERE kind = 'dispatcher' AND lane = 0";
+my $scheduler = wait_for_worker($node, 'mlint scheduler');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($scheduler)");
+wait_for_worker($node, 'mlint scheduler', undef, $scheduler);
+$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM ($sql_lane) d");
+workers('... lane 0 too, when the scheduler is another by then',
+	'postgres', 'dispatcher 2, scheduler 1');
 is( $node->safe_psql('postgres', <<'EOQ'),
 SELECT string_agg(backend_type || ' ' || n, ', ' ORDER BY backend_type)
 FROM (SELECT backend_type, count(*) AS n FROM pg_stat_activity

@@ -87,9 +87,11 @@ sub wait_for_sql
 	my $ok = wait_for(
 		$what,
 		sub {
-			my ($rc, $out, $err) = $node->psql($db // 'postgres', $query);
-			$last = $rc == 0 ? $out : $err;
-			return $rc == 0 && $out eq $expected;
+			# A psql that cannot connect may be gone before it is asked.
+			my ($rc, $out, $err) =
+			  eval { $node->psql($db // 'postgres', $query) };
+			$last = $@ || ($rc == 0 ? $out : $err);
+			return !$@ && $rc == 0 && $out eq $expected;
 		});
 	diag("the query's last answer: $last") unless $ok;
 	return $ok;
