@@ -169,7 +169,14 @@ reap_children(TimestampTz now)
 			slot->pid == 0)
 			worker_slot_free(i);
 
-		db = database_find(child->database);
+		/* The database may be gone, or be closed to connections. */
+		db = hash_search(databases, &child->database, HASH_FIND, NULL);
+		if (db == NULL)
+		{
+			pfree(child->handle);
+			memset(child, 0, sizeof(Child));
+			continue;
+		}
 		if (child->told_to_stop || db->absent)
 			db->failures = 0;
 		else if (now - child->started_at > WELL_S * USECS_PER_SEC)
@@ -276,12 +283,27 @@ stop_jobs(Oid database)
 	}
 }
 
+/* Has a dispatcher asked for one that runs SQL? */
+static bool
+sql_lane_wanted(Oid database)
+{
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		volatile WorkerSlot *slot = worker_slot(i);
+
+		if (slot->kind == WORKER_DISPATCHER && slot->database == database &&
+			slot->wants_sql_lane)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Dispatchers for a database whose scheduler has found the extension. Returns
  * when to come back.
  */
 static TimestampTz
-keep_dispatchers(Database *db, bool sql_lane, TimestampTz now)
+keep_dispatchers(Database *db, TimestampTz now)
 {
 	int			lanes = worker_dispatchers;
 
@@ -295,7 +317,7 @@ keep_dispatchers(Database *db, bool sql_lane, TimestampTz now)
 			child->lanes != lanes)
 			return stop_children(db->oid, WORKER_DISPATCHER, 1, now);
 	}
-	for (int lane = sql_lane ? 0 : 1; lane <= lanes; lane++)
+	for (int lane = sql_lane_wanted(db->oid) ? 0 : 1; lane <= lanes; lane++)
 	{
 		if (find_child(db->oid, WORKER_DISPATCHER, lane) == NULL &&
 			!start_child(db->oid, WORKER_DISPATCHER, lane, lanes))
@@ -317,9 +339,16 @@ keep_workers(TimestampTz now)
 
 	for (int i = 0; i < worker_slot_count(); i++)
 	{
-		if (children[i].handle && children[i].kind == WORKER_SCHEDULER &&
-			!worker_slot(i)->ready)
+		Child	   *child = &children[i];
+
+		if (child->handle == NULL)
+			continue;
+		if (child->kind == WORKER_SCHEDULER && !worker_slot(i)->ready)
 			probes++;
+		/* No more connections to its database: not ours either. */
+		if (!hash_search(databases, &child->database, HASH_FIND, NULL))
+			next = Min(next, stop_children(child->database, WORKER_NONE, 0,
+										   now));
 	}
 
 	hash_seq_init(&seq, databases);
@@ -354,11 +383,8 @@ keep_workers(TimestampTz now)
 		}
 		else
 		{
-			WorkerSlot *slot = worker_slot(scheduler - children);
-
-			if (slot->ready)
-				next = Min(next, keep_dispatchers(db, slot->wants_sql_lane,
-												  now));
+			if (worker_slot(scheduler - children)->ready)
+				next = Min(next, keep_dispatchers(db, now));
 		}
 	}
 	return next;

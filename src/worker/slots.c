@@ -423,17 +423,8 @@ worker_answer(bool has_extension)
 void
 launcher_want_sql_lane(void)
 {
-	for (int i = 0; i < shared->nslots; i++)
-	{
-		WorkerSlot *slot = &shared->slots[i];
-
-		if (slot->kind == WORKER_SCHEDULER &&
-			slot->database == MyDatabaseId && !slot->wants_sql_lane)
-		{
-			slot->wants_sql_lane = true;
-			wake_launcher();
-		}
-	}
+	MyWorker->wants_sql_lane = true;
+	wake_launcher();
 }
 
 bool

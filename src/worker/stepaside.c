@@ -5,10 +5,10 @@
  * CREATE and DROP EXTENSION start and stop delivery in their database when
  * they commit. DROP DATABASE, ALTER DATABASE … RENAME and … SET TABLESPACE,
  * and CREATE DATABASE … TEMPLATE refuse to work on a database with processes
- * in it: before such a command our workers leave the database, and afterwards
- * the launcher looks again. A command that its user may not run moves nobody.
- * DROP EXTENSION would do without, but would meet the workers' locks: they
- * leave for it too, until its transaction ends.
+ * in it: before such a command our workers leave the database, and when its
+ * transaction has ended the launcher looks again. They leave for DROP
+ * EXTENSION too, which would otherwise meet their locks. A command that its
+ * user may not run moves nobody.
  */
 #include "postgres.h"
 
@@ -22,7 +22,6 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
@@ -33,7 +32,7 @@
 static object_access_hook_type previous_access_hook = NULL;
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 static bool extension_changed = false;
-static bool extension_held = false;
+static bool holding = false;
 
 static void
 watch_extensions(ObjectAccessType access, Oid class_id, Oid object_id,
@@ -52,9 +51,9 @@ look_on_xact_end(XactEvent event, void *arg)
 	bool		ended = event == XACT_EVENT_COMMIT ||
 	event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE;
 
-	if (ended && extension_held)
+	if (ended && holding)
 	{
-		extension_held = false;
+		holding = false;
 		launcher_release();
 	}
 	if (!extension_changed)
@@ -177,10 +176,15 @@ drops_extension(Node *stmt)
 	return false;
 }
 
+/*
+ * Until the transaction ends, however it ends: a database that is created or
+ * renamed can be seen only then.
+ */
 static void
-release_on_exit(int code, Datum arg)
+hold(Oid database)
 {
-	launcher_release();
+	holding = true;
+	launcher_hold(database);
 }
 
 static void
@@ -188,32 +192,19 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		   ProcessUtilityContext context, ParamListInfo params,
 		   QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
-	volatile Oid database = InvalidOid;
-	ProcessUtility_hook_type volatile next = previous_utility_hook ?
+	ProcessUtility_hook_type next = previous_utility_hook ?
 	previous_utility_hook : standard_ProcessUtility;
 
 	if (!RecoveryInProgress() && context == PROCESS_UTILITY_TOPLEVEL)
 	{
-		database = wanted_database(pstmt->utilityStmt);
-		if (!extension_held && drops_extension(pstmt->utilityStmt))
-		{
-			extension_held = true;
-			launcher_hold(MyDatabaseId);
-		}
-	}
-	if (!OidIsValid(database))
-	{
-		next(pstmt, query, read_only_tree, context, params, env, dest, qc);
-		return;
-	}
+		Oid			database = wanted_database(pstmt->utilityStmt);
 
-	PG_ENSURE_ERROR_CLEANUP(release_on_exit, (Datum) 0);
-	{
-		launcher_hold(database);
-		next(pstmt, query, read_only_tree, context, params, env, dest, qc);
+		if (OidIsValid(database))
+			hold(database);
+		else if (drops_extension(pstmt->utilityStmt))
+			hold(MyDatabaseId);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(release_on_exit, (Datum) 0);
-	launcher_release();
+	next(pstmt, query, read_only_tree, context, params, env, dest, qc);
 }
 
 void

@@ -50,7 +50,7 @@ typedef struct WorkerSlot
 	int			lanes;			/* dispatcher: how many network lanes there
 								 * are */
 	bool		ready;			/* connected, and the extension is there */
-	bool		wants_sql_lane; /* scheduler: its database needs lane 0 */
+	bool		wants_sql_lane; /* dispatcher: its database needs lane 0 */
 	pid_t		pid;			/* 0 while the process is starting */
 	Latch	   *latch;			/* in shared memory; NULL while starting */
 	pg_atomic_uint32 calls;		/* how often it was woken */
@@ -139,13 +139,13 @@ extern ConditionVariable *worker_delivered(void);
 /* Ask the launcher to look at this database again; InvalidOid: at all. */
 extern void launcher_look(Oid database);
 
-/* The current database needs a dispatcher for lane 0. */
+/* A dispatcher has found that its database needs one for lane 0. */
 extern void launcher_want_sql_lane(void);
 
 /*
  * While a database is held, no worker of ours runs there: launcher_hold()
- * returns when the last is gone, or after ten seconds. A backend holds at most
- * one at a time; its exit releases it.
+ * returns when the last is gone, or after ten seconds. launcher_release()
+ * ends all that the backend holds.
  */
 extern void launcher_hold(Oid database);
 extern void launcher_release(void);

@@ -27,7 +27,7 @@ my $node = mlint_node('main', conf => <<'EOC');
 restart_after_crash = on
 log_statement = none
 fsync = on
-wal_writer_delay = 200ms
+wal_writer_delay = 10s
 mlint.dispatchers = 2
 EOC
 
@@ -77,6 +77,16 @@ sub script
 	  map { $steps[ rand @steps ] } 1 .. 12;
 }
 
+# psql's exit status and output, whatever happens to the server meanwhile: a
+# psql that cannot connect may be gone before it is asked.
+sub try
+{
+	my ($sql) = @_;
+	my ($rc, $out) = eval { $node->psql('postgres', $sql, on_error_stop => 0) };
+
+	return $@ ? (2, '') : ($rc, $out);
+}
+
 my $stop = "$PostgreSQL::Test::Utils::tmp_check/stop_publishing_$$";
 my @children;
 for my $n (1 .. $publishers)
@@ -87,13 +97,8 @@ for my $n (1 .. $publishers)
 		srand $seed + $n;
 		until (-e $stop)
 		{
-			# A server that is down is all right, and so is to lose it, also
-			# while psql is still being written to. Dying here would run the
-			# node's own end, which is the parent's.
-			eval {
-				$node->psql('postgres', script($n % 2 ? 'true' : 'false'),
-					on_error_stop => 0);
-			};
+			# A server that is down is all right, and so is to lose it.
+			try(script($n % 2 ? 'true' : 'false'));
 			usleep(20_000);
 		}
 		POSIX::_exit(0);
@@ -121,14 +126,14 @@ my %actions = (
 		return 1;
 	},
 	'pg_terminate_backend of a dispatcher' => sub {
-		my ($rc) = $node->psql('postgres', <<'EOQ');
+		my ($rc) = try(<<'EOQ');
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE backend_type LIKE 'mlint dispatcher%' ORDER BY random() LIMIT 1
 EOQ
 		return $rc == 0;
 	},
 	'pg_terminate_backend of the launcher' => sub {
-		my ($rc) = $node->psql('postgres', <<'EOQ');
+		my ($rc) = try(<<'EOQ');
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE backend_type = 'mlint launcher'
 EOQ
@@ -140,7 +145,7 @@ EOQ
 		return 1;
 	},
 	'a reload' => sub {
-		my ($rc) = $node->psql('postgres', 'SELECT pg_reload_conf()');
+		my ($rc) = try('SELECT pg_reload_conf()');
 		return $rc == 0;
 	});
 my @names = sort keys %actions;
@@ -163,7 +168,7 @@ ok($done{$_}, "$_, " . ($done{$_} // 0) . ' times') for @names;
 
 # Now let all of it arrive. A retry of the lane's own may be a minute away:
 # deliveries that were under way when their dispatcher died are parked so.
-$node->poll_query_until('postgres', 'SELECT true') or die 'the server is down';
+wait_for_sql($node, 'the server is up', 'SELECT true');
 my ($committed, $synchronous, $in_order) = split /\|/, $node->safe_psql(
 	'postgres', <<'EOQ');
 SELECT count(*), count(*) FILTER (WHERE synchronous),
@@ -176,7 +181,7 @@ $node->safe_psql('postgres', "SELECT mlint.publish('wake', '{}')");
 wait_for(
 	'nothing is left to deliver',
 	sub {
-		my ($rc, $left) = $node->psql('postgres', <<'EOQ');
+		my ($rc, $left) = try(<<'EOQ');
 SELECT count(*) FROM mlint.deliveries WHERE state IN ('pending', 'in_flight')
 EOQ
 		return $rc == 0 && $left eq '0';
@@ -242,6 +247,22 @@ EOQ
 
 is( $node->safe_psql('postgres', 'SELECT count(*) FROM mlint.pending'),
 	0, 'nothing stays behind in mlint.pending');
+
+# An asynchronous commit is not on disk when it becomes visible. What has left
+# is: right after it arrived, the server goes down.
+my $lost = 0;
+for (1 .. 5)
+{
+	my $id = $node->safe_psql('postgres',
+		'SET synchronous_commit = off; SELECT mlint.publish(\'crash.late\', \'{"fate": "commit"}\')');
+	wait_for("event $id arrives", sub {
+		grep { $_->{body} =~ /"id":$id,/ } $receiver->requests('/ok') });
+	$node->stop('immediate');
+	$node->start;
+	$lost++ if $node->safe_psql('postgres',
+		"SELECT count(*) FROM mlint.events WHERE id = $id") eq '0';
+}
+is($lost, 0, 'no event arrived that a crash then undid');
 
 $node->stop;
 done_testing();

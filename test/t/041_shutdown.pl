@@ -88,8 +88,7 @@ SELECT destination, state, count(*) FROM mlint.deliveries GROUP BY 1, 2 ORDER BY
 EOQ
 	"all|delivered|100000\nfunction|delivered|20\nslow|delivered|20",
 	'mlint.deliveries says so');
-my %arrived = map { $_->{headers}{'webhook-id'} => 1 } $receiver->requests('/ok');
-is(scalar keys %arrived, 100_000, '... and the receiver');
+is(scalar keys %{ $receiver->arrivals('/ok') }, 100_000, '... and the receiver');
 is( $node->safe_psql('postgres',
 		'SELECT count(*), count(DISTINCT event_id) FROM done'),
 	'20|20',
