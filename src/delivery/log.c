@@ -817,13 +817,14 @@ log_record(const Record *records, int n)
 	{
 		const Record *r = &records[i];
 
-		if (r->kind == OUTCOME_RETRY || r->kind == OUTCOME_PARKED)
-		{
+		bool		ends = r->kind != OUTCOME_RETRY &&
+		r->kind != OUTCOME_PARKED;
+
+		if (ends)
+			put_ended(&ended, r);
+		else if (!r->forget)
 			put_pending(r->had_row ? &retried : &parked, r);
-			continue;
-		}
-		put_ended(&ended, r);
-		if (r->had_row)
+		if (r->had_row && (ends || r->forget))
 		{
 			columns_put(&done, 0, Int64GetDatum(r->event_id), false);
 			columns_put(&done, 1, Int32GetDatum(r->destination_id), false);

@@ -97,6 +97,8 @@ typedef struct Record
 	int32		destination_id;
 	int			segment;
 	bool		had_row;		/* it was in mlint.pending */
+	bool		forget;			/* its destination is dropped: nothing stays
+								 * pending */
 	OutcomeKind kind;
 	int			attempts;
 	TimestampTz next_attempt_at;	/* OUTCOME_RETRY and OUTCOME_PARKED */

@@ -437,6 +437,7 @@ make_record(const Delivery *delivery)
 	r.destination_id = delivery->destination->id;
 	r.segment = delivery->attempt.event->segment;
 	r.had_row = delivery->had_row;
+	r.forget = delivery->destination->dropped;
 	r.kind = delivery->outcome.kind;
 	r.attempts = delivery->attempts;
 	r.next_attempt_at = delivery->next_attempt_at;

@@ -171,6 +171,20 @@ is( $node->safe_psql('postgres',
 		"SELECT count(*) FROM mlint.destination WHERE name = 'gone'"),
 	0, '... as long as there are any');
 
+# A destination that is dropped while it is being delivered to.
+my $stall = $receiver->url('/stall');
+$node->safe_psql('postgres',
+	"SELECT mlint.destination_create('stall', 'http', '{\"url\": \"$stall\", \"timeout_ms\": 1000}', '{stalled}')"
+);
+my $stalled = publish('stalled');
+wait_for_sql($node, 'a delivery is under way',
+	"SELECT count(*) = 1 FROM mlint.in_flight() WHERE event_id = $stalled");
+$node->safe_psql('postgres', "SELECT mlint.destination_drop('stall')");
+wait_for_sql($node, '... and ends',
+	"SELECT count(*) = 0 FROM mlint.in_flight() WHERE event_id = $stalled");
+ok(wait_for_delivery($node, $stalled),
+	'a destination that is dropped leaves nothing pending');
+
 # Jobs.
 $node->safe_psql('postgres', <<'EOQ');
 UPDATE mlint.job SET enabled = true;
