@@ -221,10 +221,19 @@ is(scalar(() = arrived('early')), 2, 'a destination gets what matches');
 is(scalar(() = arrived('late')), 1, '... but nothing from before it was created');
 is( sql("SELECT string_agg(destination, ',') FROM mlint.deliveries WHERE event_id = $id"),
 	'early', '... as mlint.deliveries says');
+my $session = $node->background_psql('postgres');
+$session->query_safe('BEGIN');
+$id = $session->query_safe("SELECT mlint.publish('chrono', '4')");
+http('latest', {}, 'chrono');
+$session->query_safe('COMMIT');
+$session->quit;
+ok(wait_for_delivery($node, $id), 'nor what was published before it');
+is( sql("SELECT string_agg(destination, ',' ORDER BY destination) FROM mlint.deliveries WHERE event_id = $id"),
+	'early,late', '... and committed after');
 $id = sql("SELECT mlint.send('late', 'chrono', '3')");
 wait_for_delivery($node, $id);
-is(scalar(() = arrived('late')), 2, 'send() goes to one destination');
-is(scalar(() = arrived('early')), 2, '... and to no other');
+is(scalar(() = arrived('late')), 3, 'send() goes to one destination');
+is(scalar(() = arrived('early')), 3, '... and to no other');
 
 # Each event of an ordered destination fails twice; nothing overtakes it.
 create_destination($node, 'ordered', 'http', { url => $receiver->url('/flaky?fail=2&ordered'),

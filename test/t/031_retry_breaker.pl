@@ -209,6 +209,18 @@ wait_for_sql($node, '... one that succeeds lets all pass',
 	"SELECT count(*) FROM mlint.deliveries WHERE destination = 'probed' AND state = 'delivered'", 10);
 is(counters('probed', 'breaker'), 'closed', '... and closes it');
 
+# While the probe is out, nothing else is.
+http('probe', '/status/500?probe', { retry => { initial_delay_ms => 0 },
+	timeout_ms => 3600000, breaker => { threshold => 1, timeout_s => 3 } });
+publish($node, 'probe', 0);
+wait_for_sql($node, 'a third breaker opens', "SELECT breaker FROM mlint.stat_destinations WHERE destination = 'probe'", 'open');
+sql("SELECT mlint.destination_alter('probe', '{\"url\": \"" . $receiver->url('/stall?probe') . "\"}')");
+wait_for('... half-open, one is tried', sub { $receiver->count('/stall?probe') == 1 });
+sql("SELECT mlint.publish('probe', to_jsonb(n)) FROM generate_series(1, 5) n");
+fence();
+is($receiver->count('/stall?probe'), 1, '... and no other while it is out');
+sql("SELECT mlint.destination_drop('probe')");
+
 # ---- a secret that is not there ----
 sql("SELECT mlint.secret_put('key', 'first')");
 http('signed', '/status/200?signed', { signing_secret => { secret => 'key' } });

@@ -74,6 +74,12 @@ foreach my $case ([ 'slack', 'text', 2500, 40000 ], [ 'discord', 'content', 1600
 	like($text, qr/x \.\.\.\n?```$/, '... and says that it goes on');
 }
 
+# A transform makes the whole body.
+sql(q(CREATE FUNCTION public.shape(e jsonb) RETURNS jsonb LANGUAGE sql AS
+	$$ SELECT jsonb_build_object('text', 'it is ' || (e->>'data')) $$));
+create_destination($node, 'shaped', 'slack', { url => { secret => 'slack' }, transform => 'public.shape' });
+is_deeply(message("publish('shaped', '5')", $path{slack}), { text => 'it is 5' }, 'slack: a transform makes the body');
+
 # Their 429 is obeyed.
 foreach my $service (qw(slack discord))
 {
