@@ -17,6 +17,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -380,7 +381,7 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* mlint.destination_drop(name) */
+/* mlint.destination_drop(name). Its dispatcher deletes what is pending. */
 Datum
 mlint_destination_drop(PG_FUNCTION_ARGS)
 {
@@ -394,8 +395,6 @@ mlint_destination_drop(PG_FUNCTION_ARGS)
 	values[0] = Int32GetDatum(destination_id(name, NULL));
 	(void) run("UPDATE mlint.destination SET dropped_at = clock_timestamp(),"
 			   " generation = $2 WHERE id = $1", 2, types, values, NULL);
-	(void) run("DELETE FROM mlint.pending WHERE destination_id = $1",
-			   1, types, values, NULL);
 	owner_end(&scope);
 	worker_wake_at_commit(WORKER_DISPATCHER);
 	PG_RETURN_VOID();
@@ -489,6 +488,9 @@ run_test(const Driver *driver, DeliveryOptions *options, Oid owner,
 		else
 		{
 			attempt->done = test_done;
+			attempt->body = pg_server_to_any(attempt->body, attempt->body_len,
+											 PG_UTF8);
+			attempt->body_len = strlen(attempt->body);
 			driver->submit(state, attempt);
 			while (!test->ended)
 				http_client_wait(http);

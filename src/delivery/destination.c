@@ -45,7 +45,6 @@ static HTAB *by_id = NULL;
 static Destination **all = NULL;	/* this lane's */
 static int	nall = 0;
 static int	room = 0;
-static int	nenabled = 0;
 static int	nopen = 0;
 
 static MemoryContext match_context = NULL;
@@ -139,7 +138,7 @@ destinations_init(int lane, int lanes)
 		pfree(all[i]->name);
 		pfree(all[i]);
 	}
-	nall = nenabled = 0;
+	nall = 0;
 	loaded_generation = -1;
 	if (by_id)
 		hash_destroy(by_id);
@@ -151,6 +150,31 @@ destinations_init(int lane, int lanes)
 	ctl.entrysize = sizeof(DestinationRef);
 	by_id = hash_create("mlint destinations", 256, &ctl,
 						HASH_ELEM | HASH_BLOBS);
+}
+
+/* Dropped destinations whose pending rows are ours to delete. */
+static List *dropped_ids = NIL;
+
+/*
+ * Whoever drops a destination must not touch its pending rows: he would lock
+ * them, and keep us waiting for as long as he likes.
+ */
+static void
+forget_dropped(void)
+{
+	Oid			types[1] = {INT4OID};
+	ListCell   *lc;
+
+	foreach(lc, dropped_ids)
+	{
+		Datum		values[1] = {Int32GetDatum(lfirst_int(lc))};
+
+		if (SPI_execute_with_args("DELETE FROM mlint.pending WHERE destination_id = $1",
+								  1, types, values, NULL, false,
+								  0) != SPI_OK_DELETE)
+			elog(ERROR, "could not delete from mlint.pending");
+	}
+	dropped_ids = NIL;
 }
 
 /* Take in one row of mlint.destination. */
@@ -167,12 +191,12 @@ load_row(HeapTuple tuple, TupleDesc desc, bool *sql_lane)
 
 	if (runs_sql && !dropped)
 		*sql_lane = true;
+	if (dropped && mine)
+		dropped_ids = lappend_int(dropped_ids, id);
 	if (d == NULL && (!mine || dropped))
 		return;
 	if (d == NULL)
 		d = add_destination(id);
-	else if (d->enabled)
-		nenabled--;
 	if (d->name)
 		pfree(d->name);
 	d->name = MemoryContextStrdup(TopMemoryContext,
@@ -182,12 +206,10 @@ load_row(HeapTuple tuple, TupleDesc desc, bool *sql_lane)
 	d->dropped = dropped;
 	if (dropped)
 		stats_forget(id);
-	d->enabled = DatumGetBool(FIELD(5)) && !dropped;
+	d->enabled = DatumGetBool(FIELD(5)) && !dropped && !d->gone;
 	d->runs_sql = runs_sql;
 	d->owner = DatumGetObjectId(FIELD(7));
 	d->after_event_id = DatumGetInt64(FIELD(8));
-	if (d->enabled)
-		nenabled++;
 
 	/* It may have become deliverable, or be wanted again at once. */
 	d->stale = true;
@@ -208,6 +230,7 @@ destinations_load(int64 generation, bool *sql_lane)
 	Datum		values[1] = {Int64GetDatum(loaded_generation)};
 
 	*sql_lane = false;
+	dropped_ids = NIL;
 	if (generation == loaded_generation)
 		return;
 	if (SPI_execute_with_args("SELECT id, name, driver, events, enabled,"
@@ -221,6 +244,7 @@ destinations_load(int64 generation, bool *sql_lane)
 		elog(ERROR, "could not read mlint.destination");
 	for (uint64 i = 0; i < SPI_processed; i++)
 		load_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, sql_lane);
+	forget_dropped();
 	loaded_generation = generation;
 	forget_matches();
 }
@@ -331,7 +355,11 @@ destinations_count(void)
 int
 destinations_enabled(void)
 {
-	return nenabled;
+	int			n = 0;
+
+	for (int i = 0; i < nall; i++)
+		n += all[i]->enabled;
+	return n;
 }
 
 void

@@ -25,6 +25,7 @@ typedef struct Destination
 	int			npatterns;
 	bool		enabled;
 	bool		dropped;
+	bool		gone;			/* said so, and is to be disabled */
 	bool		runs_sql;
 	Oid			owner;
 	int64		after_event_id; /* later events only */

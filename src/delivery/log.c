@@ -67,8 +67,15 @@ static int64 writing_event = 0;
 static Fault *faults = NULL;
 static int	next_fault = 0;
 
-/* What events are written into. */
+/* What events are written into; for the network, in UTF-8 (RFC 8259). */
 static StringInfoData body;
+static bool utf8_bodies = false;
+
+void
+log_init(bool for_network)
+{
+	utf8_bodies = for_network;
+}
 
 /* ---- transactions and statements ---- */
 
@@ -292,6 +299,24 @@ event_fault(int64 event_id)
 	return NULL;
 }
 
+/*
+ * What was appended to the body since then, in UTF-8, if it is to leave the
+ * database.
+ */
+static void
+encode_body(int since)
+{
+	char	   *encoded;
+
+	if (!utf8_bodies || GetDatabaseEncoding() == PG_UTF8)
+		return;
+	encoded = pg_server_to_any(body.data + since, body.len - since, PG_UTF8);
+	if (encoded == body.data + since)
+		return;
+	body.len = since;
+	appendStringInfoString(&body, encoded);
+}
+
 /* Write the envelope; returns where data lies in it. */
 static size_t
 write_body(const Datum *values, const char *type, size_t *data_len)
@@ -301,18 +326,23 @@ write_body(const Datum *values, const char *type, size_t *data_len)
 	char		stamp[MAXDATELEN + 1];
 	int			utc = 0;
 	size_t		data_at;
+	size_t		metadata_at;
 
 	JsonEncodeDateTime(stamp, values[3], TIMESTAMPTZOID, &utc);
 	appendStringInfo(&body, "{\"id\":" INT64_FORMAT ",\"type\":",
 					 DatumGetInt64(values[0]));
 	escape_json(&body, type);
 	appendStringInfo(&body, ",\"timestamp\":\"%s\",\"data\":", stamp);
+	encode_body(0);
 	data_at = body.len;
 	(void) JsonbToCString(&body, &data->root, VARSIZE(data));
+	encode_body(data_at);
 	*data_len = body.len - data_at;
+	metadata_at = body.len;
 	appendStringInfoString(&body, ",\"metadata\":");
 	(void) JsonbToCString(&body, &metadata->root, VARSIZE(metadata));
 	appendStringInfoChar(&body, '}');
+	encode_body(metadata_at);
 	return data_at;
 }
 
@@ -966,10 +996,17 @@ log_reset_lanes(int lanes, const Cursor *cursor)
 	(void) run(&create, values, NULL, false, NULL);
 }
 
-/* A destination has said that it is gone: hold what comes, and say so. */
+/*
+ * A destination has said that it is gone: hold what comes, and say so. Raises
+ * ERRCODE_LOCK_NOT_AVAILABLE while somebody is changing destinations.
+ */
 void
 log_disable(int32 destination_id, const char *name, const char *reason)
 {
+	static Statement lock = {
+		"SELECT FROM mlint.generation WHERE room = 'destinations'"
+		" FOR UPDATE NOWAIT"
+	};
 	static Statement statement = {
 		"UPDATE mlint.destination SET enabled = false, disabled_reason = $2,"
 		" generation = $3, altered_at = clock_timestamp()"
@@ -979,6 +1016,7 @@ log_disable(int32 destination_id, const char *name, const char *reason)
 	Datum		values[3];
 	StringInfoData data;
 
+	(void) run(&lock, NULL, NULL, false, NULL);
 	values[0] = Int32GetDatum(destination_id);
 	values[1] = error_datum(reason);
 	values[2] = Int64GetDatum(generation_bump("destinations"));

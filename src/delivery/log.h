@@ -13,6 +13,12 @@
 #include "delivery/cursor.h"
 #include "delivery/driver.h"
 
+/*
+ * Once: are the bodies for the network, in UTF-8, or for functions in this
+ * database, in its encoding?
+ */
+extern void log_init(bool for_network);
+
 /* snapshot: one snapshot for all that is read (REPEATABLE READ). */
 extern void log_begin(bool snapshot);
 extern void log_commit(void);

@@ -575,7 +575,7 @@ SELECT p.event_id, d.name, e.type,
 	p.first_attempt_at, NULL, NULL
 FROM mlint.pending p
 JOIN mlint.event e ON e.id = p.event_id AND e.segment = p.segment
-JOIN mlint.destination d ON d.id = p.destination_id
+JOIN mlint.destination d ON d.id = p.destination_id AND d.dropped_at IS NULL
 LEFT JOIN mlint.in_flight() f
 	ON f.event_id = p.event_id AND f.destination_id = p.destination_id
 UNION ALL

@@ -44,7 +44,8 @@ event_ended(int64 event_id)
 	plan = SPI_prepare("SELECT NOT EXISTS (SELECT FROM mlint.log_cursor c"
 					   " WHERE NOT mlint.cursor_covers(c, e.xid, e.id))"
 					   " AND NOT EXISTS (SELECT FROM mlint.pending p"
-					   " WHERE p.event_id = e.id), e.xid"
+					   " JOIN mlint.destination d ON d.id = p.destination_id"
+					   " WHERE p.event_id = e.id AND d.dropped_at IS NULL), e.xid"
 					   " FROM mlint.event e WHERE e.id = $1", 1, types);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the look at an event");

@@ -29,6 +29,7 @@
 
 #include "access/xact.h"
 #include "lib/ilist.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -78,6 +79,8 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 /* Deliveries inside the database, between two looks around. */
 #define EXECUTE_COUNT		50
 #define POLL_MS				60000
+/* A destination that cannot be disabled now is tried again after this. */
+#define DISABLE_RETRY_MS	1000
 /* Our class of advisory locks; users' are 1 and 2. */
 #define LOCK_CLASS			0x4D4C
 #define LOCK_LEVEL			0x7FFFFFFF
@@ -141,6 +144,7 @@ static uint64 policy_generation = 0;
 static bool log_has_more = true;
 static TimestampTz log_read_at = 0;
 static TimestampTz recorded_at = 0;
+static TimestampTz disable_at = PG_INT64_MAX;	/* some destination is gone */
 static TimestampTz measured_at = 0;
 
 /* ---- transactions ---- */
@@ -374,7 +378,11 @@ conclude(Delivery *delivery, TimestampTz now)
 		d->breaker_changed = true;
 	}
 	if (outcome->disable)
+	{
 		d->enabled = false;
+		d->gone = true;
+		disable_at = now;
+	}
 	count_outcome(d, outcome, now);
 
 	if (delivery->batch)
@@ -599,6 +607,8 @@ transform(Delivery *delivery)
 		}
 		else
 		{
+			if (d->driver->submit)
+				body = pg_server_to_any(body, strlen(body), PG_UTF8);
 			delivery->attempt.body_len = strlen(body);
 			delivery->attempt.body = MemoryContextStrdup(deliveries_context,
 														 body);
@@ -1033,9 +1043,6 @@ add_record(Record *records, int *n, Delivery *delivery, TimestampTz now)
 		delivery->next_attempt_at = Max(delivery->next_attempt_at, now);
 	if (!delivery->recorded)
 		records[(*n)++] = make_record(delivery);
-	if (delivery->outcome.disable)
-		log_disable(delivery->destination->id, delivery->destination->name,
-					delivery->outcome.error);
 }
 
 /*
@@ -1119,6 +1126,44 @@ record(TimestampTz now)
 	recorded_at = now;
 	MyWorker->batches++;
 	ConditionVariableBroadcast(worker_delivered());
+}
+
+/*
+ * Disable the destinations that said they are gone. When somebody holds the
+ * locks, the lane goes on, and tries again.
+ */
+static void
+disable_gone(TimestampTz now)
+{
+	MemoryContext old = CurrentMemoryContext;
+	Destination *d;
+	int			i = 0;
+
+	disable_at = PG_INT64_MAX;
+	while ((d = destinations_next(&i)) != NULL)
+	{
+		if (!d->gone)
+			continue;
+		d->enabled = false;
+		PG_TRY();
+		{
+			begin(false);
+			log_disable(d->id, d->name,
+						"HTTP 410: the receiver says that it is gone for good");
+			log_commit();
+			d->gone = false;
+		}
+		PG_CATCH();
+		{
+			if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+				PG_RE_THROW();
+			FlushErrorState();
+			log_abort();
+			MemoryContextSwitchTo(old);
+			disable_at = now + DISABLE_RETRY_MS * INT64CONST(1000);
+		}
+		PG_END_TRY();
+	}
 }
 
 static Batch *
@@ -1283,6 +1328,8 @@ wait_ms(TimestampTz now)
 		ms = Min(ms, Max(0, (next_timer - now) / 1000 + 1));
 	if (nresults > 0 || cursor_moved)
 		ms = Min(ms, RECORD_MS);
+	if (disable_at != PG_INT64_MAX)
+		ms = Min(ms, Max(0, (disable_at - now) / 1000 + 1));
 	if (head)
 		ms = Min(ms, STRAGGLER_MS / 2);
 	return ms;
@@ -1396,6 +1443,7 @@ mlint_dispatcher_main(Datum main_arg)
 					  NULL);
 	AddWaitEventToSet(pace_set, WL_SOCKET_READABLE, http_client_fd(http),
 					  NULL, NULL);
+	log_init(MyWorker->lane > 0);
 	enter_lane(MyWorker->lane, MyWorker->lanes);
 
 	for (;;)
@@ -1442,6 +1490,11 @@ mlint_dispatcher_main(Datum main_arg)
 		if (should_record(now))
 		{
 			record(now);
+			idle = false;
+		}
+		if (now >= disable_at)
+		{
+			disable_gone(now);
 			idle = false;
 		}
 		if (!dlist_is_empty(&active) && nflying < WORKER_MAX_IN_FLIGHT)

@@ -205,6 +205,15 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 			hold(MyDatabaseId);
 	}
 	next(pstmt, query, read_only_tree, context, params, env, dest, qc);
+
+	/* What it had to say at commit was forgotten when it was prepared. */
+	if (IsA(pstmt->utilityStmt, TransactionStmt) &&
+		((TransactionStmt *) pstmt->utilityStmt)->kind ==
+		TRANS_STMT_COMMIT_PREPARED)
+	{
+		worker_wake(WORKER_DISPATCHER);
+		worker_wake(WORKER_SCHEDULER);
+	}
 }
 
 void
