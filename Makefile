@@ -40,7 +40,8 @@ $(OBJS): $(HEADERS) Makefile
 all: mlint--1.0.sql
 
 # The installation script, assembled from the rooms and committed.
-mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql)
+mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql) \
+	mlint--1.0.sql.footer
 	cat $^ >$@.tmp && mv $@.tmp $@
 
 .PHONY: objects format format-check bench

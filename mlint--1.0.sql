@@ -2,6 +2,19 @@
 
 -- common: roles, and the one HTTP client as a function.
 
+-- CREATE EXTENSION takes a schema that is there already, whoever made it: what
+-- its owner has put there would run as us.
+DO $$
+BEGIN
+	IF (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'mlint')
+		<> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+	THEN
+		RAISE EXCEPTION 'schema "mlint" exists already and belongs to another role'
+			USING HINT = 'Look at what is in it, drop it, and run CREATE EXTENSION again.';
+	END IF;
+END
+$$;
+
 DO $$
 DECLARE
 	role text;
@@ -46,6 +59,40 @@ COMMENT ON FUNCTION mlint.http(text, text, jsonb, text, interval) IS
 'Send one HTTP request and wait for the response; any status is a result, no response is an error';
 REVOKE ALL ON FUNCTION mlint.http(text, text, jsonb, text, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlint.http(text, text, jsonb, text, interval) TO mlint_admin;
+
+-- Default privileges of whoever creates the extension must not open what is
+-- private: take back what anybody but the owner and our roles was given.
+CREATE FUNCTION mlint.privileges_close() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	r record;
+BEGIN
+	FOR r IN SELECT c.oid::regclass AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee,
+			CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind
+		FROM pg_class c, aclexplode(c.relacl) a
+		WHERE c.relnamespace = 'mlint'::regnamespace
+			AND c.relkind IN ('r', 'p', 'v', 'S')
+			AND a.grantee <> c.relowner
+			AND a.grantee::regrole::text NOT IN
+				('mlint_admin', 'mlint_user', 'mlint_reader')
+	LOOP
+		EXECUTE format('REVOKE ALL ON %s %s FROM %s', r.kind, r.object, r.grantee);
+	END LOOP;
+	FOR r IN SELECT p.oid::regprocedure AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+		FROM pg_proc p, aclexplode(p.proacl) a
+		WHERE p.pronamespace = 'mlint'::regnamespace
+			AND a.grantee <> p.proowner
+			AND a.grantee::regrole::text NOT IN
+				('mlint_admin', 'mlint_user', 'mlint_reader')
+	LOOP
+		EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', r.object, r.grantee);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mlint.privileges_close() IS
+	'Takes back what default privileges gave to others than the owner and mlint''s roles';
+REVOKE ALL ON FUNCTION mlint.privileges_close() FROM PUBLIC;
 
 -- secrets: the local store, sealed under a master key that is in no table.
 
@@ -386,14 +433,14 @@ INSERT INTO mlint.event_type VALUES
 -- Begin a new segment. The newest partition takes all new events.
 CREATE FUNCTION mlint.segment_begin() RETURNS int
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	n int;
 	parent text;
 BEGIN
 	SELECT coalesce(max(s.segment), 0) + 1 INTO n FROM mlint.segment s;
 	FOREACH parent IN ARRAY '{event,delivery}'::text[] LOOP
-		EXECUTE format('CREATE TABLE mlint.%1$I (LIKE mlint.%2$I INCLUDING ALL)',
+		EXECUTE format('CREATE TABLE mlint.%1$I (LIKE mlint.%2$I INCLUDING ALL) USING heap',
 			parent || '_' || n, parent);
 		EXECUTE format('ALTER TABLE mlint.%2$I ATTACH PARTITION mlint.%1$I FOR VALUES IN (%3$s)',
 			parent || '_' || n, parent, n);
@@ -406,6 +453,7 @@ BEGIN
 				parent || '_' || n);
 		END IF;
 	END LOOP;
+	PERFORM mlint.privileges_close();
 	UPDATE mlint.segment s SET closed_at = clock_timestamp()
 	WHERE s.closed_at IS NULL;
 	INSERT INTO mlint.segment (segment, token)
@@ -427,7 +475,7 @@ COMMENT ON FUNCTION mlint.cursor_covers(mlint.log_cursor, xid8, bigint) IS 'Whet
 -- Has every dispatcher passed this segment, and is nothing in it pending?
 CREATE FUNCTION mlint.segment_finished(segment int) RETURNS boolean
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 	SELECT NOT EXISTS (SELECT FROM mlint.pending p
 			WHERE p.segment = segment_finished.segment)
 		AND NOT EXISTS (SELECT FROM mlint.log_cursor c, mlint.event e
@@ -445,7 +493,7 @@ COMMENT ON FUNCTION mlint.segment_finished(int) IS
 -- than deadlock_timeout, so that in a deadlock it is the job that gives way.
 CREATE FUNCTION mlint.event_retention_run() RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, mlint, pg_temp
+SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '500ms' AS $$
 DECLARE
 	retention interval := current_setting('mlint.event_retention')::interval;
@@ -600,7 +648,7 @@ COMMENT ON COLUMN mlint.drivers.help IS 'What it does';
 CREATE FUNCTION mlint.destination_expect(destination text, driver text)
 RETURNS void
 LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER PARALLEL SAFE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	found text;
 BEGIN
@@ -637,7 +685,7 @@ COMMENT ON FUNCTION mlint.message_text(text, text, text, int) IS 'The text, or a
 CREATE FUNCTION mlint.slack_message(destination text, text text,
 	username text DEFAULT NULL, icon_emoji text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM mlint.destination_expect(destination, 'slack');
 	IF text IS NULL THEN
@@ -657,7 +705,7 @@ COMMENT ON FUNCTION mlint.slack_message(text, text, text, text) IS
 CREATE FUNCTION mlint.slack_alert(destination text, title text, message text,
 	severity text DEFAULT 'info', fields jsonb DEFAULT '{}') RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	color text := CASE severity WHEN 'info' THEN '#36a64f'
 		WHEN 'warning' THEN '#ffcc00' WHEN 'error' THEN '#ff0000'
@@ -705,7 +753,7 @@ COMMENT ON FUNCTION mlint.slack_alert(text, text, text, text, jsonb) IS
 CREATE FUNCTION mlint.discord_message(destination text, content text,
 	username text DEFAULT NULL, embeds jsonb DEFAULT '[]') RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	embed jsonb;
 	field jsonb;
@@ -989,3 +1037,4 @@ REVOKE ALL ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text),
 GRANT EXECUTE ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text),
 	mlint.webhook_verify(text, jsonb, text, interval, text) TO mlint_user;
 
+SELECT mlint.privileges_close();

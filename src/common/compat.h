@@ -68,6 +68,14 @@ mlint_xid_in_clog(uint64 xid)
 									 mlint_oldest_clog_xid);
 }
 
+/* 17 can also ask for a stronger lock. */
+#include "storage/lock.h"
+#if PG_VERSION_NUM < 170000
+#define mlint_lock_held(tag, mode)		LockHeldByMe(tag, mode)
+#else
+#define mlint_lock_held(tag, mode)		LockHeldByMe(tag, mode, false)
+#endif
+
 /* 16 moved the macros for varlena values out of postgres.h. */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"

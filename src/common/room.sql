@@ -1,5 +1,18 @@
 -- common: roles, and the one HTTP client as a function.
 
+-- CREATE EXTENSION takes a schema that is there already, whoever made it: what
+-- its owner has put there would run as us.
+DO $$
+BEGIN
+	IF (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'mlint')
+		<> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+	THEN
+		RAISE EXCEPTION 'schema "mlint" exists already and belongs to another role'
+			USING HINT = 'Look at what is in it, drop it, and run CREATE EXTENSION again.';
+	END IF;
+END
+$$;
+
 DO $$
 DECLARE
 	role text;
@@ -44,4 +57,38 @@ COMMENT ON FUNCTION mlint.http(text, text, jsonb, text, interval) IS
 'Send one HTTP request and wait for the response; any status is a result, no response is an error';
 REVOKE ALL ON FUNCTION mlint.http(text, text, jsonb, text, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlint.http(text, text, jsonb, text, interval) TO mlint_admin;
+
+-- Default privileges of whoever creates the extension must not open what is
+-- private: take back what anybody but the owner and our roles was given.
+CREATE FUNCTION mlint.privileges_close() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	r record;
+BEGIN
+	FOR r IN SELECT c.oid::regclass AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee,
+			CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind
+		FROM pg_class c, aclexplode(c.relacl) a
+		WHERE c.relnamespace = 'mlint'::regnamespace
+			AND c.relkind IN ('r', 'p', 'v', 'S')
+			AND a.grantee <> c.relowner
+			AND a.grantee::regrole::text NOT IN
+				('mlint_admin', 'mlint_user', 'mlint_reader')
+	LOOP
+		EXECUTE format('REVOKE ALL ON %s %s FROM %s', r.kind, r.object, r.grantee);
+	END LOOP;
+	FOR r IN SELECT p.oid::regprocedure AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+		FROM pg_proc p, aclexplode(p.proacl) a
+		WHERE p.pronamespace = 'mlint'::regnamespace
+			AND a.grantee <> p.proowner
+			AND a.grantee::regrole::text NOT IN
+				('mlint_admin', 'mlint_user', 'mlint_reader')
+	LOOP
+		EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', r.object, r.grantee);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mlint.privileges_close() IS
+	'Takes back what default privileges gave to others than the owner and mlint''s roles';
+REVOKE ALL ON FUNCTION mlint.privileges_close() FROM PUBLIC;
 

@@ -26,6 +26,7 @@
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "common/compat.h"
@@ -33,6 +34,7 @@
 #include "common/generation.h"
 #include "common/glob.h"
 #include "common/owner.h"
+#include "common/peertext.h"
 #include "delivery/delivery.h"
 #include "delivery/driver.h"
 #include "delivery/stats.h"
@@ -225,14 +227,18 @@ destination_id(const char *name, char **driver)
 /* ---- create, alter, drop ---- */
 
 /*
- * Lane 0 begins when there is something for it, from here: all that is
- * visible now was published before the destination existed.
+ * Lane 0 begins when there is something for it, from here: what is visible now
+ * was published before the destination existed. But for what this transaction
+ * has published itself: a snapshot never lists its own transaction as in
+ * progress, so the cursor must end before it.
  */
 static void
 begin_sql_lane(void)
 {
 	(void) run("INSERT INTO mlint.log_cursor"
-			   " VALUES (0, 1, pg_current_snapshot(), '0', 0)"
+			   " SELECT 0, 1, format('%1$s:%1$s:', least("
+			   " pg_snapshot_xmin(pg_current_snapshot())::text::numeric,"
+			   " pg_current_xact_id()::text::numeric))::pg_snapshot, '0', 0"
 			   " ON CONFLICT DO NOTHING", 0, NULL, NULL, NULL);
 }
 
@@ -251,6 +257,7 @@ mlint_destination_create(PG_FUNCTION_ARGS)
 	int32		id;
 	bool		isnull;
 
+	HIDE_STATEMENT_BEGIN();
 	for (int i = 2; i < 5; i++)
 	{
 		static const char *const names[] = {"options", "events", "enabled"};
@@ -264,6 +271,7 @@ mlint_destination_create(PG_FUNCTION_ARGS)
 	check_destination_name(name);
 	parsed = driver_parse_options(driver, options, name);
 	driver_check(driver, parsed, GetUserId(), name);
+	HIDE_STATEMENT_END();
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(driver->name);
@@ -293,6 +301,8 @@ mlint_destination_create(PG_FUNCTION_ARGS)
 			   " FROM mlint.event_id RETURNING id",
 			   8, types, values, NULL);
 	id = DatumGetInt32(column(1, &isnull));
+	/* Ids begin again when the extension is created again. */
+	stats_forget(id);
 	owner_end(&scope);
 	worker_wake_at_commit(WORKER_DISPATCHER);
 	PG_RETURN_INT32(id);
@@ -317,6 +327,7 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 	void	   *parsed;
 	bool		isnull;
 
+	HIDE_STATEMENT_BEGIN();
 	if (!PG_ARGISNULL(1) && !JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(1)))
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
@@ -370,6 +381,7 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 				 errmsg("a transform cannot be given to or taken from an existing destination"),
 				 errdetail("Another dispatcher would have to take it over in the middle of the log."),
 				 errhint("Create another destination, and drop this one when nothing is pending for it.")));
+	HIDE_STATEMENT_END();
 	(void) run("UPDATE mlint.destination SET options = $2,"
 			   " events = coalesce($3, events),"
 			   " enabled = coalesce($4, enabled),"
@@ -526,6 +538,7 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 	TimestampTz start;
 	Interval   *elapsed = palloc0(sizeof(Interval));
 	MemoryContext old = CurrentMemoryContext;
+	ResourceOwner resources = CurrentResourceOwner;
 	TupleDesc	desc;
 	Datum		values[4];
 	bool		nulls[4] = {0};
@@ -534,12 +547,19 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	owner_begin(&scope);
-	if (run("SELECT driver, options, owner FROM mlint.destination"
+	if (run("SELECT driver, options, owner, runs_sql FROM mlint.destination"
 			" WHERE name = $1 AND dropped_at IS NULL",
 			1, types, by_name, NULL) == 0)
 		no_such_destination(name);
 	driver = find_driver(TextDatumGetCString(column(1, &isnull)));
 	owner = DatumGetObjectId(column(3, &isnull));
+	if (DatumGetBool(column(4, &isnull)) &&
+		!has_privs_of_role(scope.user, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("only members of role \"%s\", which created destination \"%s\", may test it",
+						GetUserNameFromId(owner, true), name),
+				 errdetail("Its function runs as that role.")));
 	MemoryContextSwitchTo(old);
 	options = DatumGetJsonbPCopy(column(2, &isnull));
 
@@ -562,6 +582,7 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(old);
 		error = CopyErrorData();
 		RollbackAndReleaseCurrentSubTransaction();
+		CurrentResourceOwner = resources;
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			PG_RE_THROW();
 		FlushErrorState();
@@ -571,8 +592,10 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
+	CurrentResourceOwner = resources;
 	owner_end(&scope);
 
+	peer_text_clean(test->outcome.error);
 	elapsed->time = GetCurrentTimestamp() - start;
 	values[0] = BoolGetDatum(test->outcome.kind == OUTCOME_DELIVERED);
 	values[1] = Int32GetDatum(test->outcome.status);
@@ -652,9 +675,13 @@ mlint_delivery_retry(PG_FUNCTION_ARGS)
 	if (run("UPDATE mlint.pending SET next_attempt_at = clock_timestamp()"
 			" WHERE event_id = $1 AND destination_id = $2",
 			2, types, values, NULL) == 0 &&
-		run("WITH ended AS (DELETE FROM mlint.delivery"
-			" WHERE event_id = $1 AND destination_id = $2"
-			" RETURNING event_id, destination_id, segment, first_attempt_at)"
+		run("WITH ended AS (DELETE FROM mlint.delivery l USING mlint.event e"
+			" WHERE l.event_id = $1 AND l.destination_id = $2"
+			" AND e.id = l.event_id AND e.segment = l.segment"
+			" AND NOT EXISTS (SELECT FROM mlint.log_cursor c"
+			" WHERE NOT mlint.cursor_covers(c, e.xid, e.id))"
+			" RETURNING l.event_id, l.destination_id, l.segment,"
+			" l.first_attempt_at)"
 			" INSERT INTO mlint.pending (event_id, destination_id, segment,"
 			" next_attempt_at, first_attempt_at)"
 			" SELECT event_id, destination_id, segment, clock_timestamp(),"

@@ -179,7 +179,7 @@ forget_dropped(void)
 
 /* Take in one row of mlint.destination. */
 static void
-load_row(HeapTuple tuple, TupleDesc desc, bool *sql_lane)
+load_row(HeapTuple tuple, TupleDesc desc)
 {
 #define FIELD(n) SPI_getbinval(tuple, desc, n, &isnull)
 	bool		isnull;
@@ -189,10 +189,11 @@ load_row(HeapTuple tuple, TupleDesc desc, bool *sql_lane)
 	bool		mine = runs_sql ? my_lane == 0 : my_lane == 1 + id % my_lanes;
 	Destination *d = find_destination(id);
 
-	if (runs_sql && !dropped)
-		*sql_lane = true;
 	if (dropped && mine)
+	{
 		dropped_ids = lappend_int(dropped_ids, id);
+		stats_forget(id);
+	}
 	if (d == NULL && (!mine || dropped))
 		return;
 	if (d == NULL)
@@ -204,8 +205,6 @@ load_row(HeapTuple tuple, TupleDesc desc, bool *sql_lane)
 	d->driver = driver_find(TextDatumGetCString(FIELD(3)));
 	set_patterns(d, DatumGetArrayTypeP(FIELD(4)));
 	d->dropped = dropped;
-	if (dropped)
-		stats_forget(id);
 	d->enabled = DatumGetBool(FIELD(5)) && !dropped && !d->gone;
 	d->runs_sql = runs_sql;
 	d->owner = DatumGetObjectId(FIELD(7));
@@ -243,8 +242,14 @@ destinations_load(int64 generation, bool *sql_lane)
 							  0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.destination");
 	for (uint64 i = 0; i < SPI_processed; i++)
-		load_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, sql_lane);
+		load_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 	forget_dropped();
+
+	/* Not what destinations there are: the cursor of lane 0 must move. */
+	if (SPI_execute("SELECT FROM mlint.log_cursor WHERE lane = 0", true,
+					1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.log_cursor");
+	*sql_lane = SPI_processed == 1;
 	loaded_generation = generation;
 	forget_matches();
 }
@@ -338,6 +343,12 @@ destinations_match(const EventHead *head, int *n)
 		*n = match->n;
 		return match->destinations;
 	}
+}
+
+Destination *
+destinations_get(int i)
+{
+	return all[i];
 }
 
 Destination *

@@ -45,6 +45,8 @@ typedef struct Destination
 	dlist_head	flying;			/* submitted */
 	int			in_flight;
 	int			unrecorded;		/* ended, with a row in mlint.pending */
+	int			uncommitted;	/* of a batch, to be retried or parked */
+	bool		slow;			/* kept a batch from being committed */
 	bool		is_active;		/* in the dispatcher's list of those that can
 								 * be submitted to */
 	dlist_node	active;
@@ -68,7 +70,7 @@ extern void destinations_init(int lane, int lanes);
 
 /*
  * Read what has changed up to a generation. Needs a transaction. Sets
- * *sql_lane when there are destinations for lane 0.
+ * *sql_lane when there is a lane 0.
  */
 extern void destinations_load(int64 generation, bool *sql_lane);
 extern int64 destinations_generation(void);
@@ -82,6 +84,7 @@ extern Destination *const *destinations_match(const EventHead *head, int *n);
 /* All of this lane's; NULL ends. Start with *cursor = 0. */
 extern Destination *destinations_next(int *cursor);
 extern int	destinations_count(void);
+extern Destination *destinations_get(int i);
 
 /* How many are enabled. */
 extern int	destinations_enabled(void);

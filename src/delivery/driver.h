@@ -63,7 +63,7 @@ struct Attempt
 								 * the destination's transform made of it */
 	size_t		body_len;
 	bool		transformed;
-	AttemptDone done;			/* called once, never from within submit() */
+	AttemptDone done;			/* called once, perhaps from within submit() */
 	void	   *driver_data;	/* the driver's, while the attempt lasts */
 };
 

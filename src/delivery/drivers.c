@@ -236,11 +236,17 @@ call_function(Oid function, const char *json, bool want_result)
 	fcinfo->args[0].value = DirectFunctionCall1(jsonb_in,
 												CStringGetDatum(json));
 	fcinfo->args[0].isnull = false;
-	result = FunctionCallInvoke(fcinfo);
 
-	/* What it deferred must not run later, as somebody else. */
-	constraints->deferred = false;
-	AfterTriggerSetState(constraints);
+	/*
+	 * What it would defer runs at once, as the owner. Only in a worker, where
+	 * nothing of anybody else's has been deferred before.
+	 */
+	if (MyBackendType == B_BG_WORKER)
+	{
+		constraints->deferred = false;
+		AfterTriggerSetState(constraints);
+	}
+	result = FunctionCallInvoke(fcinfo);
 	CommandCounterIncrement();
 
 	if (!want_result || fcinfo->isnull)
@@ -268,7 +274,7 @@ driver_call_function(Oid function, Oid owner, const char *json,
 	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	nest = NewGUCNestLevel();
-	(void) set_config_option("search_path", "\"$user\", public", PGC_USERSET,
+	(void) set_config_option("search_path", "\"$user\", public, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (timed)
 		enable_timeout_after(STATEMENT_TIMEOUT, timeout_ms);
@@ -279,7 +285,11 @@ driver_call_function(Oid function, Oid owner, const char *json,
 	PG_FINALLY();
 	{
 		if (timed)
+		{
 			disable_timeout(STATEMENT_TIMEOUT, false);
+			/* It may have struck just now: that is not for who comes next. */
+			QueryCancelPending = false;
+		}
 	}
 	PG_END_TRY();
 	AtEOXact_GUC(false, nest);

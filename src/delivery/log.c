@@ -35,6 +35,7 @@
 
 #include "common/compat.h"
 #include "common/generation.h"
+#include "common/peertext.h"
 #include "delivery/delivery.h"
 #include "delivery/log.h"
 
@@ -351,7 +352,7 @@ write_body(const Datum *values, const char *type, size_t *data_len)
  * context.
  */
 static Event *
-make_event(const Datum *values, const bool *isnull)
+make_event(const Datum *values, const bool *isnull, bool with_body)
 {
 	Event	   *event;
 	int64		id = DatumGetInt64(values[0]);
@@ -373,7 +374,7 @@ make_event(const Datum *values, const bool *isnull)
 		MemoryContextSwitchTo(old);
 	}
 	resetStringInfo(&body);
-	if (fault == NULL)
+	if (fault == NULL && with_body)
 	{
 		writing_event = id;
 		data_at = write_body(values, type, &data_len);
@@ -477,7 +478,8 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 	visitor->seen++;
 	if (visitor->wants(&head, visitor->arg))
 	{
-		Event	   *event = make_event(slot->tts_values, slot->tts_isnull);
+		Event	   *event = make_event(slot->tts_values, slot->tts_isnull,
+									   !visitor->heads_only);
 
 		flush_commit(receiver, receiver->xid);
 		visitor->bytes += event->body_len;
@@ -592,7 +594,7 @@ receive_pending(TupleTableSlot *slot, DestReceiver *self)
 	}
 	MemoryContextReset(receiver->log.scratch);
 	old = MemoryContextSwitchTo(receiver->log.scratch);
-	row.event = make_event(slot->tts_values, slot->tts_isnull);
+	row.event = make_event(slot->tts_values, slot->tts_isnull, true);
 	MemoryContextSwitchTo(old);
 	row.attempts = DatumGetInt32(slot->tts_values[EVENT_NCOLUMNS]);
 	row.next_attempt_at =
@@ -736,17 +738,9 @@ columns_run(Columns *columns, Statement *statement)
 static Datum
 error_datum(const char *error)
 {
-	size_t		len = strlen(error);
-	char	   *clean;
+	char	   *clean = pstrdup(error);
 
-	if (pg_verifymbstr(error, len, true))
-		return CStringGetTextDatum(error);
-	clean = pstrdup(error);
-	for (char *p = clean; *p; p++)
-	{
-		if (IS_HIGHBIT_SET(*p))
-			*p = '?';
-	}
+	peer_text_clean(clean);
 	return CStringGetTextDatum(clean);
 }
 
@@ -850,7 +844,8 @@ log_record(const Record *records, int n)
 		bool		ends = r->kind != OUTCOME_RETRY &&
 		r->kind != OUTCOME_PARKED;
 
-		if (ends)
+		/* Of what is dropped, even the segment may be gone with its row. */
+		if (ends && !(r->forget && r->had_row))
 			put_ended(&ended, r);
 		else if (!r->forget)
 			put_pending(r->had_row ? &retried : &parked, r);

@@ -53,6 +53,7 @@ typedef struct EventVisitor
 	/* Stop after so many of them. */
 	int64		max_seen;
 	int64		max_bytes;
+	bool		heads_only;		/* events come without a body */
 	void	   *arg;
 } EventVisitor;
 

@@ -20,6 +20,7 @@
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "executor/executor.h"
@@ -59,14 +60,15 @@ static char *event_retention = NULL;
 /* The newest segment, as this backend knows it. */
 static struct
 {
-	bool		valid;
+	bool		valid;			/* nothing has changed since */
+	bool		complete;		/* and it was looked up to the end */
 	Oid			parent;
 	Oid			leaf;
 	int			segment;
 	Oid			sequence;
 	int			nindexes;
-	Oid			indexes[4];
-	IndexInfo  *infos[4];
+	Oid		   *indexes;
+	IndexInfo **infos;
 	MemoryContext context;
 }			target;
 
@@ -81,20 +83,23 @@ forget_target(Datum arg, Oid relid)
 static bool
 check_retention(char **newval, void **extra, GucSource source)
 {
-	/* Read as an interval where it is used; here only its plain forms. */
+	static const char *const units[] = {"second", "minute", "min", "hour",
+	"day", "week", "month", "mon", "year"};
 	char	   *end;
 	double		amount = strtod(*newval, &end);
 
+	/* Read as an interval where it is used; here only its plain forms. */
 	while (*end == ' ')
 		end++;
-	if (amount > 0 &&
-		(pg_strncasecmp(end, "day", 3) == 0 ||
-		 pg_strncasecmp(end, "hour", 4) == 0 ||
-		 pg_strncasecmp(end, "min", 3) == 0 ||
-		 pg_strncasecmp(end, "week", 4) == 0 ||
-		 pg_strncasecmp(end, "mon", 3) == 0 ||
-		 pg_strncasecmp(end, "year", 4) == 0))
-		return true;
+	for (int i = 0; i < lengthof(units); i++)
+	{
+		size_t		len = strlen(units[i]);
+
+		if (amount > 0 && amount < 1000000 &&
+			pg_strncasecmp(end, units[i], len) == 0 &&
+			(end[len] == '\0' || pg_strcasecmp(end + len, "s") == 0))
+			return true;
+	}
 	GUC_check_errdetail("It is an interval such as \"7 days\" or \"12 hours\".");
 	return false;
 }
@@ -130,6 +135,9 @@ find_target(void)
 	ListCell   *lc;
 	MemoryContext old;
 
+	/* Cancelled half-way, or changed meanwhile, it does not count. */
+	target.complete = false;
+	target.nindexes = 0;
 	if (target.context)
 		MemoryContextReset(target.context);
 	else
@@ -152,27 +160,45 @@ find_target(void)
 	table_close(parent, AccessShareLock);
 
 	leaf = table_open(target.leaf, RowExclusiveLock);
+	if (leaf->rd_rel->relam != HEAP_TABLE_AM_OID)
+		elog(ERROR, "\"%s\" is not a heap table",
+			 RelationGetRelationName(leaf));
 	indexes = RelationGetIndexList(leaf);
-	target.nindexes = 0;
+	target.indexes = MemoryContextAlloc(target.context,
+										sizeof(Oid) * list_length(indexes));
+	target.infos = MemoryContextAlloc(target.context,
+									  sizeof(IndexInfo *) *
+									  list_length(indexes));
 	foreach(lc, indexes)
 	{
 		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+		IndexInfo  *info;
 
-		if (target.nindexes == lengthof(target.indexes))
-			elog(ERROR, "\"%s\" has too many indexes",
-				 RelationGetRelationName(leaf));
 		old = MemoryContextSwitchTo(target.context);
-		target.indexes[target.nindexes] = lfirst_oid(lc);
-		target.infos[target.nindexes] = BuildIndexInfo(index);
+		info = BuildIndexInfo(index);
 		MemoryContextSwitchTo(old);
-		if (target.infos[target.nindexes]->ii_Expressions ||
-			target.infos[target.nindexes]->ii_Predicate)
+		/* One being built will be announced when it is ready. */
+		if (!info->ii_ReadyForInserts)
+		{
+			index_close(index, RowExclusiveLock);
+			continue;
+		}
+		target.indexes[target.nindexes] = lfirst_oid(lc);
+		target.infos[target.nindexes] = info;
+		if (info->ii_Expressions || info->ii_Predicate)
 			elog(ERROR, "index \"%s\" on the event log has expressions or a predicate, which publish() does not maintain",
 				 RelationGetRelationName(index));
 		target.nindexes++;
 		index_close(index, RowExclusiveLock);
 	}
 	table_close(leaf, RowExclusiveLock);
+	target.complete = true;
+}
+
+static bool
+target_known(void)
+{
+	return target.valid && target.complete;
 }
 
 /* Open the newest partition. The lock keeps it from being dropped. */
@@ -183,10 +209,10 @@ open_target(void)
 	{
 		Relation	leaf;
 
-		if (!target.valid)
+		if (!target_known())
 			find_target();
 		leaf = try_table_open(target.leaf, RowExclusiveLock);
-		if (leaf && target.valid)
+		if (leaf && target_known())
 			return leaf;
 		if (leaf)
 			table_close(leaf, RowExclusiveLock);
@@ -292,7 +318,7 @@ event_publish(const char *type, Jsonb *data, Jsonb *metadata,
 	int64		id;
 	int64		holder;
 
-	if (!target.valid)
+	if (!target_known())
 		find_target();
 	id = nextval_internal(target.sequence, false);
 	holder = key ? claim_key(key, id) : 0;

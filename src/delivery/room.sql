@@ -130,14 +130,14 @@ INSERT INTO mlint.event_type VALUES
 -- Begin a new segment. The newest partition takes all new events.
 CREATE FUNCTION mlint.segment_begin() RETURNS int
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	n int;
 	parent text;
 BEGIN
 	SELECT coalesce(max(s.segment), 0) + 1 INTO n FROM mlint.segment s;
 	FOREACH parent IN ARRAY '{event,delivery}'::text[] LOOP
-		EXECUTE format('CREATE TABLE mlint.%1$I (LIKE mlint.%2$I INCLUDING ALL)',
+		EXECUTE format('CREATE TABLE mlint.%1$I (LIKE mlint.%2$I INCLUDING ALL) USING heap',
 			parent || '_' || n, parent);
 		EXECUTE format('ALTER TABLE mlint.%2$I ATTACH PARTITION mlint.%1$I FOR VALUES IN (%3$s)',
 			parent || '_' || n, parent, n);
@@ -150,6 +150,7 @@ BEGIN
 				parent || '_' || n);
 		END IF;
 	END LOOP;
+	PERFORM mlint.privileges_close();
 	UPDATE mlint.segment s SET closed_at = clock_timestamp()
 	WHERE s.closed_at IS NULL;
 	INSERT INTO mlint.segment (segment, token)
@@ -171,7 +172,7 @@ COMMENT ON FUNCTION mlint.cursor_covers(mlint.log_cursor, xid8, bigint) IS 'Whet
 -- Has every dispatcher passed this segment, and is nothing in it pending?
 CREATE FUNCTION mlint.segment_finished(segment int) RETURNS boolean
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 	SELECT NOT EXISTS (SELECT FROM mlint.pending p
 			WHERE p.segment = segment_finished.segment)
 		AND NOT EXISTS (SELECT FROM mlint.log_cursor c, mlint.event e
@@ -189,7 +190,7 @@ COMMENT ON FUNCTION mlint.segment_finished(int) IS
 -- than deadlock_timeout, so that in a deadlock it is the job that gives way.
 CREATE FUNCTION mlint.event_retention_run() RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, mlint, pg_temp
+SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '500ms' AS $$
 DECLARE
 	retention interval := current_setting('mlint.event_retention')::interval;
@@ -344,7 +345,7 @@ COMMENT ON COLUMN mlint.drivers.help IS 'What it does';
 CREATE FUNCTION mlint.destination_expect(destination text, driver text)
 RETURNS void
 LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER PARALLEL SAFE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	found text;
 BEGIN
@@ -381,7 +382,7 @@ COMMENT ON FUNCTION mlint.message_text(text, text, text, int) IS 'The text, or a
 CREATE FUNCTION mlint.slack_message(destination text, text text,
 	username text DEFAULT NULL, icon_emoji text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM mlint.destination_expect(destination, 'slack');
 	IF text IS NULL THEN
@@ -401,7 +402,7 @@ COMMENT ON FUNCTION mlint.slack_message(text, text, text, text) IS
 CREATE FUNCTION mlint.slack_alert(destination text, title text, message text,
 	severity text DEFAULT 'info', fields jsonb DEFAULT '{}') RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	color text := CASE severity WHEN 'info' THEN '#36a64f'
 		WHEN 'warning' THEN '#ffcc00' WHEN 'error' THEN '#ff0000'
@@ -449,7 +450,7 @@ COMMENT ON FUNCTION mlint.slack_alert(text, text, text, text, jsonb) IS
 CREATE FUNCTION mlint.discord_message(destination text, content text,
 	username text DEFAULT NULL, embeds jsonb DEFAULT '[]') RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, mlint, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	embed jsonb;
 	field jsonb;

@@ -24,6 +24,7 @@
 #include "common/errors.h"
 #include "common/generation.h"
 #include "common/owner.h"
+#include "common/peertext.h"
 #include "common/plaintext.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -112,13 +113,6 @@ secret_name_argument(FunctionCallInfo fcinfo)
 						   SECRET_NAME_MAX)));
 	}
 	return name;
-}
-
-/* Keep the statement, which may contain a value, out of the server's log. */
-static void
-statement_hide(void *arg)
-{
-	errhidestmt(true);
 }
 
 /* A bytea of ours of exactly this many bytes, or NULL. */
@@ -278,15 +272,11 @@ secret_store(const char *name, const char *value, size_t len)
 Datum
 mlint_secret_put(PG_FUNCTION_ARGS)
 {
-	ErrorContextCallback hide = {
-		.previous = error_context_stack,
-		.callback = statement_hide
-	};
 	char	   *name;
 	Plaintext	value;
 	volatile int version = 0;
 
-	error_context_stack = &hide;
+	HIDE_STATEMENT_BEGIN();
 	name = secret_name_argument(fcinfo);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -308,7 +298,7 @@ mlint_secret_put(PG_FUNCTION_ARGS)
 		plaintext_wipe(&value);
 	}
 	PG_END_TRY();
-	error_context_stack = hide.previous;
+	HIDE_STATEMENT_END();
 	PG_RETURN_INT32(version);
 }
 

@@ -37,12 +37,12 @@
 #include "storage/lock.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "common/compat.h"
 #include "common/netpolicy.h"
+#include "common/peertext.h"
 #include "delivery/destination.h"
 #include "delivery/log.h"
 #include "worker/worker.h"
@@ -57,12 +57,15 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 #define LOW_WATER			500
 #define PENDING_BATCH		500
 /* Take up no more that is pending when so many deliveries are in memory. */
-#define MAX_READY			5000
+#define MAX_READY			10000
+#define MAX_READY_BYTES		(16 * 1024 * 1024)
 /*
  * When half the places are taken, a destination gets only a few more: many
  * that hang must not keep all others out.
  */
 #define CROWDED_IN_FLIGHT	4
+/* The last places are for destinations that have not been slow. */
+#define RESERVED_IN_FLIGHT	64
 #define STRAGGLER_MS		250
 /* A parked straggler's row is not due while it is likely under way. */
 #define STRAGGLER_DUE_MS	60000
@@ -78,12 +81,13 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 #define PACE_MS				2
 /* Deliveries inside the database, between two looks around. */
 #define EXECUTE_COUNT		50
+#define EXECUTE_MS			20
 #define POLL_MS				60000
 /* A destination that cannot be disabled now is tried again after this. */
 #define DISABLE_RETRY_MS	1000
-/* Our class of advisory locks; users' are 1 and 2. */
+/* Our class of advisory locks; and no lane, what whoever levels them holds. */
 #define LOCK_CLASS			0x4D4C
-#define LOCK_LEVEL			0x7FFFFFFF
+#define LOCK_LEVEL			1000
 
 typedef struct Batch
 {
@@ -92,7 +96,7 @@ typedef struct Batch
 	slist_head	deliveries;
 	int			n;
 	int			unresolved;		/* without an outcome */
-	TimestampTz stragglers_at;	/* when to look for stragglers */
+	TimestampTz looked_at;		/* for stragglers */
 } Batch;
 
 typedef enum DeliveryState
@@ -136,8 +140,10 @@ static dlist_head results = DLIST_STATIC_INIT(results);
 static int	nresults = 0;
 static TimestampTz results_since = 0;
 static int	nready = 0;			/* not yet submitted */
+static int64 ready_bytes = 0;	/* of their bodies */
 static int	nfresh = 0;			/* those of them that are part of a batch */
 static int	nflying = 0;
+static bool deferred = false;	/* a slow destination waits for a place */
 static TimestampTz next_timer = 0;	/* some destination may be due then */
 static int64 secrets_generation = -1;
 static uint64 policy_generation = 0;
@@ -146,6 +152,13 @@ static TimestampTz log_read_at = 0;
 static TimestampTz recorded_at = 0;
 static TimestampTz disable_at = PG_INT64_MAX;	/* some destination is gone */
 static TimestampTz measured_at = 0;
+
+/* Is it so long ago? A clock that was set back counts as yes. */
+static bool
+passed(TimestampTz since, long ms, TimestampTz now)
+{
+	return now < since || now - since >= ms * INT64CONST(1000);
+}
 
 /* ---- transactions ---- */
 
@@ -233,6 +246,7 @@ push_ready(Delivery *delivery)
 	dlist_push_tail(&d->ready, &delivery->node);
 	d->nready++;
 	nready++;
+	ready_bytes += delivery->attempt.body_len;
 	if (delivery->batch)
 		nfresh++;
 	activate(d);
@@ -246,6 +260,7 @@ pop_ready(Destination *d)
 
 	d->nready--;
 	nready--;
+	ready_bytes -= delivery->attempt.body_len;
 	if (delivery->batch)
 		nfresh--;
 	return delivery;
@@ -272,6 +287,7 @@ park(Delivery *delivery, TimestampTz until, const char *why)
 	strlcpy(delivery->outcome.error, why ? why : "",
 			sizeof(delivery->outcome.error));
 	delivery->batch->unresolved--;
+	delivery->destination->uncommitted++;
 }
 
 /*
@@ -348,6 +364,7 @@ conclude(Delivery *delivery, TimestampTz now)
 	Outcome    *outcome = &delivery->outcome;
 
 	delivery->state = DELIVERY_ENDED;
+	peer_text_clean(outcome->error);
 	delivery->attempts++;
 	delivery->finished_at = now;
 	if (delivery->first_attempt_at == 0)
@@ -377,6 +394,8 @@ conclude(Delivery *delivery, TimestampTz now)
 		breaker_success(&d->breaker);
 		d->breaker_changed = true;
 	}
+	else if (outcome->elapsed_us < STRAGGLER_MS * INT64CONST(1000))
+		d->slow = false;
 	if (outcome->disable)
 	{
 		d->enabled = false;
@@ -386,7 +405,11 @@ conclude(Delivery *delivery, TimestampTz now)
 	count_outcome(d, outcome, now);
 
 	if (delivery->batch)
+	{
 		delivery->batch->unresolved--;
+		if (outcome->kind == OUTCOME_RETRY)
+			d->uncommitted++;
+	}
 	else
 	{
 		if (nresults++ == 0)
@@ -403,6 +426,38 @@ conclude(Delivery *delivery, TimestampTz now)
 		hold_back(d, now);
 	activate(d);
 	set_timer(d, now);
+}
+
+/* ---- lanes ---- */
+
+/* An advisory lock, of a class of our own: users' are 1 and 2. */
+static void
+lane_locktag(LOCKTAG *tag, int lane)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, (uint32) lane, LOCK_CLASS);
+}
+
+static void
+lock_lane(int lane, bool acquire)
+{
+	LOCKTAG		tag;
+
+	lane_locktag(&tag, lane);
+	if (acquire)
+		(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	else
+		(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+/* After a function of the user's, which may have unlocked all it could. */
+static void
+keep_lane_lock(void)
+{
+	LOCKTAG		tag;
+
+	lane_locktag(&tag, MyWorker->lane);
+	if (!mlint_lock_held(&tag, ExclusiveLock))
+		lock_lane(MyWorker->lane, true);
 }
 
 /* ---- submitting ---- */
@@ -506,8 +561,69 @@ execute(Delivery *delivery)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
+	keep_lane_lock();
 	outcome->elapsed_us = GetCurrentTimestamp() - delivery->submitted_at;
 	conclude(delivery, GetCurrentTimestamp());
+}
+
+/* The destination's function shapes the body; false when it failed. */
+static bool
+transform(Delivery *delivery)
+{
+	Destination *d = delivery->destination;
+	MemoryContext old = CurrentMemoryContext;
+	Outcome    *outcome = &delivery->outcome;
+	volatile bool ok = false;
+
+	delivery->submitted_at = GetCurrentTimestamp();
+	outcome->retry_after = -1;
+	worker_activity("transforming event " INT64_FORMAT " for %s",
+					delivery->attempt.event->id, d->name);
+	PG_TRY();
+	{
+		char	   *body;
+
+		begin(false);
+		body = driver_call_function(d->transform, d->owner,
+									delivery->attempt.event->body,
+									DRIVER_TRANSFORM_TIMEOUT_MS, true);
+
+		if (body == NULL)
+		{
+			outcome->kind = OUTCOME_DEAD;
+			strlcpy(outcome->error, "the transform function returned NULL",
+					sizeof(outcome->error));
+		}
+		else
+		{
+			if (d->driver->submit)
+				body = pg_server_to_any(body, strlen(body), PG_UTF8);
+			delivery->attempt.body_len = strlen(body);
+			delivery->attempt.body = MemoryContextStrdup(deliveries_context,
+														 body);
+			delivery->attempt.transformed = true;
+			ok = true;
+		}
+		log_commit();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(old);
+		error = CopyErrorData();
+		FlushErrorState();
+		log_abort();
+		outcome->kind = OUTCOME_RETRY;
+		snprintf(outcome->error, sizeof(outcome->error),
+				 "the transform function failed: %s", error->message);
+		FreeErrorData(error);
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	keep_lane_lock();
+	return ok;
 }
 
 /* Start what can be started, a delivery of each destination in turn. */
@@ -516,8 +632,16 @@ submit_ready(TimestampTz now)
 {
 	int			executed = 0;
 
+	if (deferred && nflying < WORKER_MAX_IN_FLIGHT - RESERVED_IN_FLIGHT)
+	{
+		deferred = false;
+		for (int i = 0; i < destinations_count(); i++)
+			activate(destinations_get(i));
+	}
 	while (!dlist_is_empty(&active) && nflying < WORKER_MAX_IN_FLIGHT &&
-		   executed < EXECUTE_COUNT)
+		   executed < EXECUTE_COUNT &&
+		   (executed == 0 ||
+			!passed(now, EXECUTE_MS, GetCurrentTimestamp())))
 	{
 		Destination *d = dlist_head_element(Destination, active, &active);
 		Delivery   *delivery;
@@ -533,6 +657,11 @@ submit_ready(TimestampTz now)
 		if (d->in_flight > 0 &&
 			(d->stale || d->in_flight >= max_in_flight(d)))
 			continue;
+		if (d->slow && nflying >= WORKER_MAX_IN_FLIGHT - RESERVED_IN_FLIGHT)
+		{
+			deferred = true;
+			continue;
+		}
 		if (d->stale)
 		{
 			/* To be opened anew; that takes a transaction. */
@@ -545,6 +674,15 @@ submit_ready(TimestampTz now)
 
 		delivery = pop_ready(d);
 		activate(d);
+		if (OidIsValid(d->transform))
+		{
+			executed++;
+			if (!transform(delivery))
+			{
+				conclude(delivery, GetCurrentTimestamp());
+				continue;
+			}
+		}
 		if (d->driver->execute)
 		{
 			execute(delivery);
@@ -578,64 +716,6 @@ conclude_ended(TimestampTz now)
 }
 
 /* ---- reading ---- */
-
-/* The destination's function shapes the body; false when it failed. */
-static bool
-transform(Delivery *delivery)
-{
-	Destination *d = delivery->destination;
-	MemoryContext old = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	Outcome    *outcome = &delivery->outcome;
-	volatile bool ok = false;
-
-	delivery->submitted_at = GetCurrentTimestamp();
-	outcome->retry_after = -1;
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		char	   *body = driver_call_function(d->transform, d->owner,
-												delivery->attempt.event->body,
-												DRIVER_TRANSFORM_TIMEOUT_MS,
-												true);
-
-		if (body == NULL)
-		{
-			outcome->kind = OUTCOME_DEAD;
-			strlcpy(outcome->error, "the transform function returned NULL",
-					sizeof(outcome->error));
-		}
-		else
-		{
-			if (d->driver->submit)
-				body = pg_server_to_any(body, strlen(body), PG_UTF8);
-			delivery->attempt.body_len = strlen(body);
-			delivery->attempt.body = MemoryContextStrdup(deliveries_context,
-														 body);
-			delivery->attempt.transformed = true;
-			ok = true;
-		}
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(old);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		outcome->kind = OUTCOME_RETRY;
-		snprintf(outcome->error, sizeof(outcome->error),
-				 "the transform function failed: %s", error->message);
-		FreeErrorData(error);
-		ok = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	CurrentResourceOwner = owner;
-	return ok;
-}
 
 /* Where a delivery that has just been read goes. In a transaction. */
 static void
@@ -671,16 +751,14 @@ route(Delivery *delivery, TimestampTz now)
 			park(delivery, now, d->broken);
 			return;
 		}
-		if (d->options->ordered && d->next_due != PG_INT64_MAX)
+		if (d->options->ordered &&
+			(d->next_due != PG_INT64_MAX || d->uncommitted > 0))
 		{
 			park(delivery, now, NULL);
 			return;
 		}
 	}
-	if (OidIsValid(d->transform) && !transform(delivery))
-		conclude(delivery, now);
-	else
-		push_ready(delivery);
+	push_ready(delivery);
 }
 
 static bool
@@ -772,7 +850,7 @@ read_log(void)
 	/* The list has the last first; deliveries go out in the log's order. */
 	now = GetCurrentTimestamp();
 	log_read_at = now;
-	batch->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000);
+	batch->looked_at = now;
 	order = palloc(sizeof(Delivery *) * Max(batch->n, 1));
 	i = batch->n;
 	slist_foreach(iter, &batch->deliveries)
@@ -844,8 +922,7 @@ static void
 read_pending(Destination *d, TimestampTz now)
 {
 	PendingTaker taker = {0};
-	int			limit = d->breaker.state == BREAKER_CLOSED ?
-	PENDING_BATCH : 1;
+	volatile int limit = 1;
 	volatile int visited;
 	bool		more;
 	ListCell   *lc;
@@ -863,11 +940,15 @@ read_pending(Destination *d, TimestampTz now)
 		set_timer(d, now);
 		return;
 	}
-	if (d->options->ordered && d->in_flight > 0)
+	/* What is in memory comes first; its end sets the timer again. */
+	if (d->options->ordered && (d->in_flight > 0 || d->uncommitted > 0))
 	{
 		log_commit();
 		return;
 	}
+	/* A few rounds' worth: others want to be in memory too. */
+	if (d->breaker.state == BREAKER_CLOSED)
+		limit = Min(PENDING_BATCH, 4 * d->options->max_in_flight);
 	PG_TRY();
 	{
 		visited = log_read_pending(d->id, d->options->ordered, now,
@@ -916,18 +997,30 @@ read_pending(Destination *d, TimestampTz now)
 	set_timer(d, now);
 }
 
-/* Look at every destination that may be due. */
+/* Is there room for more that is pending? */
+static bool
+may_take_pending(void)
+{
+	return nready < MAX_READY && ready_bytes < MAX_READY_BYTES;
+}
+
+/*
+ * Look at every destination that may be due, going on where the last look
+ * ended, so that all have their turn.
+ */
 static void
 read_due(TimestampTz now)
 {
-	Destination *d;
-	int			i = 0;
+	static int	next = 0;
+	int			n = destinations_count();
 
 	if (now < next_timer)
 		return;
 	next_timer = PG_INT64_MAX;
-	while ((d = destinations_next(&i)) != NULL && nready < MAX_READY)
+	for (int i = 0; i < n && may_take_pending(); i++)
 	{
+		Destination *d = destinations_get(next++ % n);
+
 		if (d->breaker.state != BREAKER_CLOSED)
 			stats_exchange(d->id, NULL, &d->breaker, &d->breaker_resets);
 		if (d->nready == 0 && d->next_due <= now &&
@@ -936,8 +1029,9 @@ read_due(TimestampTz now)
 		else
 			set_timer(d, now);
 	}
-	/* Not all looked at: come back when there is room. */
-	if (d != NULL)
+	next %= Max(n, 1);
+	/* Perhaps not all were looked at: then come back when there is room. */
+	if (!may_take_pending())
 		next_timer = now;
 }
 
@@ -975,6 +1069,7 @@ release_stragglers(Batch *batch, TimestampTz now, int age_ms, int due_ms)
 		records[n].kind = OUTCOME_PARKED;
 		records[n++].next_attempt_at = due;
 		delivery->had_row = true;
+		d->slow = true;
 		d->next_due = Min(d->next_due, due);
 		set_timer(d, now);
 	}
@@ -1018,6 +1113,8 @@ after_commit(Delivery *delivery, TimestampTz now)
 	if (delivery->outcome.kind == OUTCOME_RETRY ||
 		delivery->outcome.kind == OUTCOME_PARKED)
 	{
+		if (delivery->batch)
+			d->uncommitted--;
 		d->next_due = Min(d->next_due, delivery->next_attempt_at);
 		if (delivery->outcome.kind == OUTCOME_PARKED &&
 			delivery->next_attempt_at <= now)
@@ -1118,7 +1215,7 @@ record(TimestampTz now)
 		after_commit(delivery, now);
 	}
 	nresults = 0;
-	if (now - measured_at > USECS_PER_SEC)
+	if (passed(measured_at, 1000, now))
 	{
 		MyWorker->memory = MemoryContextMemAllocated(TopMemoryContext, true);
 		measured_at = now;
@@ -1183,30 +1280,17 @@ should_record(TimestampTz now)
 		return true;
 	if (nresults > 0 &&
 		(nresults >= RECORD_COUNT || (nready == 0 && nflying == 0) ||
-		 now - results_since >= RECORD_MS * INT64CONST(1000)))
+		 passed(results_since, RECORD_MS, now)))
 		return true;
 	return head == NULL && cursor_moved &&
-		now - recorded_at >= RECORD_MS * INT64CONST(1000);
-}
-
-/* ---- lanes ---- */
-
-static void
-lock_lane(int lane, bool acquire)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, (uint32) lane, LOCK_CLASS);
-	if (acquire)
-		(void) LockAcquire(&tag, ExclusiveLock, true, false);
-	else
-		(void) LockRelease(&tag, ExclusiveLock, true);
+		passed(recorded_at, RECORD_MS, now);
 }
 
 typedef struct Leveller
 {
 	Record	   *records;
 	int			n;
+	int			room;
 } Leveller;
 
 static bool
@@ -1217,8 +1301,12 @@ level_event(Event *event, void *arg)
 	int			n;
 	Destination *const *match = destinations_match(&head, &n);
 
-	leveller->records = repalloc_huge(leveller->records, sizeof(Record) *
-									  (leveller->n + n + 1));
+	if (leveller->n + n > leveller->room)
+	{
+		leveller->room = leveller->n + n + BATCH_DELIVERIES;
+		leveller->records = repalloc_huge(leveller->records,
+										  sizeof(Record) * leveller->room);
+	}
 	for (int i = 0; i < n; i++)
 	{
 		Record	   *r = &leveller->records[leveller->n];
@@ -1235,13 +1323,44 @@ level_event(Event *event, void *arg)
 		leveller->n++;
 	}
 	event_release(event);
-	return true;
+	return leveller->n < BATCH_DELIVERIES;
+}
+
+/* Park a part of what an old lane has not read; true when there is more. */
+static bool
+level_part(OldLane *lane)
+{
+	MemoryContext part = AllocSetContextCreate(CurrentMemoryContext,
+											   "mlint levelling",
+											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(part);
+	Leveller	leveller = {palloc(sizeof(Record)), 0, 1};
+	EventVisitor visitor = {0};
+	Cursor	   *next;
+	bool		more;
+
+	CHECK_FOR_INTERRUPTS();
+	visitor.wants = wants_event;
+	visitor.take = level_event;
+	visitor.heads_only = true;
+	visitor.max_seen = BATCH_EVENTS;
+	visitor.max_bytes = BATCH_BYTES;
+	visitor.arg = &leveller;
+	next = log_read(lane->cursor, &visitor, &more);
+	log_record(leveller.records, leveller.n);
+	MemoryContextSwitchTo(deliveries_context);
+	cursor_free(lane->cursor);
+	lane->cursor = cursor_copy(next);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(part);
+	return more;
 }
 
 /*
  * mlint.dispatchers has changed, and with it which destination belongs to
  * which lane. Bring the old lanes to one point in the log: what each had not
- * read is parked for its destinations, whosever they are now.
+ * read is parked for its destinations, whosever they are now. A part is a
+ * transaction, but for the last, in which all lanes meet.
  */
 static void
 level_lanes(int lanes)
@@ -1251,35 +1370,43 @@ level_lanes(int lanes)
 	int64		destinations;
 	int64		secrets;
 	bool		sql_lane;
+	bool		more = true;
 
 	begin(true);
+	MemoryContextSwitchTo(deliveries_context);
 	n = log_old_lanes(lanes, &old);
+	log_commit();
+
+	/* Whoever is still at work there must have ended. */
+	for (int i = 0; i < n; i++)
+		lock_lane(old[i].lane, true);
+	for (int i = 0; i < n; i++)
+	{
+		destinations_init(old[i].lane, old[i].lanes);
+		for (more = true; more;)
+		{
+			begin(true);
+			log_generations(&destinations, &secrets);
+			destinations_load(destinations, &sql_lane);
+			more = level_part(&old[i]);
+			log_save_cursor(old[i].lane, old[i].cursor);
+			log_commit();
+		}
+	}
+
+	begin(true);
 	log_generations(&destinations, &secrets);
 	for (int i = 0; i < n; i++)
 	{
-		bool		more = true;
-		Cursor	   *from = old[i].cursor;
-
 		destinations_init(old[i].lane, old[i].lanes);
 		destinations_load(destinations, &sql_lane);
-		while (more)
-		{
-			Leveller	leveller = {palloc(sizeof(Record)), 0};
-			EventVisitor visitor = {0};
-
-			CHECK_FOR_INTERRUPTS();
-			visitor.wants = wants_event;
-			visitor.take = level_event;
-			visitor.max_seen = BATCH_EVENTS;
-			visitor.max_bytes = BATCH_BYTES;
-			visitor.arg = &leveller;
-			from = log_read(from, &visitor, &more);
-			log_record(leveller.records, leveller.n);
-			pfree(leveller.records);
-		}
+		while (level_part(&old[i]))
+			continue;
 	}
 	log_reset_lanes(lanes, cursor_at(GetActiveSnapshot()));
 	log_commit();
+	for (int i = 0; i < n; i++)
+		lock_lane(old[i].lane, false);
 	ereport(LOG,
 			(errmsg("mlint: destinations are now shared by %d dispatchers",
 					lanes)));
@@ -1292,8 +1419,8 @@ enter_lane(int lane, int lanes)
 	MemoryContext old = CurrentMemoryContext;
 	Cursor	   *found;
 
-	lock_lane(lane, true);
 	lock_lane(LOCK_LEVEL, true);
+	lock_lane(lane, true);
 	for (;;)
 	{
 		begin(true);
@@ -1318,13 +1445,14 @@ enter_lane(int lane, int lanes)
 static long
 wait_ms(TimestampTz now)
 {
-	long		ms = Max(0, POLL_MS - (now - log_read_at) / 1000);
+	long		ms = passed(log_read_at, POLL_MS, now) ? 0 :
+	POLL_MS - (now - log_read_at) / 1000;
 	long		http_ms = http_client_timeout(http);
 	Batch	   *head = head_batch();
 
 	if (http_ms >= 0)
 		ms = Min(ms, http_ms);
-	if (next_timer != PG_INT64_MAX && nready < MAX_READY)
+	if (next_timer != PG_INT64_MAX && may_take_pending())
 		ms = Min(ms, Max(0, (next_timer - now) / 1000 + 1));
 	if (nresults > 0 || cursor_moved)
 		ms = Min(ms, RECORD_MS);
@@ -1339,7 +1467,7 @@ wait_ms(TimestampTz now)
 static bool
 pacing(TimestampTz now)
 {
-	return now - log_read_at < PACE_MS * INT64CONST(1000);
+	return !passed(log_read_at, PACE_MS, now);
 }
 
 /*
@@ -1458,7 +1586,7 @@ mlint_dispatcher_main(Datum main_arg)
 			retire();
 		now = GetCurrentTimestamp();
 		if ((!pacing(now) && worker_called(true)) ||
-			now - log_read_at >= POLL_MS * INT64CONST(1000))
+			passed(log_read_at, POLL_MS, now))
 			log_has_more = true;
 
 		while (log_has_more && nbatches < MAX_BATCHES && nfresh < LOW_WATER)
@@ -1480,11 +1608,12 @@ mlint_dispatcher_main(Datum main_arg)
 
 		head = head_batch();
 		if (head && head->unresolved > 0 &&
-			now >= head->stragglers_at)
+			passed(head->looked_at, STRAGGLER_MS, now))
 		{
-			head->stragglers_at = now + STRAGGLER_MS * INT64CONST(1000) / 2;
+			head->looked_at = now;
 			release_stragglers(head, now, STRAGGLER_MS, STRAGGLER_DUE_MS);
-			if (dlist_is_empty(&active) && nfresh > 0)
+			if (nfresh > 0 && (dlist_is_empty(&active) ||
+							   nflying >= WORKER_MAX_IN_FLIGHT))
 				release_log(now);
 		}
 		if (should_record(now))

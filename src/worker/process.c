@@ -27,6 +27,24 @@
 
 static Oid	extension = InvalidOid;
 
+/* What a worker relies on, whatever the database or the role is set to. */
+static const char *const settings[][2] = {
+	{"search_path", "pg_catalog, pg_temp"},
+	{"synchronous_commit", "off"},
+	{"jit", "off"},
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_deferrable", "off"},
+	{"statement_timeout", "0"},
+	{"lock_timeout", "0"},
+	{"idle_in_transaction_session_timeout", "0"},
+	{"default_table_access_method", "heap"},
+	{"default_tablespace", ""},
+#if PG_VERSION_NUM >= 170000
+	{"transaction_timeout", "0"},
+#endif
+};
+
 /* Has a schema been created or dropped? An extension comes and goes with one. */
 static bool extension_in_doubt = true;
 
@@ -46,10 +64,9 @@ worker_enter(Datum main_arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(MyWorker->database,
 											  InvalidOid, 0);
-	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-					PGC_S_SESSION);
-	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+						PGC_S_OVERRIDE);
 
 	CacheRegisterSyscacheCallback(NAMESPACEOID, doubt_extension, (Datum) 0);
 	StartTransactionCommand();

@@ -31,6 +31,8 @@ PG_FUNCTION_INFO_V1(mlint_job_run_now);
 PG_FUNCTION_INFO_V1(mlint_worker_slots);
 
 #define POLL_MS		60000
+/* So long a process may take to start. */
+#define START_S		30
 /* A job that finds every place taken is tried again after this. */
 #define BUSY_MS		1000
 
@@ -44,6 +46,11 @@ jobs_running(int job)
 	{
 		WorkerSlot *slot = worker_slot(i);
 
+		/* One whose process never came to be. */
+		if (slot->kind == WORKER_JOB && slot->database == MyDatabaseId &&
+			slot->pid == 0 && GetCurrentTimestamp() - slot->started_at >
+			START_S * USECS_PER_SEC)
+			worker_slot_free(i);
 		if (slot->kind == WORKER_JOB && slot->database == MyDatabaseId &&
 			(job == 0 || slot->lane == job))
 			n++;

@@ -195,6 +195,11 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	ProcessUtility_hook_type next = previous_utility_hook ?
 	previous_utility_hook : standard_ProcessUtility;
 
+	/* Looked at now: afterwards the statement may be freed. */
+	bool		commits_prepared = IsA(pstmt->utilityStmt, TransactionStmt) &&
+	((TransactionStmt *) pstmt->utilityStmt)->kind ==
+	TRANS_STMT_COMMIT_PREPARED;
+
 	if (!RecoveryInProgress() && context == PROCESS_UTILITY_TOPLEVEL)
 	{
 		Oid			database = wanted_database(pstmt->utilityStmt);
@@ -207,9 +212,7 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	next(pstmt, query, read_only_tree, context, params, env, dest, qc);
 
 	/* What it had to say at commit was forgotten when it was prepared. */
-	if (IsA(pstmt->utilityStmt, TransactionStmt) &&
-		((TransactionStmt *) pstmt->utilityStmt)->kind ==
-		TRANS_STMT_COMMIT_PREPARED)
+	if (commits_prepared)
 	{
 		worker_wake(WORKER_DISPATCHER);
 		worker_wake(WORKER_SCHEDULER);

@@ -49,12 +49,27 @@ chat_close(void *state)
 	http_sender_free(((ChatState *) state)->sender);
 }
 
+/* The bytes of at most so many characters; bodies are in UTF-8. */
+static size_t
+clip_utf8(const char *text, size_t len, int max)
+{
+	size_t		bytes = 0;
+
+	for (int chars = 0; bytes < len; bytes++)
+	{
+		/* Not a continuation: another character begins. */
+		if ((text[bytes] & 0xC0) !=0x80 && chars++ == max)
+			break;
+	}
+	return bytes;
+}
+
 /* At most max characters, as the service wants to have them. */
 static void
 append_clipped(StringInfo buf, const ChatService *service, const char *text,
 			   size_t len)
 {
-	size_t		clipped = pg_mbcharcliplen(text, len, service->max_data);
+	size_t		clipped = clip_utf8(text, len, service->max_data);
 
 	for (size_t i = 0; i < clipped; i++)
 	{

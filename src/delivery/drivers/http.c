@@ -153,6 +153,29 @@ sending_done(HttpRequest *request, const HttpResponse *response, void *arg)
 	attempt->done(attempt, &outcome);
 }
 
+/* Append a header; false when there is no memory for it. */
+static bool
+add_line(struct curl_slist **headers, const char *line)
+{
+	struct curl_slist *longer = curl_slist_append(*headers, line);
+
+	if (longer == NULL)
+		return false;
+	*headers = longer;
+	return true;
+}
+
+/* A request that cannot be put together now. */
+static void
+sending_impossible(Attempt *attempt)
+{
+	Outcome		outcome = {.kind = OUTCOME_RETRY,.retry_after = -1};
+
+	strlcpy(outcome.error, "the request could not be signed or put together, memory is short",
+			sizeof(outcome.error));
+	attempt->done(attempt, &outcome);
+}
+
 void
 http_sender_send(HttpSender *sender, Attempt *attempt,
 				 struct curl_slist *headers, const char *body,
@@ -162,7 +185,15 @@ http_sender_send(HttpSender *sender, Attempt *attempt,
 	Sending    *sending;
 
 	for (int i = 0; i < sender->nheaders; i++)
-		headers = curl_slist_append(headers, sender->headers[i]);
+	{
+		if (add_line(&headers, sender->headers[i]))
+			continue;
+		curl_slist_free_all(headers);
+		if (free_body)
+			pfree(unconstify(char *, body));
+		sending_impossible(attempt);
+		return;
+	}
 	if (sender->nidle > 0)
 	{
 		request = sender->idle[--sender->nidle];
@@ -592,12 +623,13 @@ http_submit(void *arg, Attempt *attempt)
 {
 	HttpState  *state = arg;
 	const Event *event = attempt->event;
-	struct curl_slist *headers;
+	struct curl_slist *headers = NULL;
+	bool		ok;
 	char		line[64 + MAX_SIGNATURES * SIGNATURE_STANDARD_BYTES];
 	int			n;
 
 	snprintf(line, sizeof(line), "webhook-id: %s", event->webhook_id);
-	headers = curl_slist_append(NULL, line);
+	ok = add_line(&headers, line);
 	if (state->signature == SIGNATURE_BOTH ||
 		state->signature == SIGNATURE_STANDARD)
 	{
@@ -605,22 +637,29 @@ http_submit(void *arg, Attempt *attempt)
 
 		snprintf(line, sizeof(line), "webhook-timestamp: " INT64_FORMAT,
 				 (int64) now);
-		headers = curl_slist_append(headers, line);
+		ok = ok && add_line(&headers, line);
 		n = strlcpy(line, "webhook-signature: ", sizeof(line));
-		if (signature_standard(state->keys,
-							   Min(state->nkeys, MAX_SIGNATURES),
-							   event->webhook_id, strlen(event->webhook_id),
-							   now, attempt->body, attempt->body_len,
-							   line + n))
-			headers = curl_slist_append(headers, line);
+		ok = ok && signature_standard(state->keys, state->nkeys,
+									  event->webhook_id,
+									  strlen(event->webhook_id), now,
+									  attempt->body, attempt->body_len,
+									  line + n) &&
+			add_line(&headers, line);
 	}
 	if (state->signature == SIGNATURE_BOTH ||
 		state->signature == SIGNATURE_HUB)
 	{
 		n = strlcpy(line, "X-Webhook-Signature: ", sizeof(line));
-		if (signature_hub(state->keys[0], attempt->body, attempt->body_len,
-						  line + n))
-			headers = curl_slist_append(headers, line);
+		ok = ok && signature_hub(state->keys[0], attempt->body,
+								 attempt->body_len, line + n) &&
+			add_line(&headers, line);
+	}
+	if (!ok)
+	{
+		/* Never unsigned, and never without its headers. */
+		curl_slist_free_all(headers);
+		sending_impossible(attempt);
+		return;
 	}
 	http_sender_send(state->sender, attempt, headers, attempt->body,
 					 attempt->body_len, false);
