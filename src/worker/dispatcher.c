@@ -513,97 +513,26 @@ make_record(const Delivery *delivery)
 }
 
 /*
- * Deliver inside the database: what the driver does and the record of it are
- * one transaction, so that it is done once however often we try.
+ * Run code of the user's in a transaction of its own. When it fails the
+ * outcome says so, and why, and the result is false.
  */
-static void
-execute(Delivery *delivery)
+static bool
+run_users_code(Delivery *delivery, void (*code) (Delivery *),
+			   const char *failure)
 {
-	Destination *d = delivery->destination;
-	Outcome    *outcome = &delivery->outcome;
 	MemoryContext old = CurrentMemoryContext;
-	Record		r;
+	Outcome    *outcome = &delivery->outcome;
+	volatile bool ok = true;
 
 	delivery->submitted_at = GetCurrentTimestamp();
 	outcome->kind = OUTCOME_DELIVERED;
 	outcome->retry_after = -1;
-	outcome->bytes = delivery->attempt.body_len;
-	r = make_record(delivery);
-	r.attempts++;
-	r.finished_at = delivery->submitted_at;
-	if (r.first_attempt_at == 0)
-		r.first_attempt_at = delivery->submitted_at;
-
-	(void) breaker_allows(&d->breaker, delivery->submitted_at, true);
-	worker_activity("delivering event " INT64_FORMAT " to %s", r.event_id,
-					d->name);
+	worker_activity("calling a function for event " INT64_FORMAT " to %s",
+					delivery->attempt.event->id, delivery->destination->name);
 	PG_TRY();
 	{
 		begin(false);
-		delivery->recorded = true;
-		/* Made already: a row that is left of it goes all the same. */
-		if (log_claim(&r))
-			d->driver->execute(d->state, &delivery->attempt);
-		log_commit();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(old);
-		error = CopyErrorData();
-		FlushErrorState();
-		log_abort();
-		delivery->recorded = false;
-		outcome->kind = OUTCOME_RETRY;
-		strlcpy(outcome->error, error->message, sizeof(outcome->error));
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	keep_lane_lock();
-	outcome->elapsed_us = GetCurrentTimestamp() - delivery->submitted_at;
-	conclude(delivery, GetCurrentTimestamp());
-}
-
-/* The destination's function shapes the body; false when it failed. */
-static bool
-transform(Delivery *delivery)
-{
-	Destination *d = delivery->destination;
-	MemoryContext old = CurrentMemoryContext;
-	Outcome    *outcome = &delivery->outcome;
-	volatile bool ok = false;
-
-	delivery->submitted_at = GetCurrentTimestamp();
-	outcome->retry_after = -1;
-	worker_activity("transforming event " INT64_FORMAT " for %s",
-					delivery->attempt.event->id, d->name);
-	PG_TRY();
-	{
-		char	   *body;
-
-		begin(false);
-		body = driver_call_function(d->transform, d->owner,
-									delivery->attempt.event->body,
-									DRIVER_TRANSFORM_TIMEOUT_MS, true);
-
-		if (body == NULL)
-		{
-			outcome->kind = OUTCOME_DEAD;
-			strlcpy(outcome->error, "the transform function returned NULL",
-					sizeof(outcome->error));
-		}
-		else
-		{
-			if (d->driver->submit)
-				body = pg_server_to_any(body, strlen(body), PG_UTF8);
-			delivery->attempt.body_len = strlen(body);
-			delivery->attempt.body = MemoryContextStrdup(deliveries_context,
-														 body);
-			delivery->attempt.transformed = true;
-			ok = true;
-		}
+		code(delivery);
 		log_commit();
 	}
 	PG_CATCH();
@@ -615,15 +544,77 @@ transform(Delivery *delivery)
 		FlushErrorState();
 		log_abort();
 		outcome->kind = OUTCOME_RETRY;
-		snprintf(outcome->error, sizeof(outcome->error),
-				 "the transform function failed: %s", error->message);
+		snprintf(outcome->error, sizeof(outcome->error), "%s%s", failure,
+				 error->message);
 		FreeErrorData(error);
 		ok = false;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	keep_lane_lock();
+	outcome->elapsed_us = GetCurrentTimestamp() - delivery->submitted_at;
 	return ok;
+}
+
+static void
+claim_and_execute(Delivery *delivery)
+{
+	Destination *d = delivery->destination;
+	Record		r = make_record(delivery);
+
+	r.attempts++;
+	r.finished_at = delivery->submitted_at;
+	if (r.first_attempt_at == 0)
+		r.first_attempt_at = delivery->submitted_at;
+	/* Made already: a row that is left of it goes all the same. */
+	if (log_claim(&r))
+		d->driver->execute(d->state, &delivery->attempt);
+}
+
+/*
+ * Deliver inside the database: what the driver does and the record of it are
+ * one transaction, so that it is done once however often we try.
+ */
+static void
+execute(Delivery *delivery)
+{
+	(void) breaker_allows(&delivery->destination->breaker,
+						  GetCurrentTimestamp(), true);
+	delivery->outcome.bytes = delivery->attempt.body_len;
+	delivery->recorded = run_users_code(delivery, claim_and_execute, "");
+	conclude(delivery, GetCurrentTimestamp());
+}
+
+static void
+call_transform(Delivery *delivery)
+{
+	Destination *d = delivery->destination;
+	Outcome    *outcome = &delivery->outcome;
+	char	   *body = driver_call_function(d->transform, d->owner,
+											delivery->attempt.event->body,
+											DRIVER_TRANSFORM_TIMEOUT_MS, true);
+
+	if (body == NULL)
+	{
+		outcome->kind = OUTCOME_DEAD;
+		strlcpy(outcome->error, "the transform function returned NULL",
+				sizeof(outcome->error));
+		return;
+	}
+	if (d->driver->submit)
+		body = pg_server_to_any(body, strlen(body), PG_UTF8);
+	delivery->attempt.body_len = strlen(body);
+	delivery->attempt.body = MemoryContextStrdup(deliveries_context, body);
+	delivery->attempt.transformed = true;
+}
+
+/* The destination's function shapes the body; false when it did not. */
+static bool
+transform(Delivery *delivery)
+{
+	return run_users_code(delivery, call_transform,
+						  "the transform function failed: ") &&
+		delivery->attempt.transformed;
 }
 
 /* Start what can be started, a delivery of each destination in turn. */
