@@ -246,7 +246,7 @@ create_destination_in('renewed', 'dead', '/status/500?renewed',
 	{ retry => { strategy => 'none' }, breaker => { threshold => 1, timeout_s => 3600 } });
 $id = sql("SELECT mlint.publish('a', '1')", 'renewed');
 ok(wait_for_delivery($node, $id, 'renewed'), 'a destination fails');
-is(sql($state, 'renewed'), "1|0|1|1|open|HTTP 500: status", '... and its breaker is open');
+is(sql($state, 'renewed'), "1|0|1|1|open|HTTP 500: status\n", '... and its breaker is open');
 sql('DROP EXTENSION mlint; CREATE EXTENSION mlint', 'renewed');
 create_destination_in('renewed', 'alive', '/status/200?renewed');
 is(sql($state, 'renewed'), '1|0|0|0|closed|', 'after DROP and CREATE EXTENSION another of the same number begins anew');
