@@ -66,8 +66,7 @@ like($session->{stderr}, qr/canceling statement due to statement timeout/,
 	'publish() is cancelled at its lookup');
 $locker->query_safe('ROLLBACK');
 my $id = $session->query("RESET statement_timeout; SELECT mlint.publish('ok', '2')");
-ok(wait_for_delivery($node, $id), '... and then publishes, in the same session');
-is(data('/ok'), '2', '... what arrives');
+wait_for('... and then publishes, in the same session, what arrives', sub { data('/ok') eq '2' });
 is( sql("SET enable_seqscan = off; SELECT count(*) FROM mlint.event WHERE id = $id"), 1,
 	'... and is in the indexes');
 
@@ -155,6 +154,13 @@ $id = sql("SELECT max(mlint.publish('shaped', to_jsonb(n))) FROM generate_series
 ok(wait_for_delivery($node, $id), 'ordered: a transform fails once');
 is(sql('SELECT last_value FROM public.tries'), 6, '... and only once');
 is(data('/status/200?shaped'), '1 2 3 4 5', '... in order');
+sql("SELECT mlint.destination_alter('shaped', enabled => false)");
+sql("SELECT mlint.publish('shaped', to_jsonb(n)) FROM generate_series(6, 9) n");
+wait_for_sql($node, '... when all have waited',
+	"SELECT count(*) FROM mlint.pending WHERE destination_id = (SELECT id FROM mlint.destinations WHERE name = 'shaped')", 4);
+sql("ALTER SEQUENCE public.tries RESTART; SELECT mlint.destination_alter('shaped', enabled => true)");
+wait_for('... too, it fails and is tried again', sub { $receiver->count('/status/200?shaped') == 9 });
+is(data('/status/200?shaped'), join(' ', 1 .. 9), '... in order');
 
 # ---- a database's defaults ----
 database('odd');
