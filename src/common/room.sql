@@ -59,7 +59,9 @@ REVOKE ALL ON FUNCTION mlint.http(text, text, jsonb, text, interval) FROM PUBLIC
 GRANT EXECUTE ON FUNCTION mlint.http(text, text, jsonb, text, interval) TO mlint_admin;
 
 -- Default privileges of whoever creates the extension must not open what is
--- private: take back what anybody but the owner and our roles was given.
+-- private: take back what anybody but the owner was given of tables, and
+-- anybody but the owner and our roles of the rest; of views nobody may more
+-- than read.
 CREATE FUNCTION mlint.privileges_close() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -67,15 +69,16 @@ DECLARE
 	r record;
 BEGIN
 	FOR r IN SELECT c.oid::regclass AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee,
-			CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind
+			CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, a.privilege_type AS privilege
 		FROM pg_class c, aclexplode(c.relacl) a
 		WHERE c.relnamespace = 'mlint'::regnamespace
 			AND c.relkind IN ('r', 'p', 'v', 'S')
 			AND a.grantee <> c.relowner
-			AND a.grantee::regrole::text NOT IN
-				('mlint_admin', 'mlint_user', 'mlint_reader')
+			AND NOT (c.relkind = 'v' AND a.privilege_type = 'SELECT'
+				AND a.grantee::regrole::text IN
+					('mlint_admin', 'mlint_user', 'mlint_reader'))
 	LOOP
-		EXECUTE format('REVOKE ALL ON %s %s FROM %s', r.kind, r.object, r.grantee);
+		EXECUTE format('REVOKE %s ON %s %s FROM %s', r.privilege, r.kind, r.object, r.grantee);
 	END LOOP;
 	FOR r IN SELECT p.oid::regprocedure AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
 		FROM pg_proc p, aclexplode(p.proacl) a

@@ -27,6 +27,7 @@ The path says how it behaves:
     /longheader       one header line without end
     /continues        interim responses (100) without end
     /bytes            a body that is not UTF-8
+    /latin1/NNN       that status, with a body in Latin-1
     /nul              a body with a NUL in it
     /utf8/N           N bytes, then 80000 bytes of two-byte characters
     /echo             200 with the request as JSON
@@ -222,6 +223,9 @@ class Receiver(asyncio.Protocol):
 
     def do_bytes(self, argument, query, entry):
         return response(200, b"\xff\xfe\x00binary")
+
+    def do_latin1(self, argument, query, entry):
+        return response(int(argument), "größer als erlaubt".encode("latin-1"))
 
     def do_nul(self, argument, query, entry):
         return response(200, b"a\x00b")
