@@ -25,6 +25,21 @@ BEGIN
 END
 $$;
 
+-- The roles outlive the extension. What default privileges would give them on
+-- everything here could not be told from what they are meant to have.
+DO $$
+BEGIN
+	IF EXISTS (SELECT FROM pg_catalog.pg_default_acl d, pg_catalog.aclexplode(d.defaclacl) a
+		WHERE d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+			AND a.grantee IN (SELECT oid FROM pg_catalog.pg_roles
+				WHERE rolname IN ('mlint_admin', 'mlint_user', 'mlint_reader')))
+	THEN
+		RAISE EXCEPTION 'default privileges of role "%" grant something to a role of mlint', current_user
+			USING HINT = 'Take them back with ALTER DEFAULT PRIVILEGES ... REVOKE, and run CREATE EXTENSION again; \ddp in psql lists them.';
+	END IF;
+END
+$$;
+
 GRANT mlint_user, mlint_reader TO mlint_admin;
 GRANT mlint_reader TO pg_monitor;
 GRANT USAGE ON SCHEMA mlint TO mlint_admin, mlint_user, mlint_reader;
@@ -68,6 +83,15 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	r record;
 BEGIN
+	FOR r IN SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee,
+			a.privilege_type
+		FROM pg_namespace n, aclexplode(n.nspacl) a
+		WHERE n.nspname = 'mlint' AND a.grantee <> n.nspowner
+			AND NOT (a.privilege_type = 'USAGE' AND a.grantee IN (SELECT oid FROM pg_roles
+				WHERE rolname IN ('mlint_admin', 'mlint_user', 'mlint_reader')))
+	LOOP
+		EXECUTE format('REVOKE %s ON SCHEMA mlint FROM %s', r.privilege_type, r.grantee);
+	END LOOP;
 	FOR r IN SELECT c.oid::regclass AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee,
 			CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, a.privilege_type AS privilege
 		FROM pg_class c, aclexplode(c.relacl) a

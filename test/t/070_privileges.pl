@@ -49,8 +49,16 @@ EOQ
 sql('CREATE TABLE public.open ()');
 is(sql("SELECT has_table_privilege('snoop', 'public.open', 'DELETE')"), 't',
 	'default privileges are set');
-# These are there when the extension was there before.
-sql('CREATE ROLE mlint_user; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO mlint_user; ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO mlint_user');
+# These are there when the extension was there before. What they are given
+# could not be told from what they are to have.
+sql('CREATE ROLE mlint_user; ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO mlint_user');
+{
+	my ($rc, $out, $err) = $node->psql('postgres', 'CREATE EXTENSION mlint');
+	like($err, qr/default privileges of role "postgres" grant something to a role of mlint/,
+		'CREATE EXTENSION refuses default privileges for its own roles');
+	like($err, qr/ALTER DEFAULT PRIVILEGES/, '... and says what to do');
+}
+sql('ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM mlint_user');
 sql('CREATE EXTENSION mlint');
 my $opened = <<'EOQ';
 WITH acls AS (
@@ -65,9 +73,12 @@ WHERE grantee <> owner AND NOT (grantee::regrole::text IN ('mlint_admin', 'mlint
 	AND (kind = 'v' AND privilege_type = 'SELECT' OR kind = 'f'))
 EOQ
 is(sql($opened), '', '... and CREATE EXTENSION opens nothing of mlint to them');
+is(sql("SELECT has_schema_privilege('snoop', 'mlint', 'CREATE')"), 'f', '... nor the schema');
 is(sql("SELECT has_table_privilege('mlint_user', 'mlint.event_types', 'SELECT')"), 't', '... but what is meant for all');
 is(sql('SELECT mlint.segment_begin()'), 2, 'nor does another segment');
 is(sql($opened), '', '... of the log');
+# The schema is closed too; opened by hand, what is in it stays closed.
+sql('GRANT USAGE ON SCHEMA mlint TO snoop, "Odd Role"');
 foreach my $role ('snoop', 'Odd Role')
 {
 	foreach my $table (qw(event event_1 event_2 delivery_2 pending destination secret_version))
@@ -82,7 +93,7 @@ foreach my $role ('snoop', 'Odd Role')
 	like(by($role, "SELECT mlint.secret_get('x')"), qr/permission denied for function secret_get/,
 		'... nor get a secret');
 }
-sql(<<"EOQ") for 'PUBLIC', 'snoop', '"Odd Role"', 'mlint_user';
+sql(<<"EOQ") for 'PUBLIC', 'snoop', '"Odd Role"';
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM $_;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON SEQUENCES FROM $_;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM $_;
