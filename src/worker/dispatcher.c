@@ -56,9 +56,9 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 /* Read on when fewer deliveries from the log wait to be submitted. */
 #define LOW_WATER			500
 #define PENDING_BATCH		500
-/* Take up no more that is pending when so many deliveries are in memory. */
-#define MAX_READY			10000
-#define MAX_READY_BYTES		(16 * 1024 * 1024)
+/* Take up no more that is pending when so much of it is in memory. */
+#define MAX_PENDING			10000
+#define MAX_PENDING_BYTES	(16 * 1024 * 1024)
 /*
  * When half the places are taken, a destination gets only a few more: many
  * that hang must not keep all others out.
@@ -140,8 +140,8 @@ static dlist_head results = DLIST_STATIC_INIT(results);
 static int	nresults = 0;
 static TimestampTz results_since = 0;
 static int	nready = 0;			/* not yet submitted */
-static int64 ready_bytes = 0;	/* of their bodies */
 static int	nfresh = 0;			/* those of them that are part of a batch */
+static int64 pending_bytes = 0; /* of the bodies of the others */
 static int	nflying = 0;
 static bool deferred = false;	/* a slow destination waits for a place */
 static TimestampTz next_timer = 0;	/* some destination may be due then */
@@ -246,9 +246,10 @@ push_ready(Delivery *delivery)
 	dlist_push_tail(&d->ready, &delivery->node);
 	d->nready++;
 	nready++;
-	ready_bytes += delivery->attempt.body_len;
 	if (delivery->batch)
 		nfresh++;
+	else
+		pending_bytes += delivery->attempt.body_len;
 	activate(d);
 }
 
@@ -260,9 +261,10 @@ pop_ready(Destination *d)
 
 	d->nready--;
 	nready--;
-	ready_bytes -= delivery->attempt.body_len;
 	if (delivery->batch)
 		nfresh--;
+	else
+		pending_bytes -= delivery->attempt.body_len;
 	return delivery;
 }
 
@@ -992,7 +994,8 @@ read_pending(Destination *d, TimestampTz now)
 static bool
 may_take_pending(void)
 {
-	return nready < MAX_READY && ready_bytes < MAX_READY_BYTES;
+	return nready - nfresh < MAX_PENDING &&
+		pending_bytes < MAX_PENDING_BYTES;
 }
 
 /*

@@ -5,10 +5,11 @@ use strict;
 use warnings;
 
 use FindBin;
+use MlintTest ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
 my $peers = "$FindBin::RealBin/../peers";
 my $dir = PostgreSQL::Test::Utils::tempdir;
@@ -18,14 +19,9 @@ my $shim = "$dir/resolver.so";
 system_or_bail($ENV{CC} || 'cc', '-shared', '-fPIC', '-O', '-o', $shim,
 	"$FindBin::RealBin/resolver_shim.c", '-ldl');
 
-my $record = "$dir/record";
-my $receiver = fork() // die $!;
-if ($receiver == 0)
-{
-	exec 'python3', "$peers/receiver.py", '--record', $record,
-	  '--port-file', "$dir/port"
-	  or exit 127;
-}
+my $receiver = MlintTest::Receiver->start;
+my $port = $receiver->port;
+my $record = $receiver->{record};
 my $nginx_http = PostgreSQL::Test::Cluster::get_free_port();
 my $nginx_https = PostgreSQL::Test::Cluster::get_free_port();
 system_or_bail('sh', "$peers/nginx.sh", 'start', "$dir/nginx", $nginx_http,
@@ -34,7 +30,6 @@ system_or_bail('sh', "$peers/nginx.sh", 'start', "$dir/nginx", $nginx_http,
 END
 {
 	my $status = $?;
-	kill 'TERM', $receiver if $receiver;
 	system('sh', "$peers/nginx.sh", 'stop', "$dir/nginx") if $dir;
 	$? = $status;
 }
@@ -48,9 +43,6 @@ $node->append_conf('postgresql.conf', "shared_preload_libraries = 'mlint'");
 }
 $node->safe_psql('postgres', 'CREATE EXTENSION mlint');
 
-my $deadline = time + 30;
-usleep 10_000 until -s "$dir/port" || time > $deadline;
-chomp(my $port = slurp_file("$dir/port"));
 my $base = "http://127.0.0.1:$port";
 
 # The SQLSTATE of a request ("00000": none), the error's text, and seconds.

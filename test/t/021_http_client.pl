@@ -5,10 +5,11 @@ use strict;
 use warnings;
 
 use FindBin;
+use MlintTest ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
 my $top = "$FindBin::RealBin/../..";
 my $peers = "$top/test/peers";
@@ -24,13 +25,8 @@ my $shim = "$dir/resolver.so";
 system_or_bail($cc, '-shared', '-fPIC', '-O', '-o', $shim,
 	"$FindBin::RealBin/resolver_shim.c", '-ldl');
 
-my $receiver = fork() // die $!;
-if ($receiver == 0)
-{
-	exec 'python3', "$peers/receiver.py", '--record', "$dir/record",
-	  '--port-file', "$dir/port"
-	  or exit 127;
-}
+my $receiver = MlintTest::Receiver->start;
+my $port = $receiver->port;
 my $nginx_http = PostgreSQL::Test::Cluster::get_free_port();
 my $nginx_https = PostgreSQL::Test::Cluster::get_free_port();
 system_or_bail('sh', "$peers/nginx.sh", 'start', "$dir/nginx", $nginx_http,
@@ -39,7 +35,6 @@ system_or_bail('sh', "$peers/nginx.sh", 'start', "$dir/nginx", $nginx_http,
 END
 {
 	my $status = $?;
-	kill 'TERM', $receiver if $receiver;
 	system('sh', "$peers/nginx.sh", 'stop', "$dir/nginx") if $dir;
 	$? = $status;
 }
@@ -62,19 +57,16 @@ $node->safe_psql(
 	CREATE FUNCTION probe_glob(text, text) RETURNS bool
 		AS '$probe' LANGUAGE c STRICT));
 
-my $deadline = time + 30;
-usleep 10_000 until -s "$dir/port" || time > $deadline;
-chomp(my $port = slurp_file("$dir/port"));
 my $base = "http://127.0.0.1:$port";
 
 # Run the steps; return the log and the distinct connections that were seen.
 sub sequence
 {
 	my @steps = @_;
-	my $before = () = slurp_file("$dir/record") =~ /\n/g;
+	my $before = () = slurp_file($receiver->{record}) =~ /\n/g;
 	my $log = $node->safe_psql('postgres',
 		'SELECT probe_sequence(' . join(', ', map { "'$_'" } @steps) . ')');
-	my @lines = split /\n/, slurp_file("$dir/record");
+	my @lines = split /\n/, slurp_file($receiver->{record});
 	my %peers;
 	/"peer": (\d+)/ and $peers{$1} = 1 foreach @lines[ $before .. $#lines ];
 	$log =~ s/\s+/ /g;
