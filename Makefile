@@ -6,7 +6,7 @@ MODULE_big = mlint
 DATA = mlint--1.0.sql
 
 # The rooms, in the order in which their SQL must run.
-ROOMS = common secrets worker delivery
+ROOMS = common worker delivery audit secrets rotation mounts scan
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
 HEADERS = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
@@ -21,7 +21,7 @@ ifneq (,$(findstring clang,$(CC)))
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-attributes \
 	-Wno-ignored-optimization-argument
 endif
-SHLIB_LINK = -lcurl -lcrypto -lpthread
+SHLIB_LINK = -lcurl -lcrypto -ljansson -lpthread
 
 EXTRA_CLEAN = src/*.bc
 

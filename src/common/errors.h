@@ -34,5 +34,7 @@
 #define ERRCODE_MLINT_MASTER_KEY		MAKE_SQLSTATE('M','L','0','1','0')
 /* A stored secret does not decrypt: damaged, moved or tampered with. */
 #define ERRCODE_MLINT_SECRET_CORRUPT	MAKE_SQLSTATE('M','L','0','1','1')
+/* The audit log cannot be written, so what it must record does not happen. */
+#define ERRCODE_MLINT_AUDIT				MAKE_SQLSTATE('M','L','0','1','2')
 
 #endif

@@ -35,8 +35,6 @@
 #include "utils/snapmgr.h"
 #include "worker/worker.h"
 
-#define SECRET_NAME_MAX			255
-#define SECRET_VALUE_MAX		65536
 #define WRAPPED_KEY_BYTES		(CRYPTO_KEY_BYTES + CRYPTO_SEAL_OVERHEAD)
 
 PG_FUNCTION_INFO_V1(mlint_secret_put);

@@ -1,0 +1,1 @@
+-- audit: the log of who did what, chained by hash.

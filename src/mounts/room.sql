@@ -1,0 +1,1 @@
+-- mounts: secrets as files, for programs that read files.

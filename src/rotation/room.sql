@@ -1,0 +1,1 @@
+-- rotation: secrets that change by themselves.

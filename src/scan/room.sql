@@ -1,0 +1,1 @@
+-- scan: credentials that lie where they should not.
