@@ -221,7 +221,7 @@ next_version(const char *name, int64 *secret_id)
 
 /* Store a new version of a secret, and return its number. */
 static int
-secret_store(const char *name, const char *value, size_t len)
+store_value(const char *name, const char *value, size_t len)
 {
 	OwnerScope	scope;
 	Oid			types[] = {INT8OID, INT4OID, INT4OID, BYTEAOID, BYTEAOID};
@@ -289,7 +289,7 @@ mlint_secret_put(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("the value of a secret must have 1 to %d bytes, not %zu",
 							SECRET_VALUE_MAX, value.len)));
-		version = secret_store(name, value.data, value.len);
+		version = store_value(name, value.data, value.len);
 	}
 	PG_FINALLY();
 	{
