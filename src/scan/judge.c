@@ -231,7 +231,8 @@ is_random(const uint8 *data, size_t len)
 	}
 	if (letters < 2 || symbols * 4 > (int) len ||
 		changes * 100 < (int) (len - symbols) * 18 ||
-		is_sequence(data, len) || is_wordy(data, len))
+		is_sequence(data, len) ||
+		(hex < (int) len && is_wordy(data, len)))
 		return false;
 	if (digits == 0)
 		return uppers > 0 && len >= 20 && entropy >= 3.9;

@@ -215,8 +215,6 @@ after_operator(const ScanSubject *s, size_t i, bool option, bool *must_quote)
 			*must_quote = true;
 			return at(s, i + 1) == at(s, i) ? i + 2 :
 				at(s, i + 1) == '=' ? i + 2 : 0;
-		case '>':
-			return i == name_end ? i + 1 : 0;	/* an element */
 		case ',':
 			*must_quote = true;
 			return closed ? i + 1 : 0;
@@ -224,6 +222,23 @@ after_operator(const ScanSubject *s, size_t i, bool option, bool *must_quote)
 			*must_quote = true;
 			return i == name_end ? i + 1 : 0;
 		default:
+			/* "name text := value", "name string = value" */
+			if (i > name_end && !closed)
+			{
+				size_t		type = i;
+
+				while (type < i + 32 && is_name(at(s, type)))
+					type++;
+				if (type > i)
+					type = skip_blanks(s, type);
+				if (type > i && at(s, type) == ':' && at(s, type + 1) == '=')
+					return type + 2;
+				if (type > i && at(s, type) == '=' && at(s, type + 1) != '=')
+				{
+					*must_quote = true;
+					return type + 1;
+				}
+			}
 			/* <add key="name" value="..."/> */
 			if (closed && word_at(s, i, "value="))
 			{
@@ -260,6 +275,20 @@ assignment_around(const ScanSubject *s, const ScanHit *hit, Assignment *a)
 	/* A pointer's name: "token->next". */
 	if (a->name_end > hit->end && s->data[a->name_end - 1] == '-')
 		return false;
+
+	/* <name>value</name> */
+	if (at(s, a->name_end) == '>' && a->name_start > 0 &&
+		s->data[a->name_start - 1] == '<')
+	{
+		const uint8 *end;
+
+		a->quoted = true;
+		a->start = a->name_end + 1;
+		end = memchr(s->data + a->start, '<',
+					 Min(s->len - a->start, VALUE_MAX_BYTES));
+		a->end = end ? end - s->data : a->start;
+		return end != NULL;
+	}
 
 	value = after_operator(s, a->name_end,
 						   s->data[a->name_start] == '-', &must_quote);
@@ -668,7 +697,8 @@ match_role_password(const ScanRule *rule, const ScanSubject *s,
 	len = hit->start - from;
 	if (!((contains(text, len, "create") || contains(text, len, "alter")) &&
 		  (contains(text, len, "role ") || contains(text, len, "user ") ||
-		   contains(text, len, "group "))))
+		   contains(text, len, "group "))) ||
+		contains(text, len, "options"))
 		return false;
 	return literal_after(s, value, m);
 }
@@ -731,19 +761,38 @@ match_pgpass(const ScanRule *rule, const ScanSubject *s, const ScanHit *hit,
 	return match_set(m, s, start, i);
 }
 
+/* The word in front of a place: where it begins; *place goes there too. */
+static bool
+word_before(const ScanSubject *s, size_t *place, const char *word)
+{
+	size_t		low = *place > 128 ? *place - 128 : 0;
+	size_t		i = *place;
+	size_t		end;
+
+	while (i > low && (is_blank(s->data[i - 1]) || s->data[i - 1] == '\n'))
+		i--;
+	if (i == *place)
+		return false;
+	end = i;
+	while (i > low && s->data[i - 1] > ' ')
+		i--;
+	*place = i;
+	return i < end && (word == NULL || (end - i == strlen(word) &&
+										word_at(s, i, word)));
+}
+
 /* machine x login y password z */
 bool
 match_netrc(const ScanRule *rule, const ScanSubject *s, const ScanHit *hit,
 			ScanMatch *m)
 {
-	size_t		low = hit->start > 200 ? hit->start - 200 : 0;
+	size_t		before = hit->start;
 	size_t		start = skip_blanks(s, hit->end);
 	size_t		end = start;
 
-	if (start == hit->end || hit->start == low ||
-		is_name(s->data[hit->start - 1]) ||
-		!contains(s->data + low, hit->start - low, "machine ") ||
-		!contains(s->data + low, hit->start - low, "login "))
+	if (start == hit->end ||
+		!word_before(s, &before, NULL) || !word_before(s, &before, "login") ||
+		!word_before(s, &before, NULL) || !word_before(s, &before, "machine"))
 		return false;
 	while (end < start + 128 && at(s, end) > ' ')
 		end++;
