@@ -425,13 +425,19 @@ match_generic_password(const ScanRule *rule, const ScanSubject *s,
 					   const ScanHit *hit, ScanMatch *m)
 {
 	Assignment	a;
+	bool		found;
 
 	if ((s->place & (SCAN_GENERATED | SCAN_OPTION)) ||
 		!assignment_around(s, hit, &a) || is_innocent_name(s, &a) ||
 		is_placeholder(s->data + a.start, a.end - a.start) ||
 		!is_strong_password(s->data + a.start, a.end - a.start))
 		return false;
-	return match_set(m, s, a.start, a.end);
+	found = a.quoted;
+
+	/* Without quotes and digits, "object.MEMBER" is code. */
+	for (size_t i = a.start; i < a.end && !found; i++)
+		found = s->data[i] >= '0' && s->data[i] <= '9';
+	return found && match_set(m, s, a.start, a.end);
 }
 
 /* White space between the parts of a key, as it is and as it is escaped. */
@@ -645,6 +651,7 @@ match_dsn(const ScanRule *rule, const ScanSubject *s, const ScanHit *hit,
 		is_placeholder(s->data + start, end - start) ||
 		is_sequence(s->data + start, end - start) ||
 		contains(s->data + start, end - start, "(") ||
+		contains(s->data + start, end - start, "[") ||
 		contains(s->data + start, end - start, "password") ||
 		!beside(s, hit->start, end, 200, words))
 		return false;
