@@ -69,7 +69,7 @@ crypto_equal(const void *a, const void *b, size_t len)
 static const EVP_CIPHER *
 aes_256_gcm(void)
 {
-	static EVP_CIPHER *cipher = NULL;
+	static EVP_CIPHER * cipher = NULL;
 
 	if (cipher == NULL)
 		cipher = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);

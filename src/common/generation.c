@@ -23,12 +23,13 @@ generation_bump(const char *room)
 		char		room[NAMEDATALEN];
 		int64		number;
 	}			last;
-	TransactionId xid = GetCurrentTransactionId();
+	TransactionId xid = GetCurrentTransactionIdIfAny();
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(room)};
 	bool		isnull;
 
-	if (last.xid == xid && strcmp(last.room, room) == 0)
+	if (TransactionIdIsValid(xid) && last.xid == xid &&
+		strcmp(last.room, room) == 0)
 		return last.number;
 	if (SPI_execute_with_args("UPDATE mlint.generation"
 							  " SET generation = generation + 1"
@@ -41,6 +42,6 @@ generation_bump(const char *room)
 											  SPI_tuptable->tupdesc, 1,
 											  &isnull));
 	strlcpy(last.room, room, sizeof(last.room));
-	last.xid = xid;
+	last.xid = GetCurrentTransactionId();
 	return last.number;
 }

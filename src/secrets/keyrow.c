@@ -25,6 +25,7 @@
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
+#include "common/injection.h"
 #include "common/owner.h"
 #include "common/rows.h"
 #include "executor/spi.h"
@@ -412,6 +413,7 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 		  psprintf("%d", id), NULL);
 	key = master_key_next(checks, known.n);
 	insert_row(id, key);
+	INJECTION("master-key-before-commit");
 	if (SPI_execute("SELECT mlint.job_run_now('master_key_rewrap')",
 					false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not wake the job master_key_rewrap");
@@ -579,7 +581,10 @@ mlint_secret_rewrap(PG_FUNCTION_ARGS)
 				named = id;
 			}
 			if (name[0] != '\0' && rewrap_version(&to, row, name))
+			{
 				done++;
+				INJECTION("rewrap-version");
+			}
 			MemoryContextSwitchTo(caller);
 			ExecClearTuple(to.slot);
 		}
@@ -588,6 +593,7 @@ mlint_secret_rewrap(PG_FUNCTION_ARGS)
 		UnregisterSnapshot(to.snapshot);
 		index_close(to.index, RowExclusiveLock);
 		table_close(to.relation, RowExclusiveLock);
+		INJECTION("rewrap-before-commit");
 	}
 	values[0] = Int64GetDatum(last);
 	nulls[0] = ended;

@@ -37,6 +37,7 @@
 
 #include "common/compat.h"
 #include "common/errors.h"
+#include "common/injection.h"
 #include "miscadmin.h"
 #include "secrets/master_key.h"
 #include "storage/fd.h"
@@ -166,27 +167,27 @@ key_parse(const char *text, size_t len, uint8 *key)
  * "#" count for nothing. False for anything else, and for no key at all.
  */
 static bool
-keys_parse(const char *text, size_t len, KeyRing *ring)
+keys_parse(const char *from, size_t len, KeyRing *ring)
 {
-	const char *end = text + len;
+	const char *end = from + len;
 
 	ring->n = 0;
-	while (text < end)
+	while (from < end)
 	{
-		const char *eol = memchr(text, '\n', end - text);
-		size_t		n = (eol ? eol : end) - text;
+		const char *eol = memchr(from, '\n', end - from);
+		size_t		n = (eol ? eol : end) - from;
 		size_t		blank = 0;
 
-		while (blank < n && isspace((unsigned char) text[blank]))
+		while (blank < n && isspace((unsigned char) from[blank]))
 			blank++;
-		if (blank < n && text[blank] != '#')
+		if (blank < n && from[blank] != '#')
 		{
 			if (ring->n == MAX_KEYS ||
-				!key_parse(text, n, ring->keys[ring->n]))
+				!key_parse(from, n, ring->keys[ring->n]))
 				return false;
 			ring->n++;
 		}
-		text += n + 1;
+		from += n + 1;
 	}
 	return ring->n > 0;
 }
@@ -448,9 +449,10 @@ key_file_write(const KeyRing *older)
 	crypto_hex(key, sizeof(key), text);
 	len = 2 * CRYPTO_KEY_BYTES;
 	text[		len++] = '\n';
+
 	for (int i = 0; i < older->n; i++)
 	{
-		crypto_hex(older->keys[i], CRYPTO_KEY_BYTES, text + len);
+		crypto_hex(older->keys[i], CRYPTO_KEY_BYTES, text +len);
 		len += 2 * CRYPTO_KEY_BYTES;
 		text[		len++] = '\n';
 	}
@@ -470,8 +472,10 @@ key_file_write(const KeyRing *older)
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", temporary)));
 
+	INJECTION("master-key-before-rename");
 	/* Syncs the file before, and the directory after. */
 	durable_rename(temporary, DEFAULT_FILE, ERROR);
+	INJECTION("master-key-after-rename");
 	ereport(LOG,
 			(errmsg("mlint made a new master key for secrets: %s",
 					DEFAULT_SOURCE),
@@ -670,7 +674,7 @@ master_key_next(const uint8 *const *checks, int n)
 {
 	LOCKTAG		tag;
 	bool		ours = master_key_command[0] == '\0' &&
-		master_key_file[0] == '\0';
+	master_key_file[0] == '\0';
 	bool		fresh = true;
 
 	if (ours)

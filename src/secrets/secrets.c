@@ -133,7 +133,7 @@ name_argument(FunctionCallInfo fcinfo, int backend_argument)
 {
 	char	   *name = text_argument(fcinfo, 0);
 	char	   *backend = backend_argument < 0 ? NULL :
-		text_argument(fcinfo, backend_argument);
+	text_argument(fcinfo, backend_argument);
 
 	if (name == NULL)
 		ereport(ERROR,

@@ -320,7 +320,7 @@ store_destroy(const char *name, int version)
 	OwnerScope	scope;
 	Oid			types[] = {TEXTOID, INT4OID, TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(name), Int32GetDatum(version),
-		CStringGetTextDatum(GetUserNameFromId(GetUserId(), false))};
+	CStringGetTextDatum(GetUserNameFromId(GetUserId(), false))};
 
 	owner_begin(&scope);
 	if (SPI_execute_with_args("UPDATE mlint.secret_version v"
