@@ -110,7 +110,7 @@ credential_check(const Credential *c, Oid role, const char *what)
 			if (!secret_readable(c->name, role))
 				ereport(ERROR,
 						(errcode(ERRCODE_UNDEFINED_OBJECT),
-						 errmsg("secret \"%s\", named by %s, does not exist, or is not yours to read",
+						 errmsg("secret \"%s\", named by %s, does not exist, or you may not read it",
 								c->name, what),
 						 errhint("Store it with mlint.secret_put; the view mlint.secrets lists those that are yours to use.")));
 			break;

@@ -215,7 +215,7 @@ secret_unknown(const char *name)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("secret \"%s\" does not exist, or is not yours to use so",
+			 errmsg("secret \"%s\" does not exist, or you may not do that with it",
 					name),
 			 errhint("The view mlint.secrets lists those that are, and what you may do with each. Others are granted by their owners and by members of mlint_admin, with mlint.secret_grant.")));
 }
@@ -256,7 +256,7 @@ wild_changed(const char *pattern)
 }
 
 static void
-insert_grant(const char *pattern, Oid role, const char *privilege)
+insert_grant(const char *pattern, Oid role, const char *privilege, Oid by)
 {
 	Oid			types[] = {TEXTOID, OIDOID, TEXTOID, TEXTOID};
 	Datum		values[4];
@@ -264,8 +264,7 @@ insert_grant(const char *pattern, Oid role, const char *privilege)
 	values[0] = CStringGetTextDatum(pattern);
 	values[1] = ObjectIdGetDatum(role);
 	values[2] = CStringGetTextDatum(privilege);
-	values[3] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(),
-													  false));
+	values[3] = CStringGetTextDatum(GetUserNameFromId(by, false));
 	if (SPI_execute_with_args("INSERT INTO mlint.secret_grant"
 							  " (pattern, role, privilege, granted_by)"
 							  " VALUES ($1, $2, $3, $4)"
@@ -288,7 +287,7 @@ secret_owner_set(const char *name, Oid role)
 							  1, types, values, NULL,
 							  false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete from mlint.secret_grant");
-	insert_grant(name, role, "owner");
+	insert_grant(name, role, "owner", role);
 	owner_end(&scope);
 }
 
@@ -381,7 +380,7 @@ mlint_secret_grant(PG_FUNCTION_ARGS)
 	audit(AUDIT_CHANGED, "secret.grant", "secret", grant.pattern,
 		  grant.details);
 	owner_begin(&scope);
-	insert_grant(grant.pattern, grant.role, grant.privilege);
+	insert_grant(grant.pattern, grant.role, grant.privilege, scope.user);
 	owner_end(&scope);
 	wild_changed(grant.pattern);
 	PG_RETURN_VOID();

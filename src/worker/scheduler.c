@@ -314,7 +314,7 @@ Datum
 mlint_worker_slots(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"", "launcher", "scheduler",
-	"dispatcher", "job"};
+	"auditor", "dispatcher", "job"};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);
