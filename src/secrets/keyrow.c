@@ -409,8 +409,6 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 	for (int i = 0; i < known.n; i++)
 		checks[i] = memcpy(palloc(MASTER_KEY_CHECK_BYTES),
 						   known.rows[i].check, MASTER_KEY_CHECK_BYTES);
-	audit(AUDIT_CHANGED, "master_key.rotate", "master_key",
-		  psprintf("%d", id), NULL);
 	key = master_key_next(checks, known.n);
 	insert_row(id, key);
 	INJECTION("master-key-before-commit");
@@ -418,6 +416,8 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 					false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not wake the job master_key_rewrap");
 	owner_end(&scope);
+	audit(AUDIT_CHANGED, "master_key.rotate", "master_key",
+		  psprintf("%d", id), NULL);
 	PG_RETURN_INT32(id);
 }
 
