@@ -1205,6 +1205,9 @@ CREATE TABLE mlint.secret_grant (
 -- Grants on patterns, which every session keeps in memory.
 CREATE INDEX secret_grant_wild ON mlint.secret_grant (pattern)
 	WHERE pattern ~ '[*?]';
+-- A secret has one owner.
+CREATE UNIQUE INDEX secret_grant_owner ON mlint.secret_grant (pattern)
+	WHERE privilege = 'owner';
 COMMENT ON TABLE mlint.secret_grant IS 'What which role may do with the secrets of which names';
 
 -- pg_dump takes the rows along: they open where the same master key is.

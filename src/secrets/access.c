@@ -58,6 +58,7 @@ typedef struct WildGrant
 static struct
 {
 	bool		valid;			/* nothing has changed since they were read */
+	uint32		changes;		/* how often it has */
 	Oid			relation;
 	MemoryContext context;
 	int			n;
@@ -79,8 +80,10 @@ static const struct
 static void
 forget_wild(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == wild.relation)
-		wild.valid = false;
+	if (relid != InvalidOid && relid != wild.relation)
+		return;
+	wild.valid = false;
+	wild.changes++;
 }
 
 void
@@ -107,12 +110,14 @@ read_wild(void)
 {
 	RowScan		scan;
 	HeapTuple	row;
+	uint32		changes;
 
 	if (wild.context == NULL)
 		wild.context = AllocSetContextCreate(TopMemoryContext,
 											 "mlint grants on secrets",
 											 ALLOCSET_SMALL_SIZES);
-	for (;;)
+	/* What arrives while we read makes us read again. */
+	do
 	{
 		int			room = 0;
 
@@ -120,8 +125,7 @@ read_wild(void)
 		wild.grants = NULL;
 		MemoryContextReset(wild.context);
 		wild.relation = mlint_relation("secret_grant");
-		/* What arrives while we read makes us read again. */
-		wild.valid = true;
+		changes = wild.changes;
 		rows_begin(&scan, "secret_grant", "secret_grant_wild", 0, NULL, true);
 		while ((row = rows_next(&scan)) != NULL)
 		{
@@ -153,9 +157,8 @@ read_wild(void)
 			wild.n++;
 		}
 		rows_end(&scan);
-		if (wild.valid)
-			return;
-	}
+	} while (changes != wild.changes);
+	wild.valid = true;
 }
 
 bool

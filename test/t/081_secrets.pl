@@ -343,6 +343,15 @@ command_ok([ 'grep', '-rqa', 'mlint.secret', "$data/base", "$data/pg_wal" ], 'fi
 command_fails([ 'grep', '-rqa', $plain, "$data/base", "$data/pg_wal", "$data/pg_stat_tmp", "$data/global" ],
 	'no file has the value');
 
+# Nor do messages about characters show them.
+sql(q(CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'));
+$node->safe_psql('latin', q(CREATE EXTENSION mlint; SELECT mlint.secret_put_bytes('tokyo', '\xe69db1e4baac')));
+my $untold = by('postgres', "SELECT mlint.secret_get('tokyo')", 'latin');
+like($untold, qr/22P05.*no equivalent.*LATIN1/s, 'a character that the database has not');
+unlike($untold, qr/0xe6|e69d/i, '... is not shown');
+is(by('postgres', q(SET client_encoding = 'LATIN1'; SELECT mlint.secret_put('e', U&'\00E9'); SELECT mlint.secret_get_bytes('e')), 'latin'),
+	"1\n\\xc3a9", 'values are UTF-8 in any database');
+
 # ---- a standby ----
 
 $node->append_conf('postgresql.conf', "session_preload_libraries = ''\nlog_min_messages = warning\nlog_statement = none\n");
