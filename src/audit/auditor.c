@@ -150,7 +150,7 @@ commit(const ChainHead *next, uint64 position)
 	memcpy(area->hash, head.hash, sizeof(area->hash));
 	LWLockRelease(area->lock);
 	if (position != 0)
-		ConditionVariableBroadcast(&area->moved);
+		ConditionVariableBroadcast(&area->moved[area->batch % 2]);
 	if (note_at == 0)
 		note_at = GetCurrentTimestamp() + NOTE_MS * INT64CONST(1000);
 }
@@ -495,6 +495,11 @@ look(uint64 *end, bool *resolve_now)
 		if (checkpoint_due)
 			until = Min(until, checkpoint_at);
 		work = until <= now;
+	}
+	if (work && *end > area->written)
+	{
+		area->batch++;
+		area->taken = *end;
 	}
 	if (!work)
 		area->state = gather ? AUDITOR_GATHERING : AUDITOR_SLEEPING;
