@@ -622,8 +622,8 @@ call_to_resolve(AuditArea *area)
 	Latch	   *latch;
 
 	LWLockAcquire(area->lock, LW_EXCLUSIVE);
+	latch = area->resolve ? NULL : call_auditor(area, true);
 	area->resolve = true;
-	latch = call_auditor(area, true);
 	LWLockRelease(area->lock);
 	if (latch)
 		SetLatch(latch);

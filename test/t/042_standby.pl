@@ -42,7 +42,7 @@ is( $standby->safe_psql('postgres', <<'EOQ'),
 SELECT (SELECT count(*) FROM mlint.destinations),
 	(SELECT count(*) FROM mlint.events), (SELECT count(*) FROM mlint.dead_letters),
 	(SELECT string_agg(state, ',') FROM mlint.deliveries),
-	(SELECT count(*) FROM mlint.stat_destinations), (SELECT count(*) FROM mlint.jobs),
+	(SELECT count(*) FROM mlint.stat_destinations), (SELECT count(*) FROM mlint.jobs WHERE name = 'event_retention'),
 	(SELECT count(*) FROM mlint.stat_workers)
 EOQ
 	'1|1|0|delivered|1|1|0',
