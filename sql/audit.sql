@@ -89,7 +89,7 @@ FROM mlint.audit_log WHERE seq > :start AND action LIKE 'regress%' ORDER BY seq;
 RESET application_name;
 
 -- ---- the chain, recomputed in SQL ----
-SELECT count(*) > 20 AS entries, count(*) FILTER (WHERE hash IS DISTINCT FROM sha256(
+SELECT count(*) > 10 AS entries, count(*) FILTER (WHERE hash IS DISTINCT FROM sha256(
 		coalesce(before, decode(repeat('00', 32), 'hex')) || int8send(seq) || timestamptz_send(at) || int4send(pid)
 		|| coalesce(xid8send(xid), int8send(0)) || coalesce(xid8send(subxid), int8send(0))
 		|| (SELECT string_agg(coalesce(int4send(octet_length(t)) || convert_to(t, 'UTF8'), '\xffffffff'), '' ORDER BY n)

@@ -40,7 +40,6 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procarray.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -94,6 +93,7 @@ static int64 noted_seq = 0;
 static int64 noted_open = 0;
 static TimestampTz note_at = 0; /* 0: nothing to note */
 static TimestampTz resolve_at = 0;
+
 /* Looking after many takes long: not before ten times as long has passed. */
 static TimestampTz resolve_after = 0;
 static TimestampTz gather_until = 0;
@@ -101,14 +101,15 @@ static bool checkpoint_due = false; /* something was written since the last */
 static TimestampTz checkpoint_at = 0;
 static volatile sig_atomic_t leaving = false;
 
-/* Once: finish, and leave. Twice: as anybody else would. */
+/*
+ * Finish, and leave. What could hold us up until then is a lock, and for that
+ * we wait LOCK_TIMEOUT at most.
+ */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
 	int			save_errno = errno;
 
-	if (leaving)
-		die(postgres_signal_arg);
 	leaving = true;
 	SetLatch(MyLatch);
 	errno = save_errno;
