@@ -40,7 +40,6 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procarray.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -94,19 +93,23 @@ static int64 noted_seq = 0;
 static int64 noted_open = 0;
 static TimestampTz note_at = 0; /* 0: nothing to note */
 static TimestampTz resolve_at = 0;
+
+/* Looking after many takes long: not before ten times as long has passed. */
+static TimestampTz resolve_after = 0;
 static TimestampTz gather_until = 0;
 static bool checkpoint_due = false; /* something was written since the last */
 static TimestampTz checkpoint_at = 0;
 static volatile sig_atomic_t leaving = false;
 
-/* Once: finish, and leave. Twice: as anybody else would. */
+/*
+ * Finish, and leave. What could hold us up until then is a lock, and for that
+ * we wait LOCK_TIMEOUT at most.
+ */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
 	int			save_errno = errno;
 
-	if (leaving)
-		die(postgres_signal_arg);
 	leaving = true;
 	SetLatch(MyLatch);
 	errno = save_errno;
@@ -150,7 +153,7 @@ commit(const ChainHead *next, uint64 position)
 	memcpy(area->hash, head.hash, sizeof(area->hash));
 	LWLockRelease(area->lock);
 	if (position != 0)
-		ConditionVariableBroadcast(&area->moved);
+		ConditionVariableBroadcast(&area->moved[area->batch % 2]);
 	if (note_at == 0)
 		note_at = GetCurrentTimestamp() + NOTE_MS * INT64CONST(1000);
 }
@@ -271,6 +274,8 @@ read_untracked(void)
 static void
 resolve(void)
 {
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now;
 	uint64		rolled_back[BATCH_RECORDS];
 	int			n;
 
@@ -309,7 +314,9 @@ resolve(void)
 	} while (n == BATCH_RECORDS ||
 			 (untracked_from <= head.seq &&
 			  hash_get_num_entries(open_transactions) < MAX_OPEN / 2));
-	resolve_at = GetCurrentTimestamp() + RESOLVE_MS * INT64CONST(1000);
+	now = GetCurrentTimestamp();
+	resolve_at = now + RESOLVE_MS * INT64CONST(1000);
+	resolve_after = now + 10 * Max(now - began, 0);
 }
 
 /* ---- the log ---- */
@@ -472,8 +479,11 @@ look(uint64 *end, bool *resolve_now)
 
 	LWLockAcquire(area->lock, LW_EXCLUSIVE);
 	*end = area->head;
-	*resolve_now = area->resolve;
-	area->resolve = false;
+	*resolve_now = area->resolve && now >= resolve_after;
+	if (*resolve_now)
+		area->resolve = false;
+	else if (area->resolve)
+		until = resolve_after;
 	work = *resolve_now || leaving;
 	/* Who comes from now on waits for the next auditor. */
 	if (leaving)
@@ -484,9 +494,10 @@ look(uint64 *end, bool *resolve_now)
 			gather_until = now + GATHER_MS * INT64CONST(1000);
 		gather = area->wanted <= area->written &&
 			area->head - area->written < GATHER_BYTES && now < gather_until;
+		until = Min(until, gather_until);
 		work |= !gather;
 	}
-	else if (!work)
+	else
 	{
 		if (note_at != 0)
 			until = Min(until, note_at);
@@ -494,7 +505,12 @@ look(uint64 *end, bool *resolve_now)
 			until = Min(until, resolve_at);
 		if (checkpoint_due)
 			until = Min(until, checkpoint_at);
-		work = until <= now;
+		work |= until <= now;
+	}
+	if (work && *end > area->written)
+	{
+		area->batch++;
+		area->taken = *end;
 	}
 	if (!work)
 		area->state = gather ? AUDITOR_GATHERING : AUDITOR_SLEEPING;
@@ -502,8 +518,6 @@ look(uint64 *end, bool *resolve_now)
 
 	if (work)
 		return 0;
-	if (gather)
-		until = gather_until;
 	return until == PG_INT64_MAX ? -1 : (until - now) / 1000 + 1;
 }
 

@@ -309,7 +309,7 @@ verify(int64 from, int64 to)
 	/* What is there beyond what the auditor ever wrote, somebody else put. */
 	if (audit_area_head(&written, &committing))
 		known = committing;
-	if (broken == 0 && known > 0 && head.seq > known)
+	if (broken == 0 && known > 0 && head.seq >= from && head.seq > known)
 		broken = known + 1;
 	return broken;
 }

@@ -56,6 +56,7 @@
 #include "common/audit_ring.h"
 #include "common/compat.h"
 #include "common/errors.h"
+#include "common/owner.h"
 #include "common/retention.h"
 
 PG_FUNCTION_INFO_V1(mlint_audit_note);
@@ -147,7 +148,8 @@ startup_shared(void)
 		for (int i = 0; i < shared->nareas; i++)
 		{
 			shared->areas[i].lock = &locks[i + 1].lock;
-			ConditionVariableInit(&shared->areas[i].moved);
+			for (int k = 0; k < lengthof(shared->areas[i].moved); k++)
+				ConditionVariableInit(&shared->areas[i].moved[k]);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -228,6 +230,15 @@ call_auditor(AuditArea *area, bool urgent)
 /* ---- waiting ---- */
 
 /*
+ * What to wait on until a position is written. The caller has the lock.
+ */
+static ConditionVariable *
+turn_of(AuditArea *area, uint64 position)
+{
+	return &area->moved[(area->batch + (position > area->taken)) % 2];
+}
+
+/*
  * There is no auditor. Ask for one, and give up when none comes in time;
  * *deadline is 0 at first.
  */
@@ -267,6 +278,7 @@ hand_over(const AuditRecord *record, AuditArea **where)
 	for (;;)
 	{
 		AuditArea  *area = find_area();
+		ConditionVariable *turn = &shared->opened;
 		Latch	   *latch = NULL;
 		bool		present = false;
 
@@ -282,7 +294,9 @@ hand_over(const AuditRecord *record, AuditArea **where)
 			}
 			else if (present)
 			{
+				/* Whatever is written next makes room. */
 				area->wanted = area->head;
+				turn = turn_of(area, area->written + 1);
 				latch = call_auditor(area, true);
 			}
 			LWLockRelease(area->lock);
@@ -298,8 +312,7 @@ hand_over(const AuditRecord *record, AuditArea **where)
 			deadline = 0;
 		else
 			bear_absence(&deadline);
-		(void) ConditionVariableTimedSleep(present ? &area->moved :
-										   &shared->opened, LOOK_MS,
+		(void) ConditionVariableTimedSleep(turn, LOOK_MS,
 										   mlint_wait_event("MlintAuditRing"));
 	}
 	ConditionVariableCancelSleep();
@@ -318,6 +331,7 @@ wait_written(AuditArea *area, uint64 ticket)
 
 	for (;;)
 	{
+		ConditionVariable *turn;
 		Latch	   *latch = NULL;
 		bool		written;
 		bool		present;
@@ -326,6 +340,7 @@ wait_written(AuditArea *area, uint64 ticket)
 		written = area->written >= ticket;
 		present = area->open;
 		lsn = area->lsn;
+		turn = turn_of(area, ticket);
 		if (!written)
 		{
 			area->wanted = Max(area->wanted, ticket);
@@ -340,7 +355,7 @@ wait_written(AuditArea *area, uint64 ticket)
 			deadline = 0;
 		else
 			bear_absence(&deadline);
-		(void) ConditionVariableTimedSleep(&area->moved, LOOK_MS,
+		(void) ConditionVariableTimedSleep(turn, LOOK_MS,
 										   mlint_wait_event("MlintAuditWrite"));
 	}
 	ConditionVariableCancelSleep();
@@ -445,7 +460,7 @@ audit_compose(AuditRecordBuffer *buffer, const char *action,
 	if (outcome == AUDIT_CHANGED)
 		record->subxid = U64FromFullTransactionId(GetCurrentFullTransactionId());
 	record->xid = U64FromFullTransactionId(GetTopFullTransactionIdIfAny());
-	add_text(buffer, AUDIT_ROLE, role_name(&current_role, GetUserId()));
+	add_text(buffer, AUDIT_ROLE, role_name(&current_role, owner_caller()));
 	add_text(buffer, AUDIT_SESSION_ROLE,
 			 role_name(&session_role, GetSessionUserId()));
 	/* Processes of ours have no name but that of their kind. */
@@ -607,8 +622,8 @@ call_to_resolve(AuditArea *area)
 	Latch	   *latch;
 
 	LWLockAcquire(area->lock, LW_EXCLUSIVE);
+	latch = area->resolve ? NULL : call_auditor(area, true);
 	area->resolve = true;
-	latch = call_auditor(area, true);
 	LWLockRelease(area->lock);
 	if (latch)
 		SetLatch(latch);
@@ -728,6 +743,7 @@ audit_area_take(Oid extension, uint64 *committed)
 		area->written = area->head;
 		area->seq = 0;
 	}
+	area->taken = area->written;
 	*committed = area->written;
 	if (area->batch_end > area->written &&
 		TransactionIdDidCommit(area->batch_xid))
@@ -743,6 +759,14 @@ audit_area_take(Oid extension, uint64 *committed)
 	return area;
 }
 
+/* All who wait for the auditor are to look again. */
+static void
+wake_waiters(AuditArea *area)
+{
+	for (int i = 0; i < lengthof(area->moved); i++)
+		ConditionVariableBroadcast(&area->moved[i]);
+}
+
 void
 audit_area_open(AuditArea *area)
 {
@@ -750,7 +774,7 @@ audit_area_open(AuditArea *area)
 	area->open = true;
 	LWLockRelease(area->lock);
 	ConditionVariableBroadcast(&shared->opened);
-	ConditionVariableBroadcast(&area->moved);
+	wake_waiters(area);
 }
 
 void
@@ -760,7 +784,7 @@ audit_area_close(AuditArea *area)
 	area->open = false;
 	area->latch = NULL;
 	LWLockRelease(area->lock);
-	ConditionVariableBroadcast(&area->moved);
+	wake_waiters(area);
 }
 
 bool

@@ -36,8 +36,8 @@ typedef enum AuditOutcome
  * object or NULL; never a secret value. Names are in the database's encoding;
  * all is copied, and together at most AUDIT_ENTRY_MAX bytes.
  *
- * The entry names the current user: call it outside owner_begin() and
- * owner_end(). It needs a transaction.
+ * The entry names the current user; within owner_begin() and owner_end(), the
+ * one before. It needs a transaction.
  *
  * Waits on the latch while the ring is full, and as said above. Raises
  * ERRCODE_MLINT_AUDIT when nobody writes the log (a standby; an auditor that

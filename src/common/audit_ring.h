@@ -87,7 +87,15 @@ typedef struct AuditArea
 	uint64		batch_end;
 	TransactionId batch_xid;
 	int64		batch_seq;
-	ConditionVariable moved;	/* `written` has, or the auditor left */
+
+	/*
+	 * Batches that were taken, up to where the last was, and who waits for it
+	 * to be written or for the one after it: by turns, so that a commit wakes
+	 * those whom it concerns.
+	 */
+	uint64		batch;
+	uint64		taken;
+	ConditionVariable moved[2];
 	char		ring[AUDIT_RING_BYTES] pg_attribute_aligned(MAXIMUM_ALIGNOF);
 } AuditArea;
 
