@@ -272,7 +272,8 @@ delivers('printed', '... and the next');
 $node->safe_psql('postgres', "DROP DATABASE $_") for 'printed', 'pattern';
 
 # Whoever is terminated comes back, once.
-for my $type ('mlint dispatcher', 'mlint scheduler', 'mlint launcher')
+for my $type ('mlint auditor', 'mlint dispatcher', 'mlint scheduler',
+	'mlint launcher')
 {
 	my $pid = wait_for_worker($node, $type);
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
@@ -321,9 +322,9 @@ $node->stop;
 
 # No room for more processes: one warning that says what to raise, and they
 # start when there is room. (One is logical replication's launcher.)
-$node = mlint_node('narrow', conf => "max_worker_processes = 5\n");
+$node = mlint_node('narrow', conf => "max_worker_processes = 7\n");
 create_destination('postgres', 'ok');
-delivers('postgres', 'five processes are enough for one database');
+delivers('postgres', 'seven processes are enough for one database');
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 $node->safe_psql('other', 'CREATE EXTENSION mlint');
 create_destination('other', 'ok');
