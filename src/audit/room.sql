@@ -125,7 +125,8 @@ COMMENT ON FUNCTION mlint.audit_verify(bigint, bigint) IS
 'The first entry of the audit log that was changed, removed or inserted by somebody else than mlint; null when none was. From an entry on, up to another, or all that is kept';
 
 CREATE VIEW mlint.audit_log AS
-SELECT e.seq, e.at, e.role, e.session_role, e.application,
+SELECT e.seq, e.at, pg_catalog.current_database() AS database, e.role,
+	e.session_role, e.application,
 	e.client_addr::inet AS client_addr, e.pid, e.xid, e.action, e.object_type,
 	e.object,
 	CASE WHEN e.subxid IS NOT NULL AND EXISTS (SELECT FROM mlint.audit_entry r
@@ -136,6 +137,7 @@ FROM mlint.audit_entry e;
 COMMENT ON VIEW mlint.audit_log IS 'Who did what: one entry for each action that configures, reads a secret, was denied, overrides a limit, deletes or purges';
 COMMENT ON COLUMN mlint.audit_log.seq IS 'Number of the entry; there are no gaps';
 COMMENT ON COLUMN mlint.audit_log.at IS 'When it happened';
+COMMENT ON COLUMN mlint.audit_log.database IS 'In which database: this one';
 COMMENT ON COLUMN mlint.audit_log.role IS 'Role whose privileges it was done with';
 COMMENT ON COLUMN mlint.audit_log.session_role IS 'Role that had logged in';
 COMMENT ON COLUMN mlint.audit_log.application IS 'application_name of the session';
