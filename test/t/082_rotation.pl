@@ -355,6 +355,10 @@ foreach my $name (qw(app far hook told))
 	cmp_ok($n, '>', 0, "$name: events tell of its rotations");
 }
 
+wait_for_sql($node, 'the audit log has what was done',
+	"SELECT string_agg(DISTINCT action, ' ' ORDER BY action) FROM mlint.audit_log WHERE action LIKE 'rotation.%'",
+	'rotation.drop rotation.fail rotation.finish rotation.rotate rotation.set');
+
 # ---- no value anywhere ----
 my @values;
 foreach my $name (qw(app far guest manager hook told flaky))
