@@ -21,6 +21,10 @@ ifneq (,$(findstring clang,$(CC)))
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-attributes \
 	-Wno-ignored-optimization-argument
 endif
+# Places where tests make a process die; see src/common/injection.h.
+ifdef MLINT_INJECTION
+PG_CPPFLAGS += -DMLINT_INJECTION_POINTS
+endif
 SHLIB_LINK = -lcurl -lcrypto -ljansson -lpthread
 
 EXTRA_CLEAN = src/*.bc

@@ -3,8 +3,8 @@
  *		{"secret": ...}, {"env": ...}, {"file": ...}: read, permit, resolve.
  *
  * Naming a credential is as good as reading it, since whoever names it also
- * chooses where it is sent. So a secret may be named by those who may read
- * secrets, the members of mlint_admin; a variable of the server's environment
+ * chooses where it is sent. So a secret may be named by those who may read it;
+ * a variable of the server's environment
  * or a file of the server by those who could read the file anyway, the
  * members of pg_read_server_files.
  *
@@ -28,13 +28,13 @@
 #define CREDENTIAL_MAX_BYTES	65536
 
 static SecretResolver resolve_secret = NULL;
-static SecretExists find_secret = NULL;
+static SecretReadable secret_readable = NULL;
 
 void
-credential_register_secrets(SecretResolver resolve, SecretExists exists)
+credential_register_secrets(SecretResolver resolve, SecretReadable readable)
 {
 	resolve_secret = resolve;
-	find_secret = exists;
+	secret_readable = readable;
 }
 
 /* Raise the one error of a reference that is none. */
@@ -107,18 +107,12 @@ credential_check(const Credential *c, Oid role, const char *what)
 		case CREDENTIAL_NONE:
 			break;
 		case CREDENTIAL_SECRET:
-			if (!has_privs_of_role(role, get_role_oid("mlint_admin", false)))
-				ereport(ERROR,
-						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						 errmsg("permission denied to use a secret for %s",
-								what),
-						 errdetail("Only members of mlint_admin may name a secret.")));
-			if (!find_secret(c->name))
+			if (!secret_readable(c->name, role))
 				ereport(ERROR,
 						(errcode(ERRCODE_UNDEFINED_OBJECT),
-						 errmsg("secret \"%s\", named by %s, does not exist",
+						 errmsg("secret \"%s\", named by %s, does not exist, or is not yours to read",
 								c->name, what),
-						 errhint("Store it with mlint.secret_put; the view mlint.secrets lists those that exist.")));
+						 errhint("Store it with mlint.secret_put; the view mlint.secrets lists those that are yours to use.")));
 			break;
 		case CREDENTIAL_ENV:
 		case CREDENTIAL_FILE:
@@ -206,7 +200,7 @@ credential_resolve(const Credential *c, size_t *len)
 	switch (c->kind)
 	{
 		case CREDENTIAL_SECRET:
-			return resolve_secret(c->name, 0, len);
+			return resolve_secret(c->name, len);
 		case CREDENTIAL_ENV:
 			return credential_from_env(c->name, len);
 		case CREDENTIAL_FILE:

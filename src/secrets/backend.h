@@ -19,6 +19,7 @@
 #ifndef MLINT_BACKEND_H
 #define MLINT_BACKEND_H
 
+#include "datatype/timestamp.h"
 #include "secrets/secrets.h"
 #include "utils/jsonb.h"
 

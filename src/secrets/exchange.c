@@ -418,7 +418,7 @@ about_object(Backend *b, const SecretAbout *about)
 		 (about->metadata == NULL || !JB_ROOT_IS_OBJECT(about->metadata) ||
 		  JB_ROOT_COUNT(about->metadata) == 0)))
 		return NULL;
-	object = json_own(b, json_object());
+	object = json_own(b, json_object_new());
 	if (about->metadata && JB_ROOT_IS_OBJECT(about->metadata))
 	{
 		JsonbIterator *it = JsonbIteratorInit(&about->metadata->root);

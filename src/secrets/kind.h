@@ -16,11 +16,16 @@
 #ifndef MLINT_KIND_H
 #define MLINT_KIND_H
 
+/* The server has a function of this name, too, and the linker would take it. */
+#define json_object json_object_of_jansson
 #include <jansson.h>
+#undef json_object
 
 #include "common/breaker.h"
 #include "common/http.h"
 #include "common/option.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "secrets/backend.h"
 
 /* What every backend has; the options of a kind begin with this. */
@@ -163,6 +168,9 @@ extern BackendResult exchange_refused(Backend *b, const Exchange *e,
 
 /* Report an answer that is not what the protocol says. */
 extern BackendResult exchange_strange(Backend *b, const char *what);
+
+/* An empty object. */
+#define json_object_new()	json_pack("{}")
 
 /* A string member, or NULL; one with a NUL in it counts as none. */
 extern const char *json_text(const json_t *object, const char *key);

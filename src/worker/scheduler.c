@@ -6,6 +6,10 @@
  * the job off as if it had failed, and starts a job worker; the worker runs
  * the job's command and records how it ended, which puts it back on its
  * interval. So a job whose process is killed is simply late.
+ *
+ * The command runs as one that a client sends would: at top level, in a portal
+ * and a transaction of its own. So a job that has more to do than one
+ * transaction should hold is a procedure, and commits as it goes.
  */
 #include "postgres.h"
 
@@ -17,10 +21,15 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "common/compat.h"
 #include "common/owner.h"
 #include "worker/worker.h"
 
@@ -161,7 +170,69 @@ mlint_scheduler_main(Datum main_arg)
 	}
 }
 
-/* Run the job's command; NULL, or why it failed (palloc'd in cxt). */
+/* The job's command, and its name for pg_stat_activity; NULL: it is gone. */
+static char *
+job_command(int job, MemoryContext cxt)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		args[1] = {Int32GetDatum(job)};
+	char	   *command = NULL;
+
+	begin_transaction();
+	if (SPI_execute_with_args("SELECT command, name FROM mlint.job WHERE id = $1",
+							  1, types, args, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.job");
+	if (SPI_processed == 1)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+
+		command = MemoryContextStrdup(cxt, SPI_getvalue(row,
+														SPI_tuptable->tupdesc,
+														1));
+		worker_activity("running job %s",
+						SPI_getvalue(row, SPI_tuptable->tupdesc, 2));
+	}
+	end_transaction();
+	return command;
+}
+
+/* Run one statement as if a client had sent it; it may be a CALL that commits. */
+static void
+run_command(const char *command, MemoryContext cxt)
+{
+	MemoryContext old;
+	Portal		portal;
+	RawStmt    *statement;
+	List	   *plans;
+	DestReceiver *receiver = CreateDestReceiver(DestNone);
+	QueryCompletion qc;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	/* What a procedure's own commits must not free. */
+	old = MemoryContextSwitchTo(cxt);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	worker_check_extension();
+	statement = linitial_node(RawStmt, pg_parse_query(command));
+	plans = pg_plan_queries(pg_analyze_and_rewrite_fixedparams(statement,
+															   command, NULL,
+															   0, NULL),
+							command, 0, NULL);
+	PopActiveSnapshot();
+
+	portal = CreateNewPortal();
+	portal->visible = false;
+	PortalDefineQuery(portal, NULL, command,
+					  CreateCommandTag(statement->stmt), plans, NULL);
+	PortalStart(portal, NULL, 0, InvalidSnapshot);
+	(void) mlint_portal_run(portal, receiver, &qc);
+	receiver->rDestroy(receiver);
+	PortalDrop(portal, false);
+	MemoryContextSwitchTo(old);
+	CommitTransactionCommand();
+}
+
+/* Run the job; NULL, or why it failed (palloc'd in cxt). */
 static char *
 run_job(int job, MemoryContext cxt)
 {
@@ -169,25 +240,10 @@ run_job(int job, MemoryContext cxt)
 
 	PG_TRY();
 	{
-		Oid			types[1] = {INT4OID};
-		Datum		args[1] = {Int32GetDatum(job)};
+		char	   *command = job_command(job, cxt);
 
-		begin_transaction();
-		if (SPI_execute_with_args("SELECT command, name FROM mlint.job WHERE id = $1",
-								  1, types, args, NULL, true, 1) != SPI_OK_SELECT)
-			elog(ERROR, "could not read mlint.job");
-		if (SPI_processed == 1)
-		{
-			char	   *command = SPI_getvalue(SPI_tuptable->vals[0],
-											   SPI_tuptable->tupdesc, 1);
-
-			worker_activity("running job %s",
-							SPI_getvalue(SPI_tuptable->vals[0],
-										 SPI_tuptable->tupdesc, 2));
-			if (SPI_execute(command, false, 0) < 0)
-				elog(ERROR, "the job's command cannot be executed");
-		}
-		end_transaction();
+		if (command)
+			run_command(command, cxt);
 	}
 	PG_CATCH();
 	{

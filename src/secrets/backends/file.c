@@ -205,7 +205,7 @@ file_versions(Backend *b, const char *name, VersionVisitor visit, void *arg)
 static List *
 file_names(const char *directory, const char *below)
 {
-	List	   *names = NIL;
+	List	   *volatile names = NIL;
 	DIR		   *dir;
 	struct dirent *entry;
 	int			fd = open_beneath(directory, below[0] ? below : ".",

@@ -342,7 +342,7 @@ renew(Backend *b, char **token)
 	Exchange	e;
 
 	if (!vault_call(b, &e, "POST", "auth/token/renew-self", *token,
-					json_object()))
+					json_object_new()))
 		return BACKEND_FAILED;
 	if (e.status == 200)
 		return token_take(b, &e, token);
@@ -538,7 +538,7 @@ vault_object(Backend *b, const char *value, size_t len, json_t **object)
 							"a value there is text in UTF-8, and this one is not");
 	if (o->field[0] != '\0')
 	{
-		*object = json_object();
+		*object = json_object_new();
 		json_object_set_new(*object, o->field, json_stringn(value, len));
 		return BACKEND_OK;
 	}
@@ -559,7 +559,7 @@ vault_put(Backend *b, const char *name, const void *data, size_t len,
 {
 	VaultEngine engine;
 	Exchange	e;
-	json_t	   *object;
+	json_t	   *object = NULL;
 	json_t	   *custom;
 	json_t	   *number;
 
