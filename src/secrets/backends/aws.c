@@ -430,7 +430,11 @@ static BackendResult
 aws_refused(Backend *b, const Exchange *e)
 {
 	const char *says = json_text(e->json, "message");
+	char	   *error = aws_error(e);
 
+	/* It goes into the sentence itself: words of theirs, but short ones. */
+	if (strlen(error) > 64 || !http_is_token(error))
+		error[0] = '\0';
 	if (says == NULL)
 		says = json_text(e->json, "Message");
 	/* The signature of a request that was quoted is in the words: leave them. */
@@ -439,12 +443,12 @@ aws_refused(Backend *b, const Exchange *e)
 	if (aws_forbids(e))
 		return backend_fail(b, ERRCODE_MLINT_AUTHENTICATION, false, says,
 							"Check the backend's keys, the role's policies and the region.",
-							"it refused our credentials (status %d, %s)",
-							e->status, aws_error(e));
+							"it refused our credentials (status %d%s%s)",
+							e->status, error[0] ? ", " : "", error);
 	return backend_fail(b, ERRCODE_MLINT_API,
-						aws_error_is(e, "ThrottlingException"), says, NULL,
+						strcmp(error, "ThrottlingException") == 0, says, NULL,
 						"it answered with status %d%s%s", e->status,
-						aws_error(e)[0] ? ", " : "", aws_error(e));
+						error[0] ? ", " : "", error);
 }
 
 /* One operation; with keys that are kept, once more with new ones. */
@@ -623,9 +627,10 @@ aws_describe(Backend *b, Exchange *e, const char *name, json_t *about)
 
 	memset(e, 0, sizeof(*e));
 	if (description &&
-		aws_call(b, e, "UpdateSecret", json_pack("{sssO}", "SecretId", name,
-												 "Description",
-												 description)) != BACKEND_OK)
+		aws_call(b, e, "UpdateSecret",
+				 json_pack("{sssssO}", "SecretId", name,
+						   "ClientRequestToken", request_token(),
+						   "Description", description)) != BACKEND_OK)
 		return BACKEND_FAILED;
 	if (e->status < 400 && json_array_size(tags) > 0 &&
 		aws_call(b, e, "TagResource", json_pack("{sssO}", "SecretId", name,
@@ -675,7 +680,7 @@ aws_look(Backend *b, Exchange *e, const char *name)
 	if (aws_call(b, e, "DescribeSecret",
 				 json_pack("{ss}", "SecretId", name)) != BACKEND_OK)
 		return BACKEND_FAILED;
-	if (aws_absent(e) || json_object_get(e->json, "DeletedDate") != NULL)
+	if (aws_absent(e) || json_is_number(json_object_get(e->json, "DeletedDate")))
 		return BACKEND_ABSENT;
 	return e->status == 200 ? BACKEND_OK : aws_refused(b, e);
 }
@@ -767,6 +772,8 @@ aws_versions(Backend *b, const char *name, VersionVisitor visit, void *arg)
 			versions = lappend(versions, version);
 		}
 		next = json_text(e.json, "NextToken");
+		if (next && next[0] == '\0')
+			next = NULL;
 	}
 	list_sort(versions, version_compare);
 	foreach(lc, versions)
@@ -813,6 +820,8 @@ aws_list(Backend *b, const char *prefix, NameVisitor visit, void *arg)
 				visit(name, arg);
 		}
 		next = json_text(e.json, "NextToken");
+		if (next && next[0] == '\0')
+			next = NULL;
 	}
 	return BACKEND_OK;
 }
