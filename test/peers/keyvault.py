@@ -14,9 +14,20 @@ body). SIGTERM ends it.
     /vault/secrets/...                  the vault
     /TENANT/oauth2/v2.0/token           client "client", secret "azure-client-secret"
     /metadata/identity/oauth2/token     the identity endpoint
-    /apis/authentication.k8s.io/v1/tokenreviews    accepts "kubernetes-jwt"
+    /apis/authentication.k8s.io/v1/tokenreviews    accepts what "signature" signs
     /container                          keys as a container's endpoint gives them
     /control/revoke                     all tokens given so far are void
+    /control/MODE                       from now on all but /control behave so:
+        normal      as they should
+        stall       no answer
+        drip        an answer that never ends, slowly
+        half        less of a body than was promised
+        fail        status 503, with the request's token in its words
+        throttle    status 429
+        garbage     200, and a body that is not JSON
+        strange     200, and JSON that is something else
+        huge        200, and 8 MB of JSON
+        redirect    302 to another host
 
 Python's standard library only.
 """
@@ -36,6 +47,7 @@ tokens = set()
 vault = {}          # name -> versions, oldest first
 deleted = set()
 record = None
+mode = "normal"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -62,21 +74,64 @@ class Handler(BaseHTTPRequestHandler):
         self.text = self.rfile.read(length).decode()
         self.url = urlsplit(self.path)
         self.query = {k: v[0] for k, v in parse_qs(self.url.query).items()}
+        if self.url.path.startswith("/control/"):
+            return self.control(self.url.path[len("/control/"):])
+        if mode != "normal":
+            self.misbehave()
         with lock:
             record.write(json.dumps({
                 "method": self.command, "path": self.path, "body": self.text,
                 "headers": {k.lower(): v for k, v in self.headers.items()}}) + "\n")
             record.flush()
-            self.route()
+            if mode == "normal":
+                self.route()
+
+    def control(self, what):
+        global mode
+        if what == "revoke":
+            tokens.clear()
+        else:
+            mode = what
+        self.answer(200, {})
+
+    def misbehave(self):
+        self.close_connection = True
+        if mode in ("stall", "drip"):
+            if mode == "drip":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000000")
+                self.end_headers()
+            end = time.monotonic() + 60
+            while mode in ("stall", "drip") and time.monotonic() < end:
+                time.sleep(0.05)
+                if mode == "drip":
+                    self.wfile.write(b" ")
+        elif mode == "half":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"value": "hal')
+        elif mode == "fail":
+            self.error(503, "Busy", "Busy: " + self.headers.get("Authorization", "") + self.text)
+        elif mode == "throttle":
+            self.error(429, "Throttled", "Too many requests")
+        elif mode == "garbage":
+            self.send_response(200)
+            self.send_header("Content-Length", "11")
+            self.end_headers()
+            self.wfile.write(b"<html>\xff\x00{")
+        elif mode == "strange":
+            self.answer(200, ["value", 1])
+        elif mode == "huge":
+            self.answer(200, {"value": "x" * 8000000})
+        elif mode == "redirect":
+            self.answer(302, {}, [("Location", "http://192.0.2.1/")])
 
     do_GET = do_PUT = do_POST = do_DELETE = handle_any
 
     def route(self):
         path = self.url.path
-        if path == "/control/revoke":
-            tokens.clear()
-            self.answer(200, {})
-        elif path.endswith("/oauth2/v2.0/token"):
+        if path.endswith("/oauth2/v2.0/token"):
             self.login()
         elif path == "/metadata/identity/oauth2/token":
             self.identity()
@@ -117,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def review(self):
         review = json.loads(self.text)
-        good = review["spec"]["token"] == "kubernetes-jwt"
+        good = review["spec"]["token"].endswith(".c2lnbmF0dXJl")
         review["status"] = {"authenticated": good, "user": {
             "username": "system:serviceaccount:databases:postgres",
             "uid": "f0e1", "groups": ["system:serviceaccounts"]}} if good else {
