@@ -812,7 +812,8 @@ tend_backends(void)
 
 /*
  * Read a watched secret again. True when it is not what it was: another value,
- * none any more, or one of a backend that is another now.
+ * or none any more. Of a backend that was altered or dropped dispatchers were
+ * told by whoever did it.
  */
 static bool
 refresh_one(const CacheWatched *watched)
@@ -830,7 +831,7 @@ refresh_one(const CacheWatched *watched)
 	if (call == NULL)
 	{
 		cache_unwatch(watched);
-		return true;
+		return false;
 	}
 	b = &call->backend;
 	item = value_item(b, watched->name, watched->version);
@@ -838,7 +839,7 @@ refresh_one(const CacheWatched *watched)
 	{
 		cache_unwatch(watched);
 		call_end(call);
-		return true;
+		return false;
 	}
 	known = cache_find(&item, false, &before) != CACHE_NOTHING;
 	if (known)

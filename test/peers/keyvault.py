@@ -17,6 +17,7 @@ body). SIGTERM ends it.
     /apis/authentication.k8s.io/v1/tokenreviews    accepts what "signature" signs
     /container                          keys as a container's endpoint gives them
     /control/revoke                     all tokens given so far are void
+    /control/put/NAME/VALUE             a new version, without any ceremony
     /control/MODE                       from now on all but /control behave so:
         normal      as they should
         stall       no answer
@@ -90,6 +91,11 @@ class Handler(BaseHTTPRequestHandler):
         global mode
         if what == "revoke":
             tokens.clear()
+        elif what.startswith("put/"):
+            _, name, value = what.split("/")
+            vault.setdefault(name, []).append({
+                "value": value, "version": secrets.token_hex(16),
+                "created": int(time.time())})
         else:
             mode = what
         self.answer(200, {})
@@ -117,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
             self.error(429, "Throttled", "Too many requests")
         elif mode == "garbage":
             self.send_response(200)
-            self.send_header("Content-Length", "11")
+            self.send_header("Content-Length", "9")
             self.end_headers()
             self.wfile.write(b"<html>\xff\x00{")
         elif mode == "strange":
