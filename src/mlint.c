@@ -12,6 +12,8 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#include "audit/auditor.h"
+#include "common/audit.h"
 #include "common/http.h"
 #include "common/netpolicy.h"
 #include "delivery/delivery.h"
@@ -39,6 +41,8 @@ _PG_init(void)
 
 	http_startup();
 	netpolicy_define_settings();
+	audit_init();
+	auditor_init();
 	secrets_init();
 	worker_init();
 	delivery_init();

@@ -101,6 +101,15 @@ mlint_xid_in_clog(uint64 xid)
 #define mlint_guc_free(ptr)				guc_free(ptr)
 #endif
 
+/* 16 can leave out all indexes but those that summarize. */
+#if PG_VERSION_NUM < 160000
+#define mlint_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
+#else
+#define mlint_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false)
+#endif
+
 /* 18 has pg_noreturn in place of pg_attribute_noreturn(). */
 #ifndef pg_attribute_noreturn
 #define pg_attribute_noreturn()			__attribute__((noreturn))

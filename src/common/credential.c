@@ -17,12 +17,15 @@
 #include <unistd.h>
 
 #include "catalog/pg_authid.h"
+#include "common/audit.h"
 #include "common/compat.h"
 #include "common/credential.h"
 #include "common/crypto.h"
 #include "common/errors.h"
+#include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/acl.h"
+#include "utils/json.h"
 
 /* A credential is a token, a key or a certificate: never larger than this. */
 #define CREDENTIAL_MAX_BYTES	65536
@@ -99,6 +102,27 @@ credential_parse(JsonbValue *value, const char *what)
 	return c;
 }
 
+/* Enter into the audit log that a role may not use a credential. */
+static void
+audit_denied(const Credential *c, Oid role, const char *what)
+{
+	static const char *const kinds[] = {
+		[CREDENTIAL_SECRET] = "secret",
+		[CREDENTIAL_ENV] = "env",
+		[CREDENTIAL_FILE] = "file",
+	};
+	StringInfoData details;
+
+	initStringInfo(&details);
+	appendStringInfoString(&details, "{\"for\": ");
+	escape_json(&details, what);
+	appendStringInfoString(&details, ", \"role\": ");
+	escape_json(&details, GetUserNameFromId(role, false));
+	appendStringInfoChar(&details, '}');
+	audit(AUDIT_DENIED, "credential.use", kinds[c->kind], c->name,
+		  details.data);
+}
+
 void
 credential_check(const Credential *c, Oid role, const char *what)
 {
@@ -108,15 +132,20 @@ credential_check(const Credential *c, Oid role, const char *what)
 			break;
 		case CREDENTIAL_SECRET:
 			if (!secret_readable(c->name, role))
+			{
+				audit_denied(c, role, what);
 				ereport(ERROR,
 						(errcode(ERRCODE_UNDEFINED_OBJECT),
-						 errmsg("secret \"%s\", named by %s, does not exist, or is not yours to read",
+						 errmsg("secret \"%s\", named by %s, does not exist, or you may not read it",
 								c->name, what),
 						 errhint("Store it with mlint.secret_put; the view mlint.secrets lists those that are yours to use.")));
+			}
 			break;
 		case CREDENTIAL_ENV:
 		case CREDENTIAL_FILE:
 			if (!has_privs_of_role(role, ROLE_PG_READ_SERVER_FILES))
+			{
+				audit_denied(c, role, what);
 				ereport(ERROR,
 						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						 errmsg("permission denied to use %s of the server for %s",
@@ -125,6 +154,7 @@ credential_check(const Credential *c, Oid role, const char *what)
 								what),
 						 errdetail("Only members of pg_read_server_files may name one."),
 						 errhint("Store the credential with mlint.secret_put, and name that secret.")));
+			}
 			break;
 	}
 }

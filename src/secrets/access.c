@@ -58,6 +58,7 @@ typedef struct WildGrant
 static struct
 {
 	bool		valid;			/* nothing has changed since they were read */
+	uint32		changes;		/* how often it has */
 	Oid			relation;
 	MemoryContext context;
 	int			n;
@@ -79,8 +80,10 @@ static const struct
 static void
 forget_wild(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == wild.relation)
-		wild.valid = false;
+	if (relid != InvalidOid && relid != wild.relation)
+		return;
+	wild.valid = false;
+	wild.changes++;
 }
 
 void
@@ -107,12 +110,14 @@ read_wild(void)
 {
 	RowScan		scan;
 	HeapTuple	row;
+	uint32		changes;
 
 	if (wild.context == NULL)
 		wild.context = AllocSetContextCreate(TopMemoryContext,
 											 "mlint grants on secrets",
 											 ALLOCSET_SMALL_SIZES);
-	for (;;)
+	/* What arrives while we read makes us read again. */
+	do
 	{
 		int			room = 0;
 
@@ -120,8 +125,7 @@ read_wild(void)
 		wild.grants = NULL;
 		MemoryContextReset(wild.context);
 		wild.relation = mlint_relation("secret_grant");
-		/* What arrives while we read makes us read again. */
-		wild.valid = true;
+		changes = wild.changes;
 		rows_begin(&scan, "secret_grant", "secret_grant_wild", 0, NULL, true);
 		while ((row = rows_next(&scan)) != NULL)
 		{
@@ -153,9 +157,8 @@ read_wild(void)
 			wild.n++;
 		}
 		rows_end(&scan);
-		if (wild.valid)
-			return;
-	}
+	} while (changes != wild.changes);
+	wild.valid = true;
 }
 
 bool
@@ -215,7 +218,7 @@ secret_unknown(const char *name)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("secret \"%s\" does not exist, or is not yours to use so",
+			 errmsg("secret \"%s\" does not exist, or you may not do that with it",
 					name),
 			 errhint("The view mlint.secrets lists those that are, and what you may do with each. Others are granted by their owners and by members of mlint_admin, with mlint.secret_grant.")));
 }
@@ -256,7 +259,7 @@ wild_changed(const char *pattern)
 }
 
 static void
-insert_grant(const char *pattern, Oid role, const char *privilege)
+insert_grant(const char *pattern, Oid role, const char *privilege, Oid by)
 {
 	Oid			types[] = {TEXTOID, OIDOID, TEXTOID, TEXTOID};
 	Datum		values[4];
@@ -264,8 +267,7 @@ insert_grant(const char *pattern, Oid role, const char *privilege)
 	values[0] = CStringGetTextDatum(pattern);
 	values[1] = ObjectIdGetDatum(role);
 	values[2] = CStringGetTextDatum(privilege);
-	values[3] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(),
-													  false));
+	values[3] = CStringGetTextDatum(GetUserNameFromId(by, false));
 	if (SPI_execute_with_args("INSERT INTO mlint.secret_grant"
 							  " (pattern, role, privilege, granted_by)"
 							  " VALUES ($1, $2, $3, $4)"
@@ -288,7 +290,7 @@ secret_owner_set(const char *name, Oid role)
 							  1, types, values, NULL,
 							  false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete from mlint.secret_grant");
-	insert_grant(name, role, "owner");
+	insert_grant(name, role, "owner", role);
 	owner_end(&scope);
 }
 
@@ -381,7 +383,7 @@ mlint_secret_grant(PG_FUNCTION_ARGS)
 	audit(AUDIT_CHANGED, "secret.grant", "secret", grant.pattern,
 		  grant.details);
 	owner_begin(&scope);
-	insert_grant(grant.pattern, grant.role, grant.privilege);
+	insert_grant(grant.pattern, grant.role, grant.privilege, scope.user);
 	owner_end(&scope);
 	wild_changed(grant.pattern);
 	PG_RETURN_VOID();

@@ -70,6 +70,7 @@ typedef struct KeyRow
 static struct
 {
 	bool		valid;			/* nothing has changed since they were read */
+	uint32		changes;		/* how often it has */
 	Oid			relation;
 	int			n;
 	KeyRow	   *rows;
@@ -79,8 +80,10 @@ static struct
 static void
 forget_rows(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == known.relation)
-		known.valid = false;
+	if (relid != InvalidOid && relid != known.relation)
+		return;
+	known.valid = false;
+	known.changes++;
 }
 
 void
@@ -101,6 +104,9 @@ bytea_of(Datum value, size_t len)
 static void
 read_rows(void)
 {
+	uint32		changes;
+
+	/* What arrives while we read makes us read again. */
 	do
 	{
 		RowScan		scan;
@@ -112,8 +118,7 @@ read_rows(void)
 		known.rows = NULL;
 		known.n = 0;
 		known.relation = mlint_relation("wrapping_key");
-		/* What arrives while we read makes us read again. */
-		known.valid = true;
+		changes = known.changes;
 		rows_begin(&scan, "wrapping_key", "wrapping_key_pkey", 0, NULL, true);
 		while ((row = rows_next(&scan)) != NULL)
 		{
@@ -135,11 +140,8 @@ read_rows(void)
 			check = bytea_of(heap_getattr(row, KEY_CHECK, scan.desc, &isnull),
 							 MASTER_KEY_CHECK_BYTES);
 			if (check == NULL)
-			{
-				known.valid = false;
 				elog(ERROR, "the check value of master key %d is damaged",
 					 key->id);
-			}
 			memcpy(key->check, check, MASTER_KEY_CHECK_BYTES);
 			key->created_at =
 				DatumGetTimestampTz(heap_getattr(row, KEY_CREATED_AT,
@@ -149,7 +151,8 @@ read_rows(void)
 			known.n++;
 		}
 		rows_end(&scan);
-	} while (!known.valid);
+	} while (changes != known.changes);
+	known.valid = true;
 }
 
 /* The check value of a key; NULL when there is no such row. */
@@ -409,8 +412,6 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 	for (int i = 0; i < known.n; i++)
 		checks[i] = memcpy(palloc(MASTER_KEY_CHECK_BYTES),
 						   known.rows[i].check, MASTER_KEY_CHECK_BYTES);
-	audit(AUDIT_CHANGED, "master_key.rotate", "master_key",
-		  psprintf("%d", id), NULL);
 	key = master_key_next(checks, known.n);
 	insert_row(id, key);
 	INJECTION("master-key-before-commit");
@@ -418,6 +419,8 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 					false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not wake the job master_key_rewrap");
 	owner_end(&scope);
+	audit(AUDIT_CHANGED, "master_key.rotate", "master_key",
+		  psprintf("%d", id), NULL);
 	PG_RETURN_INT32(id);
 }
 

@@ -60,6 +60,9 @@ CREATE TABLE mlint.secret_grant (
 -- Grants on patterns, which every session keeps in memory.
 CREATE INDEX secret_grant_wild ON mlint.secret_grant (pattern)
 	WHERE pattern ~ '[*?]';
+-- A secret has one owner.
+CREATE UNIQUE INDEX secret_grant_owner ON mlint.secret_grant (pattern)
+	WHERE privilege = 'owner';
 COMMENT ON TABLE mlint.secret_grant IS 'What which role may do with the secrets of which names';
 
 -- pg_dump takes the rows along: they open where the same master key is.
@@ -241,17 +244,21 @@ CREATE FUNCTION mlint.secret_rewrap(after_id bigint, batch integer,
 COMMENT ON FUNCTION mlint.secret_rewrap(bigint, integer) IS
 	'The job master_key_rewrap''s: seals the data keys of some secrets anew';
 
--- A batch a transaction, so that nobody waits for long and a crash loses one.
+-- A batch a transaction, so that nobody waits for long and a crash loses one;
+-- as long asleep as at work, so that readers keep their processors.
 CREATE PROCEDURE mlint.secret_rewrap_all()
 LANGUAGE plpgsql AS $$
 DECLARE
 	position bigint := 0;
-	n bigint;
+	began timestamptz;
 BEGIN
 	WHILE position IS NOT NULL LOOP
-		SELECT r.last_id, r.rewrapped INTO position, n
-		FROM mlint.secret_rewrap(position, 5000) r;
+		began := pg_catalog.clock_timestamp();
+		SELECT r.last_id INTO position
+		FROM mlint.secret_rewrap(position, 2000) r;
 		COMMIT;
+		PERFORM pg_catalog.pg_sleep(pg_catalog.date_part('epoch',
+			pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began));
 	END LOOP;
 END
 $$;

@@ -459,24 +459,28 @@ give_value(FunctionCallInfo fcinfo, bool as_text)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	MemoryContextCallback *wipe = palloc(sizeof(MemoryContextCallback));
-	struct varlena *result;
+	struct varlena *volatile result = NULL;
 
-	if (as_text &&
-		!pg_verify_mbstr(PG_UTF8, value.data, (int) value.len, true))
+	PG_TRY();
+	{
+		if (as_text &&
+			!pg_verify_mbstr(PG_UTF8, value.data, (int) value.len, true))
+			ereport(ERROR,
+					(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+					 errmsg("the value of this secret is not text"),
+					 errhint("Read it with mlint.secret_get_bytes.")));
+		result = as_text ? plaintext_give(value.data, value.len) :
+			cstring_to_text_with_len(value.data, (int) value.len);
+	}
+	PG_FINALLY();
 	{
 		secret_wipe(&value);
-		ereport(ERROR,
-				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-				 errmsg("the value of this secret is not text"),
-				 errhint("Read it with mlint.secret_get_bytes.")));
 	}
-	result = as_text ? plaintext_give(value.data, value.len) :
-		cstring_to_text_with_len(value.data, (int) value.len);
+	PG_END_TRY();
 	wipe->func = wipe_result;
 	wipe->arg = result;
 	MemoryContextRegisterResetCallback(context, wipe);
 	MemoryContextSwitchTo(caller);
-	secret_wipe(&value);
 	PG_RETURN_POINTER(result);
 }
 

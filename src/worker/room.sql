@@ -73,15 +73,15 @@ FROM mlint.worker_slots() w
 LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database;
 COMMENT ON VIEW mlint.stat_workers IS 'The processes of mlint, in all databases of the cluster';
 COMMENT ON COLUMN mlint.stat_workers.pid IS 'Process id, as in pg_stat_activity';
-COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, dispatcher or job';
+COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, auditor, dispatcher or job';
 COMMENT ON COLUMN mlint.stat_workers.database IS 'Database that the process works in; null for the launcher';
 COMMENT ON COLUMN mlint.stat_workers.lane IS 'Dispatcher: its share of the destinations, 0 for those that run SQL; job: the job''s id';
 COMMENT ON COLUMN mlint.stat_workers.state IS 'starting or running';
 COMMENT ON COLUMN mlint.stat_workers.started_at IS 'When the process was started';
 COMMENT ON COLUMN mlint.stat_workers.active_at IS 'When it last had work';
 COMMENT ON COLUMN mlint.stat_workers.wakeups IS 'How often it woke up, work or not';
-COMMENT ON COLUMN mlint.stat_workers.batches IS 'Batches of outcomes that a dispatcher committed';
-COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log';
+COMMENT ON COLUMN mlint.stat_workers.batches IS 'Batches that a dispatcher or an auditor committed';
+COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log; entries that an auditor wrote';
 COMMENT ON COLUMN mlint.stat_workers.deliveries IS 'Attempts that a dispatcher ended';
 COMMENT ON COLUMN mlint.stat_workers.in_flight IS 'Attempts under way';
 COMMENT ON COLUMN mlint.stat_workers.memory IS 'Bytes that the process has allocated in its memory contexts';

@@ -29,6 +29,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "common/audit.h"
 #include "common/compat.h"
 #include "common/owner.h"
 #include "worker/worker.h"
@@ -305,6 +306,7 @@ mlint_job_run_now(PG_FUNCTION_ARGS)
 				 errmsg("job \"%s\" does not exist", text_to_cstring(name)),
 				 errhint("The view mlint.jobs lists them.")));
 	owner_end(&scope);
+	audit(AUDIT_CHANGED, "job.run", "job", text_to_cstring(name), NULL);
 	worker_wake_at_commit(WORKER_SCHEDULER);
 	PG_RETURN_VOID();
 }
@@ -314,7 +316,7 @@ Datum
 mlint_worker_slots(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"", "launcher", "scheduler",
-	"dispatcher", "job"};
+	"auditor", "dispatcher", "job"};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);

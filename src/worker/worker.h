@@ -3,8 +3,8 @@
  *		The processes of mlint, and how others reach them.
  *
  * One launcher for the cluster; in each database that has the extension one
- * scheduler, a dispatcher for each lane, and a job worker for each job that
- * runs. Every one of them owns a slot in shared memory. A lane is a share of
+ * scheduler, one auditor, a dispatcher for each lane, and a job worker for each
+ * job that runs. Every one of them owns a slot in shared memory. A lane is a share of
  * the destinations: lanes 1 to mlint.dispatchers serve those that only talk
  * to the network, lane 0 those that run SQL of the user's, so that a slow
  * function never delays a webhook.
@@ -24,6 +24,7 @@ typedef enum WorkerKind
 	WORKER_NONE,				/* a free slot */
 	WORKER_LAUNCHER,
 	WORKER_SCHEDULER,
+	WORKER_AUDITOR,
 	WORKER_DISPATCHER,
 	WORKER_JOB
 } WorkerKind;
@@ -58,7 +59,7 @@ typedef struct WorkerSlot
 	TimestampTz started_at;
 	TimestampTz active_at;		/* when it last had work */
 	uint64		wakeups;
-	uint64		events;			/* read from the log */
+	uint64		events;			/* read from the log; auditor: entries written */
 	uint64		deliveries;		/* attempts ended */
 	uint64		batches;		/* committed */
 	int64		memory;			/* bytes in its memory contexts */

@@ -321,9 +321,9 @@ $node->stop;
 
 # No room for more processes: one warning that says what to raise, and they
 # start when there is room. (One is logical replication's launcher.)
-$node = mlint_node('narrow', conf => "max_worker_processes = 4\n");
+$node = mlint_node('narrow', conf => "max_worker_processes = 5\n");
 create_destination('postgres', 'ok');
-delivers('postgres', 'four processes are enough for one database');
+delivers('postgres', 'five processes are enough for one database');
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 $node->safe_psql('other', 'CREATE EXTENSION mlint');
 create_destination('other', 'ok');
