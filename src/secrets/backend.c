@@ -207,8 +207,8 @@ check_name(const char *backend, const char *name)
 {
 	size_t		len = strlen(name);
 	bool		ok = len > 0 && len <= SECRET_NAME_MAX &&
-		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-			   "0123456789_./-") == len;
+	strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+		   "0123456789_./-") == len;
 
 	for (const char *p = name; ok; p++)
 	{
@@ -265,9 +265,9 @@ breaker_lets(Call *call)
 	TimestampTz now = GetCurrentTimestamp();
 	BackendState *state = backend_state_lock(b->id);
 	bool		lets = breaker_allows(&state->breaker, now, true) ||
-		call->regardless;
+	call->regardless;
 	int64		left = (state->breaker.retry_at - now + USECS_PER_SEC - 1) /
-		USECS_PER_SEC;
+	USECS_PER_SEC;
 	char		last[sizeof(state->last_error)];
 
 	strlcpy(last, state->last_error, sizeof(last));

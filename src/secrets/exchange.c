@@ -50,7 +50,7 @@ confidential(Backend *b, char *data, size_t len)
 	if (b->confidential == NULL)
 	{
 		MemoryContextCallback *callback =
-			MemoryContextAlloc(b->context, sizeof(MemoryContextCallback));
+		MemoryContextAlloc(b->context, sizeof(MemoryContextCallback));
 
 		callback->func = wipe_confidential;
 		callback->arg = b;
@@ -149,10 +149,11 @@ json_write(Backend *b, json_t *json)
 	json_own(b, json);
 	len = json_dumpb(json, NULL, 0, JSON_COMPACT);
 	text = MemoryContextAlloc(b->context, len + 1);
+
 	written = json_dumpb(json, text, len, JSON_COMPACT);
 	if (len == 0 || written != len)
 		elog(ERROR, "could not write a JSON document");
-	text[	  len] = '\0';
+	text[		len] = '\0';
 
 	return confidential(b, text, len);
 }
@@ -288,7 +289,7 @@ exchange(Backend *b, Exchange *e)
 	if (response->failure != HTTP_OK)
 	{
 		bool		refused = response->failure == HTTP_REFUSED ||
-			response->failure == HTTP_INVALID;
+		response->failure == HTTP_INVALID;
 
 		(void) backend_fail(b, http_sqlstate(response), !refused, NULL,
 							response->failure == HTTP_REFUSED ?
@@ -433,8 +434,8 @@ about_object(Backend *b, const SecretAbout *about)
 			else if (token == WJB_VALUE)
 			{
 				char	   *text = v.type == jbvString ?
-					pnstrdup(v.val.string.val, v.val.string.len) :
-					JsonbToCString(NULL, &JsonbValueToJsonb(&v)->root, 0);
+				pnstrdup(v.val.string.val, v.val.string.len) :
+				JsonbToCString(NULL, &JsonbValueToJsonb(&v)->root, 0);
 
 				json_object_set_new(object, to_utf8(key),
 									json_string(to_utf8(text)));

@@ -330,8 +330,8 @@ sign(Backend *b, const AwsKeys *keys, const char *url, const char *target,
 	const char *path = strchr(strstr(url, "://") + 3, '/');
 	const char *type = "application/x-amz-json-1.1";
 	const char *names = keys->token ?
-		"content-type;host;x-amz-date;x-amz-security-token;x-amz-target" :
-		"content-type;host;x-amz-date;x-amz-target";
+	"content-type;host;x-amz-date;x-amz-security-token;x-amz-target" :
+	"content-type;host;x-amz-date;x-amz-target";
 	time_t		now = time(NULL);
 	struct tm	utc;
 	char		when[32];
@@ -521,6 +521,7 @@ aws_get(Backend *b, const char *name, const char *version, SecretValue *value)
 	if (e.status != 200)
 		return aws_refused(b, &e);
 	text = json_text(e.json, "VersionId");
+
 	value->version = pstrdup(text ? text : VERSION_CURRENT);
 	string = json_object_get(e.json, "SecretString");
 	if (json_is_string(string))
@@ -532,6 +533,7 @@ aws_get(Backend *b, const char *name, const char *version, SecretValue *value)
 		return BACKEND_OK;
 	}
 	text = json_text(e.json, "SecretBinary");
+
 	if (text)
 	{
 		int			len;
@@ -664,6 +666,7 @@ aws_put(Backend *b, const char *name, const void *data, size_t len,
 	if (e.status != 200)
 		return aws_refused(b, &e);
 	text = json_text(e.json, "VersionId");
+
 	if (text == NULL)
 		return exchange_strange(b, "its answer has no version");
 	*version = pstrdup(text);

@@ -273,6 +273,7 @@ azure_get(Backend *b, const char *name, const char *version,
 	if (e.status != 200)
 		return azure_refused(b, &e);
 	text = json_object_get(e.json, "value");
+
 	if (!json_is_string(text))
 		return exchange_strange(b, "its answer has no value");
 	value->len = json_string_length(text);

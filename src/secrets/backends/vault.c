@@ -320,7 +320,7 @@ login(Backend *b, char **token)
 	if (o->auth == AUTH_APPROLE)
 	{
 		char	   *secret = o->secret_id.kind == CREDENTIAL_NONE ? NULL :
-			backend_credential(b, &o->secret_id);
+		backend_credential(b, &o->secret_id);
 
 		body = secret ? json_pack("{ssss}", "role_id", o->role_id,
 								  "secret_id", secret) :
@@ -496,7 +496,7 @@ vault_get(Backend *b, const char *name, const char *version,
 	char	   *path;
 	json_t	   *data;
 	bool		current = version == NULL ||
-		strcmp(version, VERSION_CURRENT) == 0;
+	strcmp(version, VERSION_CURRENT) == 0;
 
 	if (vault_engine(b, &engine) != BACKEND_OK)
 		return BACKEND_FAILED;
