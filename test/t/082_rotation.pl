@@ -10,6 +10,7 @@ use Digest::SHA qw(hmac_sha256_base64);
 use File::Temp ();
 use JSON::PP ();
 use MlintTest;
+use SecretTest;
 use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -341,6 +342,24 @@ wait_for_sql($node, '... it is told of that, and then of a new one', "SELECT sta
 is_deeply([ (map { JSON::PP::decode_json($_->{body})->{data}{version} } $receiver->requests('/switch?told'))[ -2, -1 ] ],
 	[ 2, 0 + version('told') ], '... in that order');
 
+# ---- to a backend ----
+my $azure = MlintTest::Receiver->start('keyvault.py');
+sql("SELECT mlint.secret_put('azure/client', 'azure-client-secret')");
+backend($node, 'az', 'azure', { vault_url => $azure->url('/vault/'), authority => $azure->url(''),
+	tenant_id => 'tenant', client_id => 'client', client_secret => { secret => 'azure/client' } });
+put('kept');
+rotation('kept', apply => { kind => 'backend', backend => 'az', name => 'kept' }, verify => { kind => 'read' });
+is(rotate('kept'), 't', 'a value is put to a backend') or diag field('kept', 'last_error');
+is(sql("SELECT mlint.secret_get('kept', backend => 'az') = mlint.secret_get('kept')"), 't', '... which has the current version');
+is(rotate('kept'), 't', '... and the next');
+is(sql("SELECT mlint.secret_get('kept', backend => 'az') = mlint.secret_get('kept')"), 't', '... not one from the cache');
+$azure->stop;
+rotation('kept', apply => { kind => 'backend', backend => 'az', name => 'kept' }, verify => { kind => 'read' },
+	on_failure => { initial_delay_ms => 3600000, strategy => 'linear' });
+is(rotate('kept'), 'f', 'a backend that is down');
+is(field('kept', "state || ' ' || current_version"), 'restoring 3', '... leaves the version before current');
+sql("SELECT mlint.secret_rotation_drop('kept', force => true)");
+
 # ---- an error that is none of the rotation's ----
 put('flaky');
 rotation('flaky', generator => { kind => 'uuid' });
@@ -361,7 +380,7 @@ wait_for_sql($node, 'the audit log has what was done',
 
 # ---- no value anywhere ----
 my @values;
-foreach my $name (qw(app far guest manager hook told flaky))
+foreach my $name (qw(app far guest manager hook told kept flaky))
 {
 	push @values, split /\n/, sql("SELECT mlint.secret_get('$name', version::int) FROM mlint.secret_versions('$name') WHERE state <> 'destroyed'");
 }
