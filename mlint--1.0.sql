@@ -1534,8 +1534,9 @@ AS 'MODULE_PATHNAME', 'mlint_secret_refresh';
 COMMENT ON FUNCTION mlint.secret_refresh() IS
 	'The job secret_refresh''s: reads again what dispatchers use from backends before it runs out, tells them what has changed, renews tokens; returns how many changed';
 
-INSERT INTO mlint.job (name, command, every)
-VALUES ('secret_refresh', 'SELECT mlint.secret_refresh()', '1 minute');
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_refresh', 'SELECT mlint.secret_refresh()', '1 minute', false);
 
 CREATE FUNCTION mlint.secret_backend_options(OUT kind text, OUT option text,
 	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
@@ -1723,8 +1724,9 @@ CREATE PROCEDURE mlint.secret_rotation_run()
 	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_rotation_run';
 COMMENT ON PROCEDURE mlint.secret_rotation_run() IS
 	'The job secret_rotation: takes each rotation that is due step by step, each in a transaction of its own';
-INSERT INTO mlint.job (name, command, every)
-VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute');
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute', false);
 
 REVOKE ALL ON FUNCTION
 	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),
@@ -1804,8 +1806,9 @@ CREATE PROCEDURE mlint.secret_mount_run()
 	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_mount_run';
 COMMENT ON PROCEDURE mlint.secret_mount_run() IS
 	'The job secret_mounts: writes the files that are not as they should be';
-INSERT INTO mlint.job (name, command, every)
-VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute');
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute', false);
 
 CREATE FUNCTION mlint.secret_mount_changed() RETURNS trigger
 	LANGUAGE c VOLATILE

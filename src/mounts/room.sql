@@ -66,8 +66,9 @@ CREATE PROCEDURE mlint.secret_mount_run()
 	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_mount_run';
 COMMENT ON PROCEDURE mlint.secret_mount_run() IS
 	'The job secret_mounts: writes the files that are not as they should be';
-INSERT INTO mlint.job (name, command, every)
-VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute');
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute', false);
 
 CREATE FUNCTION mlint.secret_mount_changed() RETURNS trigger
 	LANGUAGE c VOLATILE

@@ -122,8 +122,9 @@ CREATE PROCEDURE mlint.secret_rotation_run()
 	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_rotation_run';
 COMMENT ON PROCEDURE mlint.secret_rotation_run() IS
 	'The job secret_rotation: takes each rotation that is due step by step, each in a transaction of its own';
-INSERT INTO mlint.job (name, command, every)
-VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute');
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute', false);
 
 REVOKE ALL ON FUNCTION
 	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),

@@ -199,6 +199,7 @@ mlint_secret_backend_create(PG_FUNCTION_ARGS)
 	backend_state_forget(id);
 	tell_dispatchers();
 	owner_end(&scope);
+	(void) job_request("secret_refresh");
 	PG_RETURN_VOID();
 }
 

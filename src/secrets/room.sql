@@ -374,8 +374,9 @@ AS 'MODULE_PATHNAME', 'mlint_secret_refresh';
 COMMENT ON FUNCTION mlint.secret_refresh() IS
 	'The job secret_refresh''s: reads again what dispatchers use from backends before it runs out, tells them what has changed, renews tokens; returns how many changed';
 
-INSERT INTO mlint.job (name, command, every)
-VALUES ('secret_refresh', 'SELECT mlint.secret_refresh()', '1 minute');
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_refresh', 'SELECT mlint.secret_refresh()', '1 minute', false);
 
 CREATE FUNCTION mlint.secret_backend_options(OUT kind text, OUT option text,
 	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,

@@ -303,6 +303,12 @@ job_request(const char *name)
 							  0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write mlint.job_request");
 	found = SPI_processed > 0;
+	/* One that had nothing to do so far has now. */
+	if (SPI_execute_with_args("UPDATE mlint.job SET enabled = true"
+							  " WHERE name = $1 AND NOT enabled",
+							  1, types, args, NULL, false,
+							  0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write mlint.job");
 	owner_end(&scope);
 	worker_wake_at_commit(WORKER_SCHEDULER);
 	return found;

@@ -84,7 +84,8 @@ extern void worker_wake_at_commit(WorkerKind kind);
 /*
  * Have a job run at once, when the current transaction commits; false when
  * there is none of that name. What is committed with the request is seen by
- * the run, also when the job is running meanwhile.
+ * the run, also when the job is running meanwhile. A job that is disabled until
+ * its first use is enabled.
  */
 extern bool job_request(const char *name);
 
