@@ -13,7 +13,7 @@ HEADERS = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
 OBJS = $(SOURCES:.c=.o)
 
 PG_CONFIG ?= pg_config
-PG_CPPFLAGS = -I$(srcdir)/src
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare
 # A server that gcc built passes on flags that clang knows by no name.
@@ -21,7 +21,11 @@ ifneq (,$(findstring clang,$(CC)))
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-attributes \
 	-Wno-ignored-optimization-argument
 endif
-SHLIB_LINK = -lcurl -lcrypto -ljansson -lpthread
+# Places where tests make a process die; see src/common/injection.h.
+ifdef MLINT_INJECTION
+PG_CPPFLAGS += -DMLINT_INJECTION_POINTS
+endif
+SHLIB_LINK = $(libpq) -lcurl -lcrypto -ljansson -lpthread
 
 EXTRA_CLEAN = src/*.bc
 

@@ -113,7 +113,7 @@ BEGIN
 			AND a.grantee::regrole::text NOT IN
 				('mlint_admin', 'mlint_user', 'mlint_reader')
 	LOOP
-		EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', r.object, r.grantee);
+		EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s', r.object, r.grantee);
 	END LOOP;
 END
 $$;
@@ -146,10 +146,19 @@ CREATE TABLE mlint.job_run (
 CREATE INDEX job_run_job ON mlint.job_run (job_id, id);
 COMMENT ON TABLE mlint.job_run IS 'The last hundred runs of each job';
 
+-- Not a column of mlint.job: whoever asks for a run must not lock the row that
+-- the scheduler updates. A request goes when a run begins that sees what was
+-- committed with it, so none is lost.
+CREATE TABLE mlint.job_request (
+	job_id int NOT NULL
+);
+COMMENT ON TABLE mlint.job_request IS 'Jobs to be run at once';
+
 -- One run has begun: count it as a failure until it says otherwise, so that a
 -- job whose process dies is put off like one that fails.
 CREATE FUNCTION mlint.job_begin(job_id int) RETURNS void
 LANGUAGE sql VOLATILE AS $$
+	DELETE FROM mlint.job_request r WHERE r.job_id = job_begin.job_id;
 	UPDATE mlint.job
 	SET started_at = pg_catalog.clock_timestamp(),
 		failures = failures + 1,
@@ -196,15 +205,15 @@ FROM mlint.worker_slots() w
 LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database;
 COMMENT ON VIEW mlint.stat_workers IS 'The processes of mlint, in all databases of the cluster';
 COMMENT ON COLUMN mlint.stat_workers.pid IS 'Process id, as in pg_stat_activity';
-COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, dispatcher or job';
+COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, auditor, dispatcher or job';
 COMMENT ON COLUMN mlint.stat_workers.database IS 'Database that the process works in; null for the launcher';
 COMMENT ON COLUMN mlint.stat_workers.lane IS 'Dispatcher: its share of the destinations, 0 for those that run SQL; job: the job''s id';
 COMMENT ON COLUMN mlint.stat_workers.state IS 'starting or running';
 COMMENT ON COLUMN mlint.stat_workers.started_at IS 'When the process was started';
 COMMENT ON COLUMN mlint.stat_workers.active_at IS 'When it last had work';
 COMMENT ON COLUMN mlint.stat_workers.wakeups IS 'How often it woke up, work or not';
-COMMENT ON COLUMN mlint.stat_workers.batches IS 'Batches of outcomes that a dispatcher committed';
-COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log';
+COMMENT ON COLUMN mlint.stat_workers.batches IS 'Batches that a dispatcher or an auditor committed';
+COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log; entries that an auditor wrote';
 COMMENT ON COLUMN mlint.stat_workers.deliveries IS 'Attempts that a dispatcher ended';
 COMMENT ON COLUMN mlint.stat_workers.in_flight IS 'Attempts under way';
 COMMENT ON COLUMN mlint.stat_workers.memory IS 'Bytes that the process has allocated in its memory contexts';
@@ -458,10 +467,14 @@ BEGIN
 	LOOP
 		CONTINUE WHEN NOT mlint.segment_finished(s.segment);
 		BEGIN
+			PERFORM mlint.audit_note('event.purged', 'segment', s.segment::text,
+				jsonb_build_object('closed_at', s.closed_at));
 			EXECUTE format('LOCK TABLE ONLY mlint.event, mlint.%I, ONLY mlint.delivery, mlint.%I IN ACCESS EXCLUSIVE MODE',
 				'event_' || s.segment, 'delivery_' || s.segment);
 			-- Who held the locks may have published, replayed or retried.
-			CONTINUE WHEN NOT mlint.segment_finished(s.segment);
+			IF NOT mlint.segment_finished(s.segment) THEN
+				RAISE lock_not_available;
+			END IF;
 			FOREACH parent IN ARRAY '{event,delivery}'::text[] LOOP
 				EXECUTE format('ALTER EXTENSION mlint DROP TABLE mlint.%I',
 					parent || '_' || s.segment);
@@ -984,89 +997,838 @@ GRANT EXECUTE ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text
 	mlint.webhook_verify(text, jsonb, text, interval, text) TO mlint_user;
 
 -- audit: the log of who did what, chained by hash.
--- secrets: the local store, sealed under a master key that is in no table.
 
-CREATE TABLE mlint.master_key (
+-- Written by the auditor alone, appended to and never changed. A partition is
+-- a month of the auditor's clock (UTC, year * 100 + month), which does not go
+-- back, so months and seq grow together. Times and texts are as audit_verify()
+-- hashes them; details is the text of a jsonb value.
+CREATE TABLE mlint.audit_entry (
+	seq bigint NOT NULL,
+	month int NOT NULL,
+	at timestamptz NOT NULL,
+	pid int NOT NULL,
+	xid xid8,
+	subxid xid8,
+	hash bytea NOT NULL,
+	role text NOT NULL,
+	session_role text NOT NULL,
+	application text NOT NULL,
+	client_addr text,
+	action text NOT NULL,
+	object_type text NOT NULL,
+	object text,
+	outcome text NOT NULL,
+	details text,
+	PRIMARY KEY (seq, month)
+) PARTITION BY LIST (month);
+-- Whether the transaction of an entry was rolled back.
+CREATE INDEX audit_entry_rollback ON mlint.audit_entry (object)
+	WHERE action = 'transaction.rolled_back';
+-- What the log says of itself: the last month that was purged.
+CREATE INDEX audit_entry_log ON mlint.audit_entry (action, seq)
+	WHERE object_type = 'audit_log';
+COMMENT ON TABLE mlint.audit_entry IS 'The audit log: append-only, each entry with the hash of itself and all before';
+
+-- Set in place by the auditor.
+CREATE SEQUENCE mlint.audit_head AS bigint;
+COMMENT ON SEQUENCE mlint.audit_head IS 'The last entry of the audit log, as of a moment ago: so that entries removed from its end are missed';
+CREATE SEQUENCE mlint.audit_open AS bigint;
+COMMENT ON SEQUENCE mlint.audit_open IS 'The first entry of the audit log whose transaction may not have ended';
+
+INSERT INTO mlint.event_type VALUES
+	('audit.checkpoint', 'How far the audit log has come: its last entry''s number and hash');
+
+-- Begin a month of the log.
+CREATE FUNCTION mlint.audit_month_begin(month int) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	name text := 'audit_entry_' || month;
+BEGIN
+	EXECUTE format('CREATE TABLE mlint.%I (LIKE mlint.audit_entry INCLUDING ALL) USING heap', name);
+	EXECUTE format('ALTER TABLE mlint.audit_entry ATTACH PARTITION mlint.%I FOR VALUES IN (%s)',
+		name, month);
+	-- A member of the extension, like the first: pg_dump leaves it out.
+	IF NOT EXISTS (SELECT FROM pg_depend WHERE deptype = 'e'
+		AND classid = 'pg_class'::regclass AND objid = format('mlint.%I', name)::regclass)
+	THEN
+		EXECUTE format('ALTER EXTENSION mlint ADD TABLE mlint.%I', name);
+	END IF;
+	PERFORM mlint.privileges_close();
+END
+$$;
+COMMENT ON FUNCTION mlint.audit_month_begin(int) IS 'The auditor''s: makes the partition for a month of the audit log';
+SELECT mlint.audit_month_begin(pg_catalog.to_char(
+	pg_catalog.now() AT TIME ZONE 'UTC', 'YYYYMM')::int);
+
+CREATE FUNCTION mlint.audit_note(action text, object_type text, object text,
+	details jsonb, kind text DEFAULT 'changed') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_audit_note';
+COMMENT ON FUNCTION mlint.audit_note(text, text, text, jsonb, text) IS
+'For functions of mlint in SQL: enters an action into the audit log; a change is there on return. kind is changed, done, denied or failed';
+
+-- Drop what is old: a job. An entry says which entries went and what the hash
+-- of the last of them was, for the chain to go on from. It is made before the
+-- locks are taken, because the auditor may need them; when a lock cannot be
+-- had soon the entry is marked as rolled back, and the next run tries again.
+CREATE FUNCTION mlint.audit_retention_run() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '500ms' AS $$
+DECLARE
+	retention interval := current_setting('mlint.audit_retention')::interval;
+	m int;
+	first_seq bigint;
+	last_seq bigint;
+	last_hash text;
+BEGIN
+	FOR m IN SELECT substr(c.relname, 13)::int
+		FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE i.inhparent = 'mlint.audit_entry'::regclass
+			AND c.relname ~ '^audit_entry_[0-9]{5,8}$'
+		ORDER BY 1
+	LOOP
+		EXIT WHEN (make_date(m / 100, m % 100, 1) + interval '1 month') AT TIME ZONE 'UTC'
+			>= clock_timestamp() - retention;
+		SELECT min(e.seq), max(e.seq) INTO first_seq, last_seq
+		FROM mlint.audit_entry e WHERE e.month = m;
+		SELECT encode(e.hash, 'hex') INTO last_hash
+		FROM mlint.audit_entry e WHERE e.month = m AND e.seq = last_seq;
+		BEGIN
+			IF last_seq IS NOT NULL THEN
+				PERFORM mlint.audit_note('audit.purged', 'audit_log', m::text,
+					jsonb_build_object('from', first_seq, 'to', last_seq, 'hash', last_hash));
+			END IF;
+			EXECUTE format('LOCK TABLE ONLY mlint.audit_entry, mlint.%I IN ACCESS EXCLUSIVE MODE',
+				'audit_entry_' || m);
+			EXECUTE format('ALTER EXTENSION mlint DROP TABLE mlint.%I', 'audit_entry_' || m);
+			EXECUTE format('DROP TABLE mlint.%I', 'audit_entry_' || m);
+		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+			RAISE LOG 'mlint: month % of the audit log is in use, it will be dropped later', m;
+			EXIT;
+		END;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mlint.audit_retention_run() IS 'The job audit_retention: drops months of the audit log that are older than mlint.audit_retention';
+INSERT INTO mlint.job (name, command, every)
+VALUES ('audit_retention', 'SELECT mlint.audit_retention_run()', '6 hours');
+
+CREATE FUNCTION mlint.audit_verify(from_seq bigint DEFAULT NULL,
+	to_seq bigint DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100000
+AS 'MODULE_PATHNAME', 'mlint_audit_verify';
+COMMENT ON FUNCTION mlint.audit_verify(bigint, bigint) IS
+'The first entry of the audit log that was changed, removed or inserted by somebody else than mlint; null when none was. From an entry on, up to another, or all that is kept';
+
+CREATE VIEW mlint.audit_log AS
+SELECT e.seq, e.at, pg_catalog.current_database() AS database, e.role,
+	e.session_role, e.application,
+	e.client_addr::inet AS client_addr, e.pid, e.xid, e.action, e.object_type,
+	e.object,
+	CASE WHEN e.subxid IS NOT NULL AND EXISTS (SELECT FROM mlint.audit_entry r
+			WHERE r.action = 'transaction.rolled_back' AND r.object = e.subxid::text)
+		THEN 'rolled_back' ELSE e.outcome END AS outcome,
+	e.details::jsonb AS details, e.hash, e.subxid
+FROM mlint.audit_entry e;
+COMMENT ON VIEW mlint.audit_log IS 'Who did what: one entry for each action that configures, reads a secret, was denied, overrides a limit, deletes or purges';
+COMMENT ON COLUMN mlint.audit_log.seq IS 'Number of the entry; there are no gaps';
+COMMENT ON COLUMN mlint.audit_log.at IS 'When it happened';
+COMMENT ON COLUMN mlint.audit_log.database IS 'In which database: this one';
+COMMENT ON COLUMN mlint.audit_log.role IS 'Role whose privileges it was done with';
+COMMENT ON COLUMN mlint.audit_log.session_role IS 'Role that had logged in';
+COMMENT ON COLUMN mlint.audit_log.application IS 'application_name of the session';
+COMMENT ON COLUMN mlint.audit_log.client_addr IS 'Address of the client; null for a local one and for workers';
+COMMENT ON COLUMN mlint.audit_log.pid IS 'Process that did it';
+COMMENT ON COLUMN mlint.audit_log.xid IS 'Transaction that it was part of; null when that had no id yet';
+COMMENT ON COLUMN mlint.audit_log.action IS 'What was done: noun.verb';
+COMMENT ON COLUMN mlint.audit_log.object_type IS 'On what kind of thing';
+COMMENT ON COLUMN mlint.audit_log.object IS 'On which; null when there is no single one';
+COMMENT ON COLUMN mlint.audit_log.outcome IS 'ok, denied, failed, or rolled_back: the change was undone with its transaction or savepoint';
+COMMENT ON COLUMN mlint.audit_log.details IS 'More about it';
+COMMENT ON COLUMN mlint.audit_log.hash IS 'SHA-256 over the hash of the entry before and this entry';
+COMMENT ON COLUMN mlint.audit_log.subxid IS 'For a change: the transaction or subtransaction that it stands and falls with; null for what happened whatever became of the transaction';
+
+REVOKE ALL ON FUNCTION mlint.audit_month_begin(int),
+	mlint.audit_note(text, text, text, jsonb, text), mlint.audit_retention_run(),
+	mlint.audit_verify(bigint, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.audit_verify(bigint, bigint)
+	TO mlint_admin, mlint_reader;
+-- Names of secrets and of roles lie in it.
+GRANT SELECT ON mlint.audit_log TO mlint_admin;
+
+-- secrets: the local store, who may use it, and the backends beside it.
+
+CREATE TABLE mlint.wrapping_key (
 	id integer PRIMARY KEY CHECK (id > 0),
+	store uuid NOT NULL,
 	check_value bytea NOT NULL,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-
-COMMENT ON TABLE mlint.master_key IS
-	'The master keys that data keys are wrapped with: not the keys, only what they are recognized by';
+COMMENT ON TABLE mlint.wrapping_key IS
+	'The master keys that data keys are wrapped with: not the keys, only what they are recognized by; and the identity of this store';
 
 CREATE TABLE mlint.secret (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	name text COLLATE "C" NOT NULL UNIQUE
 		CHECK (name ~ '^[A-Za-z0-9_./-]{1,255}$'),
-	version integer NOT NULL DEFAULT 1 CHECK (version > 0),
+	version integer NOT NULL CHECK (version >= 0),
+	latest integer NOT NULL CHECK (latest > 0),
+	previous integer NOT NULL DEFAULT 0,
+	previous_until timestamptz NOT NULL DEFAULT '-infinity',
+	type text NOT NULL CHECK (type IN ('api_key', 'database_password',
+		'ssh_key', 'tls_certificate', 'encryption_key', 'oauth_token',
+		'service_account', 'webhook_secret')),
+	description text,
+	metadata jsonb NOT NULL DEFAULT '{}'
+		CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-
 COMMENT ON TABLE mlint.secret IS 'The secrets by name, with the current version';
 
+-- Room on the page for the row that a change of the master key makes.
 CREATE TABLE mlint.secret_version (
 	secret_id bigint NOT NULL REFERENCES mlint.secret ON DELETE CASCADE,
 	version integer NOT NULL CHECK (version > 0),
-	key_id integer NOT NULL REFERENCES mlint.master_key,
-	wrapped_key bytea NOT NULL,
-	sealed bytea NOT NULL,
+	key_id integer NOT NULL,
+	wrapped_key bytea,
+	sealed bytea,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	PRIMARY KEY (secret_id, version)
-);
-
+	created_by text NOT NULL DEFAULT pg_catalog.session_user(),
+	destroyed_at timestamptz,
+	destroyed_by text,
+	PRIMARY KEY (secret_id, version),
+	CHECK ((destroyed_at IS NULL) = (wrapped_key IS NOT NULL)
+		AND (destroyed_at IS NULL) = (sealed IS NOT NULL))
+) WITH (fillfactor = 50);
 COMMENT ON TABLE mlint.secret_version IS
 	'The versions of the secrets: each value sealed under a data key, and that wrapped with master key key_id';
 
+CREATE TABLE mlint.secret_grant (
+	pattern text COLLATE "C" NOT NULL
+		CHECK (pattern ~ '^[A-Za-z0-9_./:*?-]+$'
+			AND pg_catalog.length(pattern) <= 511),
+	role regrole NOT NULL,
+	privilege text NOT NULL
+		CHECK (privilege IN ('read', 'write', 'rotate', 'admin', 'owner')),
+	granted_by text NOT NULL,
+	granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (pattern, role, privilege)
+);
+-- Grants on patterns, which every session keeps in memory.
+CREATE INDEX secret_grant_wild ON mlint.secret_grant (pattern)
+	WHERE pattern ~ '[*?]';
+-- A secret has one owner.
+CREATE UNIQUE INDEX secret_grant_owner ON mlint.secret_grant (pattern)
+	WHERE privilege = 'owner';
+COMMENT ON TABLE mlint.secret_grant IS 'What which role may do with the secrets of which names';
+
 -- pg_dump takes the rows along: they open where the same master key is.
-SELECT pg_catalog.pg_extension_config_dump('mlint.master_key', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.wrapping_key', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret_version', '');
+-- A role that is gone is a number, which may be another role's elsewhere.
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_grant',
+	'WHERE role::oid IN (SELECT r.oid FROM pg_catalog.pg_roles r)');
 
-CREATE VIEW mlint.secrets AS
-SELECT s.name, s.version,
+-- May the caller know of this secret?
+CREATE FUNCTION mlint.secret_privileges(name text) RETURNS text[]
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 10
+	AS 'MODULE_PATHNAME', 'mlint_secret_privileges';
+COMMENT ON FUNCTION mlint.secret_privileges(text) IS
+	'What the current user may do with a secret, whether it exists or not; empty for nothing';
+
+-- Nobody's condition sees a row before ours has let it pass.
+CREATE VIEW mlint.secrets WITH (security_barrier) AS
+SELECT s.name, s.type, s.description,
+	(SELECT g.role::text FROM mlint.secret_grant g
+	 WHERE g.pattern = s.name AND g.privilege = 'owner') AS owner,
+	p.privileges,
+	nullif(s.version, 0) AS version,
 	(SELECT pg_catalog.count(*) FROM mlint.secret_version v
-	 WHERE v.secret_id = s.id) AS versions,
-	s.created_at, s.updated_at
-FROM mlint.secret s;
+	 WHERE v.secret_id = s.id AND v.destroyed_at IS NULL) AS versions,
+	CASE WHEN s.previous_until > pg_catalog.clock_timestamp()
+		THEN s.previous END AS previous,
+	CASE WHEN s.previous_until > pg_catalog.clock_timestamp()
+		THEN s.previous_until END AS previous_until,
+	s.metadata, s.created_at, s.updated_at
+FROM mlint.secret s
+CROSS JOIN LATERAL (SELECT mlint.secret_privileges(s.name) AS privileges OFFSET 0) p
+WHERE p.privileges <> '{}';
 
-COMMENT ON VIEW mlint.secrets IS 'The secrets that are stored, without their values';
+COMMENT ON VIEW mlint.secrets IS 'The secrets of the local store that the current user may do something with, without their values';
 COMMENT ON COLUMN mlint.secrets.name IS 'Name of the secret';
+COMMENT ON COLUMN mlint.secrets.type IS 'What kind of credential it is';
+COMMENT ON COLUMN mlint.secrets.description IS 'What it is for';
+COMMENT ON COLUMN mlint.secrets.owner IS 'Role that has all privileges on it, at first whoever stored it; null when there is none, after a restore for instance';
+COMMENT ON COLUMN mlint.secrets.privileges IS 'What the current user may do with it: read, write, rotate, admin';
 COMMENT ON COLUMN mlint.secrets.version IS 'Current version, the one that is used where none is named';
-COMMENT ON COLUMN mlint.secrets.versions IS 'How many versions are kept';
+COMMENT ON COLUMN mlint.secrets.versions IS 'How many versions are kept, without destroyed ones';
+COMMENT ON COLUMN mlint.secrets.previous IS 'Version that is valid beside the current one, during the grace of a rotation';
+COMMENT ON COLUMN mlint.secrets.previous_until IS 'When that ends';
+COMMENT ON COLUMN mlint.secrets.metadata IS 'What was stored about it';
 COMMENT ON COLUMN mlint.secrets.created_at IS 'When the first version was stored';
-COMMENT ON COLUMN mlint.secrets.updated_at IS 'When the current version was stored';
+COMMENT ON COLUMN mlint.secrets.updated_at IS 'When the current version became it';
 
-CREATE FUNCTION mlint.secret_put(name text, value text) RETURNS integer
+CREATE VIEW mlint.secret_grants WITH (security_barrier) AS
+SELECT g.pattern, g.role::text AS role, g.privilege, g.granted_by, g.granted_at
+FROM mlint.secret_grant g
+WHERE 'admin' = ANY (mlint.secret_privileges(g.pattern))
+	OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = g.role::oid
+		AND pg_catalog.pg_has_role(current_user, r.oid, 'USAGE'));
+COMMENT ON VIEW mlint.secret_grants IS 'Who may do what with which secrets, as far as it is the current user''s or his to change';
+COMMENT ON COLUMN mlint.secret_grants.pattern IS 'Name of a secret, or a pattern of names: * stands for any characters, ? for one';
+COMMENT ON COLUMN mlint.secret_grants.role IS 'Role that may, and with it its members';
+COMMENT ON COLUMN mlint.secret_grants.privilege IS 'read, write, rotate or admin (all of these, and to grant them); owner for whoever stored it first';
+COMMENT ON COLUMN mlint.secret_grants.granted_by IS 'Who granted it';
+COMMENT ON COLUMN mlint.secret_grants.granted_at IS 'When';
+
+CREATE FUNCTION mlint.secret_put(name text, value text, type text DEFAULT NULL,
+	description text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	backend text DEFAULT 'local') RETURNS integer
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'mlint_secret_put';
+COMMENT ON FUNCTION mlint.secret_put(text, text, text, text, jsonb, text) IS
+	'Store a value of 1 byte to 64 KiB as a new version of a secret, and return the version; give the value as a bind parameter';
 
-COMMENT ON FUNCTION mlint.secret_put(text, text) IS
-	'Store a value as a new version of a secret, and return the version; give the value as a bind parameter';
+CREATE FUNCTION mlint.secret_put_bytes(name text, value bytea, type text DEFAULT NULL,
+	description text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	backend text DEFAULT 'local') RETURNS integer
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_put_bytes';
+COMMENT ON FUNCTION mlint.secret_put_bytes(text, bytea, text, text, jsonb, text) IS
+	'secret_put for a value that is not text';
 
-CREATE FUNCTION mlint.secret_get(name text, version integer DEFAULT NULL) RETURNS text
-	LANGUAGE c STABLE PARALLEL RESTRICTED COST 1000
+CREATE FUNCTION mlint.secret_get(name text, version integer DEFAULT NULL,
+	backend text DEFAULT 'local') RETURNS text
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
 	AS 'MODULE_PATHNAME', 'mlint_secret_get';
-
-COMMENT ON FUNCTION mlint.secret_get(text, integer) IS
+COMMENT ON FUNCTION mlint.secret_get(text, integer, text) IS
 	'The value of a secret, of the current version unless another is named';
 
-CREATE FUNCTION mlint.secret_drop(name text) RETURNS void
+CREATE FUNCTION mlint.secret_get(name text, version text, backend text) RETURNS text
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_secret_get';
+COMMENT ON FUNCTION mlint.secret_get(text, text, text) IS
+	'The value of a secret in a backend whose versions are no numbers';
+
+CREATE FUNCTION mlint.secret_get_bytes(name text, version integer DEFAULT NULL,
+	backend text DEFAULT 'local') RETURNS bytea
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_secret_get_bytes';
+COMMENT ON FUNCTION mlint.secret_get_bytes(text, integer, text) IS
+	'secret_get for a value that need not be text';
+
+CREATE FUNCTION mlint.secret_get_bytes(name text, version text, backend text) RETURNS bytea
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_secret_get_bytes';
+COMMENT ON FUNCTION mlint.secret_get_bytes(text, text, text) IS
+	'secret_get_bytes for a backend whose versions are no numbers';
+
+CREATE FUNCTION mlint.secret_versions(name text, backend text DEFAULT 'local',
+	OUT version text, OUT state text, OUT created_at timestamptz,
+	OUT created_by text, OUT destroyed_at timestamptz, OUT destroyed_by text)
+	RETURNS SETOF record
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 10
+	AS 'MODULE_PATHNAME', 'mlint_secret_versions';
+COMMENT ON FUNCTION mlint.secret_versions(text, text) IS
+	'The versions of a secret, newest first: current, previous (still valid), waiting (not current yet), old or destroyed';
+
+CREATE FUNCTION mlint.secret_destroy(name text, version integer) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_destroy';
+COMMENT ON FUNCTION mlint.secret_destroy(text, integer) IS
+	'Forget the key of one version, whose value is then gone for good';
+
+CREATE FUNCTION mlint.secret_drop(name text, backend text DEFAULT 'local') RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'mlint_secret_drop';
+COMMENT ON FUNCTION mlint.secret_drop(text, text) IS 'Remove a secret with all its versions and the grants on its name';
 
-COMMENT ON FUNCTION mlint.secret_drop(text) IS 'Remove a secret with all its versions';
+CREATE FUNCTION mlint.secret_alter(name text, type text DEFAULT NULL,
+	description text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	owner text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_alter';
+COMMENT ON FUNCTION mlint.secret_alter(text, text, text, jsonb, text) IS
+	'Change what is kept about a secret, or its owner; what is null stays';
 
-REVOKE ALL ON FUNCTION mlint.secret_put(text, text),
-	mlint.secret_get(text, integer), mlint.secret_drop(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION mlint.secret_put(text, text),
-	mlint.secret_get(text, integer), mlint.secret_drop(text) TO mlint_admin;
-GRANT SELECT ON mlint.secrets TO mlint_reader;
+CREATE FUNCTION mlint.secret_grant(name_pattern text, role text, privilege text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_grant';
+COMMENT ON FUNCTION mlint.secret_grant(text, text, text) IS
+	'Let a role read, write, rotate or administer (admin) the secrets of a name or a pattern of names';
 
+CREATE FUNCTION mlint.secret_revoke(name_pattern text, role text, privilege text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_revoke';
+COMMENT ON FUNCTION mlint.secret_revoke(text, text, text) IS
+	'Take back what mlint.secret_grant gave, with the same pattern';
+
+CREATE FUNCTION mlint.master_keys(OUT key_id integer, OUT state text,
+	OUT source text, OUT created_at timestamptz, OUT versions bigint,
+	OUT available boolean, OUT warning text)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 ROWS 2
+	AS 'MODULE_PATHNAME', 'mlint_master_keys';
+COMMENT ON FUNCTION mlint.master_keys() IS 'What mlint.master_key shows';
+
+CREATE VIEW mlint.master_key AS
+SELECT k.key_id, k.state, k.source, k.created_at,
+	pg_catalog.clock_timestamp() - k.created_at AS age, k.versions,
+	k.available, k.warning
+FROM mlint.master_keys() k;
+COMMENT ON VIEW mlint.master_key IS 'The master keys that the secrets of this database are or were sealed with';
+COMMENT ON COLUMN mlint.master_key.key_id IS 'Number of the key, counted in this database';
+COMMENT ON COLUMN mlint.master_key.state IS 'current: new versions are sealed with it; retiring: there are versions left to be sealed anew; retired: nothing in this database needs it, older backups may';
+COMMENT ON COLUMN mlint.master_key.source IS 'Where this server takes its keys from';
+COMMENT ON COLUMN mlint.master_key.created_at IS 'When this database began to use it';
+COMMENT ON COLUMN mlint.master_key.age IS 'How long ago that was';
+COMMENT ON COLUMN mlint.master_key.versions IS 'Versions of secrets that are sealed with it';
+COMMENT ON COLUMN mlint.master_key.available IS 'Whether the source gives the key now; on a standby, whether the secrets would open after promotion';
+COMMENT ON COLUMN mlint.master_key.warning IS 'What should be done about it; null when all is well';
+
+CREATE FUNCTION mlint.master_key_rotate() RETURNS integer
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_master_key_rotate';
+COMMENT ON FUNCTION mlint.master_key_rotate() IS
+	'Seal new versions with a new master key, and all others too as soon as the transaction has committed: the job master_key_rewrap';
+
+CREATE FUNCTION mlint.secret_rewrap(after_id bigint, batch integer,
+	OUT last_id bigint, OUT rewrapped bigint)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rewrap';
+COMMENT ON FUNCTION mlint.secret_rewrap(bigint, integer) IS
+	'The job master_key_rewrap''s: seals the data keys of some secrets anew';
+
+-- A batch a transaction, so that nobody waits for long and a crash loses one;
+-- as long asleep as at work, so that readers keep their processors.
+CREATE PROCEDURE mlint.secret_rewrap_all()
+LANGUAGE plpgsql AS $$
+DECLARE
+	position bigint := 0;
+	began timestamptz;
+BEGIN
+	WHILE position IS NOT NULL LOOP
+		began := pg_catalog.clock_timestamp();
+		SELECT r.last_id INTO position
+		FROM mlint.secret_rewrap(position, 2000) r;
+		COMMIT;
+		PERFORM pg_catalog.pg_sleep(pg_catalog.date_part('epoch',
+			pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began));
+	END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE mlint.secret_rewrap_all() IS
+	'The job master_key_rewrap: seals what an older master key seals with the current one';
+INSERT INTO mlint.job (name, command, every)
+VALUES ('master_key_rewrap', 'CALL mlint.secret_rewrap_all()', '1 day');
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_privileges(text),
+	mlint.secret_put(text, text, text, text, jsonb, text),
+	mlint.secret_put_bytes(text, bytea, text, text, jsonb, text),
+	mlint.secret_get(text, integer, text), mlint.secret_get(text, text, text),
+	mlint.secret_get_bytes(text, integer, text),
+	mlint.secret_get_bytes(text, text, text),
+	mlint.secret_versions(text, text), mlint.secret_destroy(text, integer),
+	mlint.secret_drop(text, text),
+	mlint.secret_alter(text, text, text, jsonb, text),
+	mlint.secret_grant(text, text, text), mlint.secret_revoke(text, text, text),
+	mlint.master_keys(), mlint.master_key_rotate(),
+	mlint.secret_rewrap(bigint, integer) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.secret_rewrap_all() FROM PUBLIC;
+-- Each asks for the privilege on the secret itself.
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_put(text, text, text, text, jsonb, text),
+	mlint.secret_put_bytes(text, bytea, text, text, jsonb, text),
+	mlint.secret_get(text, integer, text), mlint.secret_get(text, text, text),
+	mlint.secret_get_bytes(text, integer, text),
+	mlint.secret_get_bytes(text, text, text),
+	mlint.secret_versions(text, text), mlint.secret_destroy(text, integer),
+	mlint.secret_drop(text, text),
+	mlint.secret_alter(text, text, text, jsonb, text),
+	mlint.secret_grant(text, text, text), mlint.secret_revoke(text, text, text)
+	TO mlint_user;
+GRANT EXECUTE ON FUNCTION mlint.secret_privileges(text) TO mlint_user, mlint_reader;
+GRANT EXECUTE ON FUNCTION mlint.master_keys() TO mlint_reader;
+GRANT EXECUTE ON FUNCTION mlint.master_key_rotate() TO mlint_admin;
+GRANT SELECT ON mlint.secrets, mlint.secret_grants TO mlint_user, mlint_reader;
+GRANT SELECT ON mlint.master_key TO mlint_reader;
+
+-- ---- backends ----
+
+CREATE TABLE mlint.secret_backend (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$' AND name <> 'local'),
+	kind text NOT NULL,
+	options jsonb NOT NULL CHECK (pg_catalog.jsonb_typeof(options) = 'object'),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+COMMENT ON TABLE mlint.secret_backend IS 'Systems that keep secrets for us, and how to reach them';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_backend', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_backend_id_seq', '');
+
+CREATE FUNCTION mlint.secret_backend_create(name text, kind text,
+	options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_create';
+COMMENT ON FUNCTION mlint.secret_backend_create(text, text, jsonb) IS
+	'Add a system that keeps secrets: mlint.secret_backend_kinds shows the kinds and their options';
+
+CREATE FUNCTION mlint.secret_backend_alter(name text, options jsonb) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_alter';
+COMMENT ON FUNCTION mlint.secret_backend_alter(text, jsonb) IS
+	'Change options of a secret backend; those not given stay, null takes one away';
+
+CREATE FUNCTION mlint.secret_backend_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_drop';
+COMMENT ON FUNCTION mlint.secret_backend_drop(text) IS
+	'Forget a secret backend; what it keeps stays there';
+
+CREATE FUNCTION mlint.secret_backend_test(name text) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_test';
+COMMENT ON FUNCTION mlint.secret_backend_test(text) IS
+	'Log in to a secret backend and make a call that changes nothing; raises the error if that fails';
+
+CREATE FUNCTION mlint.secret_cache_drop(backend text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_cache_drop';
+COMMENT ON FUNCTION mlint.secret_cache_drop(text) IS
+	'Forget the values that were read from a secret backend, or from all';
+
+-- The backends' part of mlint.secret_list().
+CREATE FUNCTION mlint.secret_backend_list(backend text, prefix text) RETURNS SETOF text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_list';
+COMMENT ON FUNCTION mlint.secret_backend_list(text, text) IS 'Behind mlint.secret_list()';
+
+CREATE FUNCTION mlint.secret_list(backend text, prefix text DEFAULT '')
+RETURNS TABLE (name text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF backend = 'local' THEN
+		RETURN QUERY SELECT s.name FROM mlint.secrets s
+			WHERE starts_with(s.name, prefix) ORDER BY s.name;
+	ELSE
+		RETURN QUERY SELECT l FROM mlint.secret_backend_list(backend, prefix) l
+			ORDER BY l COLLATE "C";
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION mlint.secret_list(text, text) IS
+	'The names of the secrets in a backend that begin with a prefix';
+
+CREATE FUNCTION mlint.secret_refresh() RETURNS int
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_refresh';
+COMMENT ON FUNCTION mlint.secret_refresh() IS
+	'The job secret_refresh''s: reads again what dispatchers use from backends before it runs out, tells them what has changed, renews tokens; returns how many changed';
+
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_refresh', 'SELECT mlint.secret_refresh()', '1 minute', false);
+
+CREATE FUNCTION mlint.secret_backend_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_options';
+COMMENT ON FUNCTION mlint.secret_backend_options() IS 'Behind the view mlint.secret_backend_kinds';
+
+CREATE VIEW mlint.secret_backend_kinds AS SELECT * FROM mlint.secret_backend_options();
+COMMENT ON VIEW mlint.secret_backend_kinds IS 'Kinds of secret backends and the options that they take';
+COMMENT ON COLUMN mlint.secret_backend_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.secret_backend_kinds.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.secret_backend_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.secret_backend_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.secret_backend_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.secret_backend_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.secret_backend_kinds.help IS 'What it does';
+
+CREATE FUNCTION mlint.secret_backend_state(backend int, OUT breaker text,
+	OUT breaker_until timestamptz, OUT cached int, OUT hits bigint,
+	OUT misses bigint, OUT stale bigint, OUT last_success_at timestamptz,
+	OUT last_error text, OUT last_error_at timestamptz)
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_state';
+COMMENT ON FUNCTION mlint.secret_backend_state(int) IS 'Behind the view mlint.secret_backends';
+
+CREATE VIEW mlint.secret_backends AS
+SELECT b.name, b.kind, b.options, s.breaker, s.breaker_until, s.cached,
+	s.hits, s.misses, s.stale, s.last_success_at, s.last_error,
+	s.last_error_at, b.created_at, b.altered_at
+FROM mlint.secret_backend b, LATERAL mlint.secret_backend_state(b.id) s;
+COMMENT ON VIEW mlint.secret_backends IS 'Systems that keep secrets for us, and how they do; counters are since the server started';
+COMMENT ON COLUMN mlint.secret_backends.name IS 'Name of the backend';
+COMMENT ON COLUMN mlint.secret_backends.kind IS 'What sort of system it is';
+COMMENT ON COLUMN mlint.secret_backends.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.secret_backends.breaker IS 'Circuit breaker: closed, open or half-open';
+COMMENT ON COLUMN mlint.secret_backends.breaker_until IS 'Open: when one call will be tried';
+COMMENT ON COLUMN mlint.secret_backends.cached IS 'Values that are kept in memory, sealed';
+COMMENT ON COLUMN mlint.secret_backends.hits IS 'Reads that a kept value answered';
+COMMENT ON COLUMN mlint.secret_backends.misses IS 'Reads that went to the backend';
+COMMENT ON COLUMN mlint.secret_backends.stale IS 'Reads among these that a kept value answered after its time, because the backend was down';
+COMMENT ON COLUMN mlint.secret_backends.last_success_at IS 'When a call last succeeded';
+COMMENT ON COLUMN mlint.secret_backends.last_error IS 'Why a call last failed';
+COMMENT ON COLUMN mlint.secret_backends.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.secret_backends.created_at IS 'When the backend was created';
+COMMENT ON COLUMN mlint.secret_backends.altered_at IS 'When its options were last changed';
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_backend_create(text, text, jsonb),
+	mlint.secret_backend_alter(text, jsonb), mlint.secret_backend_drop(text),
+	mlint.secret_backend_test(text), mlint.secret_cache_drop(text),
+	mlint.secret_backend_list(text, text), mlint.secret_list(text, text),
+	mlint.secret_refresh(), mlint.secret_backend_options(),
+	mlint.secret_backend_state(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_backend_create(text, text, jsonb),
+	mlint.secret_backend_alter(text, jsonb), mlint.secret_backend_drop(text),
+	mlint.secret_backend_test(text), mlint.secret_cache_drop(text),
+	mlint.secret_backend_list(text, text), mlint.secret_list(text, text)
+	TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_backend_options(),
+	mlint.secret_backend_state(int) TO mlint_reader;
+GRANT SELECT ON mlint.secret_backend_kinds, mlint.secret_backends TO mlint_reader;
 -- rotation: secrets that change by themselves.
+
+-- The state is how far the version being tried has got: generated (stored, and
+-- nobody was told), applying (the target has it, or not), verifying (the target
+-- has it), restoring (the target may have it, and is to have the current one).
+CREATE TABLE mlint.secret_rotation (
+	secret_id bigint PRIMARY KEY REFERENCES mlint.secret ON DELETE CASCADE,
+	owner oid NOT NULL,
+	every interval NOT NULL CHECK (every > '0'),
+	generator jsonb NOT NULL,
+	apply jsonb,
+	verify jsonb,
+	grace interval NOT NULL CHECK (grace >= '0'),
+	warn_before interval NOT NULL CHECK (warn_before >= '0'),
+	on_failure jsonb NOT NULL,
+	state text NOT NULL DEFAULT 'idle'
+		CHECK (state IN ('idle', 'generated', 'applying', 'verifying', 'restoring')),
+	paused boolean NOT NULL DEFAULT false,
+	version int CHECK ((version IS NULL) = (state = 'idle')),
+	old_version int CHECK ((old_version IS NULL) = (state = 'idle')),
+	event_id bigint,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	next_at timestamptz NOT NULL,
+	last_rotated_at timestamptz,
+	overlap_until timestamptz,
+	failures int NOT NULL DEFAULT 0,
+	last_error text,
+	warned_version int
+);
+COMMENT ON TABLE mlint.secret_rotation IS 'Which secrets are rotated, how, and how far that has got';
+
+CREATE TABLE mlint.secret_public_key (
+	secret_id bigint NOT NULL REFERENCES mlint.secret ON DELETE CASCADE,
+	version int NOT NULL,
+	public_key text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (secret_id, version)
+);
+COMMENT ON TABLE mlint.secret_public_key IS 'The public parts of key pairs that rotation generated';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_public_key', '');
+
+INSERT INTO mlint.event_type VALUES
+	('secret.rotated', 'A secret has a new current version'),
+	('secret.rotation_failed', 'A rotation failed; the version before stays current'),
+	('secret.expiring', 'A secret''s rotation is due soon, or overdue'),
+	('secret.apply', 'For the destination of a rotation: the version of a secret to use from now on');
+
+CREATE VIEW mlint.rotations WITH (security_barrier) AS
+SELECT s.name, CASE WHEN r.paused THEN 'paused' ELSE r.state END AS state,
+	r.every, r.last_rotated_at, r.next_at, r.failures, r.last_error,
+	CASE WHEN r.state <> 'idle' THEN r.state END AS step,
+	s.version AS current_version, r.version AS trying_version,
+	r.overlap_until, r.generator, r.apply, r.verify, r.grace, r.warn_before,
+	r.on_failure, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.created_at
+FROM mlint.secret_rotation r
+JOIN mlint.secret s ON s.id = r.secret_id
+CROSS JOIN LATERAL (SELECT mlint.secret_privileges(s.name) AS privileges OFFSET 0) p
+WHERE p.privileges <> '{}';
+COMMENT ON VIEW mlint.rotations IS 'The secrets that are rotated, of those that the current user may do something with';
+COMMENT ON COLUMN mlint.rotations.name IS 'Name of the secret';
+COMMENT ON COLUMN mlint.rotations.state IS 'idle, paused, or the step that is to come: generated, applying, verifying, restoring';
+COMMENT ON COLUMN mlint.rotations.every IS 'Time from one rotation to the next';
+COMMENT ON COLUMN mlint.rotations.last_rotated_at IS 'When a new version last became current';
+COMMENT ON COLUMN mlint.rotations.next_at IS 'When the next rotation, or the next attempt, is due';
+COMMENT ON COLUMN mlint.rotations.failures IS 'Attempts in a row that failed';
+COMMENT ON COLUMN mlint.rotations.last_error IS 'Why the last attempt failed; null after one that succeeded';
+COMMENT ON COLUMN mlint.rotations.step IS 'As state, and also while paused; null when nothing is under way';
+COMMENT ON COLUMN mlint.rotations.current_version IS 'Current version of the secret';
+COMMENT ON COLUMN mlint.rotations.trying_version IS 'Version that is being applied; null when nothing is under way';
+COMMENT ON COLUMN mlint.rotations.overlap_until IS 'Until then the version before the current one is valid too';
+COMMENT ON COLUMN mlint.rotations.generator IS 'How values are made';
+COMMENT ON COLUMN mlint.rotations.apply IS 'How a new value gets to where it is used';
+COMMENT ON COLUMN mlint.rotations.verify IS 'How it is found out that it works there';
+COMMENT ON COLUMN mlint.rotations.grace IS 'How long a version stays valid beside its successor';
+COMMENT ON COLUMN mlint.rotations.warn_before IS 'How long before it is due secret.expiring is published';
+COMMENT ON COLUMN mlint.rotations.on_failure IS 'When a failed attempt is made again';
+COMMENT ON COLUMN mlint.rotations.owner IS 'Role that set the rotation, as which functions run';
+COMMENT ON COLUMN mlint.rotations.created_at IS 'When the rotation was first set';
+
+CREATE VIEW mlint.secret_public_keys WITH (security_barrier) AS
+SELECT s.name, k.version, k.version = s.version AS current, k.public_key,
+	k.created_at
+FROM mlint.secret_public_key k
+JOIN mlint.secret s ON s.id = k.secret_id
+CROSS JOIN LATERAL (SELECT mlint.secret_privileges(s.name) AS privileges OFFSET 0) p
+WHERE p.privileges <> '{}';
+COMMENT ON VIEW mlint.secret_public_keys IS 'The public parts of key pairs that rotation generated, of secrets that the current user may do something with';
+COMMENT ON COLUMN mlint.secret_public_keys.name IS 'Name of the secret that holds the private part';
+COMMENT ON COLUMN mlint.secret_public_keys.version IS 'Its version';
+COMMENT ON COLUMN mlint.secret_public_keys.current IS 'Whether that is the current version';
+COMMENT ON COLUMN mlint.secret_public_keys.public_key IS 'SubjectPublicKeyInfo, PEM';
+COMMENT ON COLUMN mlint.secret_public_keys.created_at IS 'When the pair was generated';
+
+CREATE FUNCTION mlint.secret_rotation_set(name text, every interval,
+	generator jsonb DEFAULT '{"kind": "password"}', apply jsonb DEFAULT NULL,
+	verify jsonb DEFAULT NULL, grace interval DEFAULT '24 hours',
+	on_failure jsonb DEFAULT '{}', warn_before interval DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotation_set';
+COMMENT ON FUNCTION mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval) IS
+	'Have a secret rotated: a new value is generated, applied where it is used, verified there, and made current. Functions that it names run as the role that set it';
+
+CREATE FUNCTION mlint.secret_rotation_drop(name text, force boolean DEFAULT false) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotation_drop';
+COMMENT ON FUNCTION mlint.secret_rotation_drop(text, boolean) IS
+	'Rotate a secret no more; with force also while a new value may have been applied that is not current';
+
+CREATE FUNCTION mlint.secret_rotate(name text) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotate';
+COMMENT ON FUNCTION mlint.secret_rotate(text) IS
+	'Rotate a secret now, when the transaction commits, or go on with a rotation that is paused or waits for its next attempt';
+
+CREATE FUNCTION mlint.secret_rotate_wait(name text, timeout interval) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotate_wait';
+COMMENT ON FUNCTION mlint.secret_rotate_wait(text, interval) IS
+	'Wait until nothing of a secret''s rotation is due or under way; whether the last attempt succeeded, false also when the timeout passed first. In a transaction after that of mlint.secret_rotate';
+
+CREATE PROCEDURE mlint.secret_rotation_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_rotation_run';
+COMMENT ON PROCEDURE mlint.secret_rotation_run() IS
+	'The job secret_rotation: takes each rotation that is due step by step, each in a transaction of its own';
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute', false);
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),
+	mlint.secret_rotation_drop(text, boolean), mlint.secret_rotate(text),
+	mlint.secret_rotate_wait(text, interval) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.secret_rotation_run() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),
+	mlint.secret_rotation_drop(text, boolean), mlint.secret_rotate(text),
+	mlint.secret_rotate_wait(text, interval) TO mlint_user;
+GRANT SELECT ON mlint.rotations, mlint.secret_public_keys TO mlint_user, mlint_reader;
 -- mounts: secrets as files, for programs that read files.
+
+-- What was written, and how the file is known again; a file that is to go is
+-- removed by the job, when that has committed.
+CREATE TABLE mlint.secret_mount (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	path text COLLATE "C" NOT NULL,
+	names text[] NOT NULL,
+	format text NOT NULL CHECK (format IN ('raw', 'dotenv', 'json')),
+	mode int NOT NULL,
+	created_by oid NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	dropped_at timestamptz,
+	versions text,
+	file text,
+	written_at timestamptz,
+	error text
+);
+COMMENT ON TABLE mlint.secret_mount IS 'Which secrets are written to which files, and what was';
+-- A path is unique among the living.
+CREATE UNIQUE INDEX secret_mount_path ON mlint.secret_mount (path)
+	WHERE dropped_at IS NULL;
+
+CREATE VIEW mlint.secret_mounts AS
+SELECT m.path, m.names, m.format, '0' || pg_catalog.to_char(m.mode / 64 * 100
+		+ m.mode / 8 % 8 * 10 + m.mode % 8, 'FM000') AS mode,
+	CASE WHEN m.dropped_at IS NOT NULL THEN 'removing'
+		WHEN m.error IS NOT NULL THEN 'failed'
+		WHEN m.file IS NULL THEN 'waiting' ELSE 'written' END AS state,
+	m.versions::jsonb AS versions, m.written_at, m.error,
+	pg_catalog.pg_get_userbyid(m.created_by) AS created_by, m.created_at
+FROM mlint.secret_mount m;
+COMMENT ON VIEW mlint.secret_mounts IS 'Secrets that are written to files, and what was written';
+COMMENT ON COLUMN mlint.secret_mounts.path IS 'File, below mlint.secret_mount_directory';
+COMMENT ON COLUMN mlint.secret_mounts.names IS 'Secrets in it; * and ? match those of the local store';
+COMMENT ON COLUMN mlint.secret_mounts.format IS 'raw, dotenv or json';
+COMMENT ON COLUMN mlint.secret_mounts.mode IS 'Mode of the file, octal';
+COMMENT ON COLUMN mlint.secret_mounts.state IS 'waiting, written, failed; removing, when it was dropped and the file is not gone yet';
+COMMENT ON COLUMN mlint.secret_mounts.versions IS 'Versions that the file has, by name of the secret';
+COMMENT ON COLUMN mlint.secret_mounts.written_at IS 'When it was last written';
+COMMENT ON COLUMN mlint.secret_mounts.error IS 'Why the file is not as it should be; null if it is';
+COMMENT ON COLUMN mlint.secret_mounts.created_by IS 'Role that created the mount';
+COMMENT ON COLUMN mlint.secret_mounts.created_at IS 'When it was created';
+
+CREATE FUNCTION mlint.secret_mount_create(name text, path text,
+	mode text DEFAULT '0400', format text DEFAULT 'raw',
+	more text[] DEFAULT '{}') RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_create';
+COMMENT ON FUNCTION mlint.secret_mount_create(text, text, text, text, text[]) IS
+	'Have a secret written to a file below mlint.secret_mount_directory, now and at each new version; as dotenv or json, several, also by glob patterns';
+
+CREATE FUNCTION mlint.secret_mount_drop(path text) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_drop';
+COMMENT ON FUNCTION mlint.secret_mount_drop(text) IS
+	'Remove a file that mlint.secret_mount_create had written, and write it no more';
+
+CREATE FUNCTION mlint.secret_env(names text[]) RETURNS text
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_env';
+COMMENT ON FUNCTION mlint.secret_env(text[]) IS
+	'The current values of secrets as dotenv text, in the quoting of a POSIX shell';
+
+CREATE PROCEDURE mlint.secret_mount_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_mount_run';
+COMMENT ON PROCEDURE mlint.secret_mount_run() IS
+	'The job secret_mounts: writes the files that are not as they should be';
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute', false);
+
+CREATE FUNCTION mlint.secret_mount_changed() RETURNS trigger
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_changed';
+COMMENT ON FUNCTION mlint.secret_mount_changed() IS
+	'Has the job secret_mounts run when a secret has another version, or none';
+CREATE TRIGGER secret_mount_changed
+AFTER UPDATE OF version OR DELETE ON mlint.secret
+FOR EACH STATEMENT EXECUTE FUNCTION mlint.secret_mount_changed();
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_mount_create(text, text, text, text, text[]),
+	mlint.secret_mount_drop(text), mlint.secret_env(text[]),
+	mlint.secret_mount_changed() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.secret_mount_run() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_mount_create(text, text, text, text, text[]),
+	mlint.secret_mount_drop(text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_env(text[]) TO mlint_user;
+GRANT SELECT ON mlint.secret_mounts TO mlint_reader;
 -- scan: credentials that lie where they should not.
 
 CREATE TABLE mlint.secret_rule (

@@ -323,7 +323,7 @@ SELECT driver, count(*), count(*) FILTER (WHERE required) AS required,
 FROM mlint.drivers GROUP BY driver ORDER BY driver;
 SELECT option, type, "default", bounds, required FROM mlint.drivers WHERE driver = 'http';
 SELECT count(*) AS undocumented FROM mlint.drivers WHERE coalesce(help, '') = '';
-SELECT name FROM mlint.event_types ORDER BY name COLLATE "C";
+SELECT name FROM mlint.event_types WHERE name !~ '^(audit|secret)\.' ORDER BY name COLLATE "C";
 
 -- ---- patterns ----
 SELECT pattern, type, mlint.event_type_matches(ARRAY[pattern], type) AS matches

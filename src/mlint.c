@@ -12,9 +12,13 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#include "audit/auditor.h"
+#include "common/audit.h"
 #include "common/http.h"
 #include "common/netpolicy.h"
 #include "delivery/delivery.h"
+#include "mounts/mounts.h"
+#include "rotation/rotation.h"
 #include "secrets/secrets.h"
 #include "worker/worker.h"
 
@@ -39,9 +43,13 @@ _PG_init(void)
 
 	http_startup();
 	netpolicy_define_settings();
+	audit_init();
+	auditor_init();
 	secrets_init();
 	worker_init();
 	delivery_init();
+	rotation_init();
+	mounts_init();
 
 	MarkGUCPrefixReserved("mlint");
 }

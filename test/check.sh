@@ -159,6 +159,7 @@ need perl perl -MTAP::Harness -e1
 need libipc-run-perl perl -MIPC::Run -e1
 need nginx-light test -x /usr/sbin/nginx
 need openssl command -v openssl
+need python3-venv python3 -c "import ensurepip, venv"
 need ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
 install_missing
 find_postgres || die "no PostgreSQL found"
@@ -171,7 +172,7 @@ if [ $# = 0 ]; then
 	check "laid out as PostgreSQL does" run_make format-check
 	check "builds with clang, no warnings" builds_with_clang
 fi
-build
+[ -n "$taps" ] && [ -z "$sqls$specs" ] || build
 [ $# != 0 ] || check "builds with gcc, no warnings" true
 
 pgxs_test=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")/test
@@ -180,6 +181,11 @@ pgxs_test=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")/test
 # shellcheck disable=SC2086
 [ -z "$specs" ] || regress "$pgxs_test/isolation/pg_isolation_regress" \
 	test/isolation $specs
+# The TAP tests have processes die at chosen places (src/common/injection.h).
+if [ -n "$taps" ]; then
+	[ ! -d "$work/root" ] || run_make clean
+	build MLINT_INJECTION=1
+fi
 # shellcheck disable=SC2046
 [ -z "$taps" ] || tap $(for t in $taps; do echo "test/t/$t.pl"; done)
 

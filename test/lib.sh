@@ -245,8 +245,15 @@ run_make()
 	}
 }
 
-# A private PostgreSQL with mlint in it; sets PG_CONFIG and bin to its own.
+# build [VARIABLE=VALUE]...: a private PostgreSQL with mlint in it; sets
+# PG_CONFIG and bin to its own. A second call replaces mlint.
 build()
+{
+	[ -d "$work/root" ] || build_root
+	run_make -j2 "$@" PG_CONFIG="$PG_CONFIG" install || die "mlint does not build"
+}
+
+build_root()
 {
 	as_user mkdir "$work/root"
 	as_user sh "$work/tree/test/pgroot.sh" "$work/root" >"$work/pg_config"
@@ -254,7 +261,6 @@ build()
 	bin=$("$PG_CONFIG" --bindir)
 	PATH=$bin:$PATH
 	export PG_CONFIG PATH
-	run_make -j2 PG_CONFIG="$PG_CONFIG" install || die "mlint does not build"
 }
 
 #

@@ -18,6 +18,7 @@ typedef enum AuditOutcome
 	 * assigns a transaction id.
 	 */
 	AUDIT_CHANGED,
+
 	/*
 	 * Something took place whatever becomes of the transaction: a secret was
 	 * read, a request was sent. With mlint.audit_durability = flush the entry
@@ -35,6 +36,9 @@ typedef enum AuditOutcome
  * object or NULL; never a secret value. Names are in the database's encoding;
  * all is copied, and together at most AUDIT_ENTRY_MAX bytes.
  *
+ * The entry names the current user; within owner_begin() and owner_end(), the
+ * one before. It needs a transaction.
+ *
  * Waits on the latch while the ring is full, and as said above. Raises
  * ERRCODE_MLINT_AUDIT when nobody writes the log (a standby; an auditor that
  * does not come up within ten seconds), so that what cannot be accounted for
@@ -45,5 +49,14 @@ typedef enum AuditOutcome
 extern void audit(AuditOutcome outcome, const char *action,
 				  const char *object_type, const char *object,
 				  const char *details);
+
+/*
+ * A prepared transaction has ended, so that the auditor may have to say that
+ * its changes were rolled back.
+ */
+extern void audit_prepared_ended(void);
+
+/* Settings and shared memory. Called once by _PG_init. */
+extern void audit_init(void);
 
 #endif

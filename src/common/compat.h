@@ -76,6 +76,16 @@ mlint_xid_in_clog(uint64 xid)
 #define mlint_lock_held(tag, mode)		LockHeldByMe(tag, mode, false)
 #endif
 
+/* 18 took the argument run_once, which was always true. */
+#include "tcop/pquery.h"
+#if PG_VERSION_NUM < 180000
+#define mlint_portal_run(portal, receiver, qc) \
+	PortalRun(portal, FETCH_ALL, true, true, receiver, receiver, qc)
+#else
+#define mlint_portal_run(portal, receiver, qc) \
+	PortalRun(portal, FETCH_ALL, true, receiver, receiver, qc)
+#endif
+
 /* 16 moved the macros for varlena values out of postgres.h. */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -89,6 +99,15 @@ mlint_xid_in_clog(uint64 xid)
 #else
 #define mlint_guc_malloc(size)			guc_malloc(LOG, size)
 #define mlint_guc_free(ptr)				guc_free(ptr)
+#endif
+
+/* 16 can leave out all indexes but those that summarize. */
+#if PG_VERSION_NUM < 160000
+#define mlint_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
+#else
+#define mlint_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false)
 #endif
 
 /* 18 has pg_noreturn in place of pg_attribute_noreturn(). */

@@ -3,8 +3,8 @@
  *		{"secret": ...}, {"env": ...}, {"file": ...}: read, permit, resolve.
  *
  * Naming a credential is as good as reading it, since whoever names it also
- * chooses where it is sent. So a secret may be named by those who may read
- * secrets, the members of mlint_admin; a variable of the server's environment
+ * chooses where it is sent. So a secret may be named by those who may read it;
+ * a variable of the server's environment
  * or a file of the server by those who could read the file anyway, the
  * members of pg_read_server_files.
  *
@@ -17,24 +17,34 @@
 #include <unistd.h>
 
 #include "catalog/pg_authid.h"
+#include "common/audit.h"
 #include "common/compat.h"
 #include "common/credential.h"
 #include "common/crypto.h"
 #include "common/errors.h"
+#include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/acl.h"
+#include "utils/json.h"
 
 /* A credential is a token, a key or a certificate: never larger than this. */
 #define CREDENTIAL_MAX_BYTES	65536
 
 static SecretResolver resolve_secret = NULL;
-static SecretExists find_secret = NULL;
+static SecretResolver resolve_previous = NULL;
+static SecretReadable secret_readable = NULL;
 
 void
-credential_register_secrets(SecretResolver resolve, SecretExists exists)
+credential_register_secrets(SecretResolver resolve, SecretReadable readable)
 {
 	resolve_secret = resolve;
-	find_secret = exists;
+	secret_readable = readable;
+}
+
+void
+credential_register_previous(SecretResolver resolve)
+{
+	resolve_previous = resolve;
 }
 
 /* Raise the one error of a reference that is none. */
@@ -99,6 +109,27 @@ credential_parse(JsonbValue *value, const char *what)
 	return c;
 }
 
+/* Enter into the audit log that a role may not use a credential. */
+static void
+audit_denied(const Credential *c, Oid role, const char *what)
+{
+	static const char *const kinds[] = {
+		[CREDENTIAL_SECRET] = "secret",
+		[CREDENTIAL_ENV] = "env",
+		[CREDENTIAL_FILE] = "file",
+	};
+	StringInfoData details;
+
+	initStringInfo(&details);
+	appendStringInfoString(&details, "{\"for\": ");
+	escape_json(&details, what);
+	appendStringInfoString(&details, ", \"role\": ");
+	escape_json(&details, GetUserNameFromId(role, false));
+	appendStringInfoChar(&details, '}');
+	audit(AUDIT_DENIED, "credential.use", kinds[c->kind], c->name,
+		  details.data);
+}
+
 void
 credential_check(const Credential *c, Oid role, const char *what)
 {
@@ -107,22 +138,21 @@ credential_check(const Credential *c, Oid role, const char *what)
 		case CREDENTIAL_NONE:
 			break;
 		case CREDENTIAL_SECRET:
-			if (!has_privs_of_role(role, get_role_oid("mlint_admin", false)))
-				ereport(ERROR,
-						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						 errmsg("permission denied to use a secret for %s",
-								what),
-						 errdetail("Only members of mlint_admin may name a secret.")));
-			if (!find_secret(c->name))
+			if (!secret_readable(c->name, role))
+			{
+				audit_denied(c, role, what);
 				ereport(ERROR,
 						(errcode(ERRCODE_UNDEFINED_OBJECT),
-						 errmsg("secret \"%s\", named by %s, does not exist",
+						 errmsg("secret \"%s\", named by %s, does not exist, or you may not read it",
 								c->name, what),
-						 errhint("Store it with mlint.secret_put; the view mlint.secrets lists those that exist.")));
+						 errhint("Store it with mlint.secret_put; the view mlint.secrets lists those that are yours to use.")));
+			}
 			break;
 		case CREDENTIAL_ENV:
 		case CREDENTIAL_FILE:
 			if (!has_privs_of_role(role, ROLE_PG_READ_SERVER_FILES))
+			{
+				audit_denied(c, role, what);
 				ereport(ERROR,
 						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						 errmsg("permission denied to use %s of the server for %s",
@@ -131,6 +161,7 @@ credential_check(const Credential *c, Oid role, const char *what)
 								what),
 						 errdetail("Only members of pg_read_server_files may name one."),
 						 errhint("Store the credential with mlint.secret_put, and name that secret.")));
+			}
 			break;
 	}
 }
@@ -206,7 +237,7 @@ credential_resolve(const Credential *c, size_t *len)
 	switch (c->kind)
 	{
 		case CREDENTIAL_SECRET:
-			return resolve_secret(c->name, 0, len);
+			return resolve_secret(c->name, len);
 		case CREDENTIAL_ENV:
 			return credential_from_env(c->name, len);
 		case CREDENTIAL_FILE:
@@ -216,4 +247,12 @@ credential_resolve(const Credential *c, size_t *len)
 	}
 	elog(ERROR, "there is no credential to resolve");
 	return NULL;				/* keep the compiler quiet */
+}
+
+char *
+credential_resolve_previous(const Credential *c, size_t *len)
+{
+	if (c->kind != CREDENTIAL_SECRET || resolve_previous == NULL)
+		return NULL;
+	return resolve_previous(c->name, len);
 }

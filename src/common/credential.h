@@ -38,7 +38,8 @@ extern Credential credential_parse(JsonbValue *value, const char *what);
 
 /*
  * May this role use the reference? Raises ERRCODE_INSUFFICIENT_PRIVILEGE if
- * not, and ERRCODE_UNDEFINED_OBJECT if it names a secret that does not exist.
+ * not, and ERRCODE_UNDEFINED_OBJECT if it names a secret that does not exist
+ * or that the role may not read.
  */
 extern void credential_check(const Credential *c, Oid role, const char *what);
 
@@ -50,12 +51,20 @@ extern void credential_check(const Credential *c, Oid role, const char *what);
 extern char *credential_resolve(const Credential *c, size_t *len);
 
 /*
- * How {"secret": …} is resolved: the secrets room registers itself, so that
- * common/ knows no room. "version" 0 is the current one.
+ * The value that was current before, while it is valid beside the current one
+ * (a rotation's grace); NULL when there is none. As credential_resolve().
  */
-typedef char *(*SecretResolver) (const char *name, int version, size_t *len);
-typedef bool (*SecretExists) (const char *name);
+extern char *credential_resolve_previous(const Credential *c, size_t *len);
+
+/*
+ * How {"secret": ...} is resolved: the secrets room registers itself, so that
+ * common/ knows no room. "readable" says whether the secret exists and the
+ * role may read it.
+ */
+typedef char *(*SecretResolver) (const char *name, size_t *len);
+typedef bool (*SecretReadable) (const char *name, Oid role);
 extern void credential_register_secrets(SecretResolver resolve,
-										SecretExists exists);
+										SecretReadable readable);
+extern void credential_register_previous(SecretResolver resolve);
 
 #endif

@@ -7,7 +7,7 @@
  * that begin with the padded key, and starting a signature copies one of them
  * instead of hashing the key again.
  *
- * Sealing is rare, and its contexts live for one call. Every function that
+ * The contexts of sealing live for one call, so that no key outlives it. Every function that
  * raises frees what it holds first, and leaves OpenSSL's error queue empty,
  * because the server's own TLS code reads that queue.
  */
@@ -65,6 +65,17 @@ crypto_equal(const void *a, const void *b, size_t len)
 	return CRYPTO_memcmp(a, b, len) == 0;
 }
 
+/* The cipher, looked up once: OpenSSL would do so at every use. */
+static const EVP_CIPHER *
+aes_256_gcm(void)
+{
+	static EVP_CIPHER * cipher = NULL;
+
+	if (cipher == NULL)
+		cipher = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
+	return cipher;
+}
+
 /* AES-256-GCM, encrypting. */
 void
 crypto_seal(const uint8 *key, const void *aad, size_t aad_len,
@@ -80,7 +91,7 @@ crypto_seal(const uint8 *key, const void *aad, size_t aad_len,
 	crypto_random(out, CRYPTO_NONCE_BYTES);
 	ctx = EVP_CIPHER_CTX_new();
 	ok = ctx != NULL &&
-		EVP_EncryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, out) == 1 &&
+		EVP_EncryptInit_ex(ctx, aes_256_gcm(), NULL, key, out) == 1 &&
 		EVP_EncryptUpdate(ctx, NULL, &n, aad, (int) aad_len) == 1 &&
 		EVP_EncryptUpdate(ctx, sealed, &n, plain, (int) len) == 1 &&
 		EVP_EncryptFinal_ex(ctx, sealed + len, &n) == 1 &&
@@ -110,7 +121,7 @@ crypto_open(const uint8 *key, const void *aad, size_t aad_len,
 
 	ctx = EVP_CIPHER_CTX_new();
 	ready = ctx != NULL &&
-		EVP_DecryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, sealed) == 1 &&
+		EVP_DecryptInit_ex(ctx, aes_256_gcm(), NULL, key, sealed) == 1 &&
 		EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, CRYPTO_TAG_BYTES,
 							unconstify(uint8 *, body + len)) == 1 &&
 		EVP_DecryptUpdate(ctx, NULL, &n, aad, (int) aad_len) == 1 &&

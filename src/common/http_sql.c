@@ -13,6 +13,7 @@
 #include "catalog/pg_type.h"
 #include "common/errors.h"
 #include "common/http.h"
+#include "common/peertext.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -367,6 +368,8 @@ mlint_http(PG_FUNCTION_ARGS)
 	Datum		values[4];
 	bool		nulls[4] = {false};
 
+	/* Headers hold credentials. */
+	hide_plan();
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	target.method = method_argument(fcinfo, 0);

@@ -8,6 +8,8 @@
  * it), the search_path (pg_catalog alone, and pg_temp named last, so that a
  * temporary object is never taken for ours), and the SPI connection.
  *
+ * The caller is remembered for the audit log, for as long as the scope lasts.
+ *
  * Ours are the bootstrap superuser's means, so what runs inside is only fixed
  * SQL with every relation and function named in full.
  */
@@ -20,10 +22,73 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+/*
+ * Whom the scopes that are open put back, and in which subtransaction they
+ * began; those beyond the last place are nested in one of ours anyway.
+ */
+#define MAX_SCOPES	16
+
+static struct
+{
+	Oid			user;
+	int			level;
+}			scopes[MAX_SCOPES];
+static int	nscopes = 0;
+
+static void
+forget_scopes(XactEvent event, void *arg)
+{
+	nscopes = 0;
+}
+
+/* An error has ended the scopes of this subtransaction. */
+static void
+forget_inner_scopes(SubXactEvent event, SubTransactionId sub,
+					SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	nscopes = Min(nscopes, MAX_SCOPES);
+	while (nscopes > 0 &&
+		   scopes[nscopes - 1].level >= GetCurrentTransactionNestLevel())
+		nscopes--;
+}
+
+static void
+push_scope(Oid user)
+{
+	static bool watching = false;
+
+	if (!watching)
+	{
+		RegisterXactCallback(forget_scopes, NULL);
+		RegisterSubXactCallback(forget_inner_scopes, NULL);
+		watching = true;
+	}
+	if (nscopes < MAX_SCOPES)
+	{
+		scopes[nscopes].user = user;
+		scopes[nscopes].level = GetCurrentTransactionNestLevel();
+	}
+	nscopes++;
+}
+
+Oid
+owner_caller(void)
+{
+	Oid			user = GetUserId();
+
+	for (int i = Min(nscopes, MAX_SCOPES) - 1;
+		 i >= 0 && user == BOOTSTRAP_SUPERUSERID; i--)
+		user = scopes[i].user;
+	return user;
+}
+
 void
 owner_begin(OwnerScope *scope)
 {
 	GetUserIdAndSecContext(&scope->user, &scope->context);
+	push_scope(scope->user);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
 						   scope->context | SECURITY_LOCAL_USERID_CHANGE);
 	scope->guc_level = NewGUCNestLevel();
@@ -41,4 +106,5 @@ owner_end(OwnerScope *scope)
 		elog(ERROR, "SPI_finish failed");
 	AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->user, scope->context);
+	nscopes--;
 }

@@ -21,4 +21,10 @@ typedef struct OwnerScope
 extern void owner_begin(OwnerScope *scope);
 extern void owner_end(OwnerScope *scope);
 
+/*
+ * Who it is done for: the current user, or the one who was it when the
+ * outermost of our scopes began.
+ */
+extern Oid	owner_caller(void);
+
 #endif

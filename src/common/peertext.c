@@ -4,9 +4,11 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "mb/pg_wchar.h"
 
 #include "common/peertext.h"
+#include "utils/guc.h"
 
 void
 peer_text_clean(char *text)
@@ -35,4 +37,16 @@ hide_statement(void *arg)
 {
 	errhidestmt(true);
 	errhidecontext(true);
+}
+
+void
+hide_plan(void)
+{
+	static const char setting[] = "auto_explain.log_min_duration";
+	const char *value = GetConfigOption(setting, true, false);
+
+	/* In a parallel query no setting can be changed. */
+	if (value != NULL && strcmp(value, "-1") != 0 && !IsInParallelMode())
+		(void) set_config_option(setting, "-1", PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
 }

@@ -16,16 +16,21 @@ extern void peer_text_clean(char *text);
  * While a function looks at arguments that may hold credentials: an error
  * leaves neither the statement nor its context in the server's log. The pair
  * brackets the code in one function; an error in between needs no end.
+ *
+ * auto_explain would print bind parameters as constants of the plan, and is
+ * switched off until the transaction ends.
  */
 #define HIDE_STATEMENT_BEGIN() \
 	ErrorContextCallback hidden_statement = { \
 		.previous = error_context_stack, \
 		.callback = hide_statement \
 	}; \
-	error_context_stack = &hidden_statement
+	error_context_stack = &hidden_statement; \
+	hide_plan()
 #define HIDE_STATEMENT_END() \
 	error_context_stack = hidden_statement.previous
 
 extern void hide_statement(void *arg);
+extern void hide_plan(void);
 
 #endif

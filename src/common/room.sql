@@ -111,7 +111,7 @@ BEGIN
 			AND a.grantee::regrole::text NOT IN
 				('mlint_admin', 'mlint_user', 'mlint_reader')
 	LOOP
-		EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', r.object, r.grantee);
+		EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s', r.object, r.grantee);
 	END LOOP;
 END
 $$;

@@ -7,6 +7,9 @@
  * how to mend it, and not later in a worker's log. A destination belongs to
  * the role that creates it; its functions run as that role.
  *
+ * What changes is in the audit log, by name: values of options are not, since
+ * a URL can be as good as a password.
+ *
  * Every change bumps the generation of 'destinations', in the same
  * transaction, and wakes the dispatchers when it commits.
  */
@@ -23,12 +26,14 @@
 #include "utils/array.h"
 #include "utils/datetime.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
 #include "common/generation.h"
@@ -227,6 +232,62 @@ destination_id(const char *name, char **driver)
 /* ---- create, alter, drop ---- */
 
 /*
+ * Enter what is given of a destination: options by name alone, enabled as -1
+ * when it is not.
+ */
+static void
+audit_destination(const char *action, const char *name, const char *driver,
+				  Jsonb *options, ArrayType * events, int enabled)
+{
+	StringInfoData details;
+	const char *separator = "";
+
+	initStringInfo(&details);
+	appendStringInfoChar(&details, '{');
+	if (driver)
+	{
+		appendStringInfo(&details, "\"driver\": \"%s\"", driver);
+		separator = ", ";
+	}
+	if (enabled >= 0)
+	{
+		appendStringInfo(&details, "%s\"enabled\": %s", separator,
+						 enabled ? "true" : "false");
+		separator = ", ";
+	}
+	if (options)
+	{
+		JsonbIterator *it = JsonbIteratorInit(&options->root);
+		JsonbIteratorToken token;
+		JsonbValue	v;
+		bool		first = true;
+
+		appendStringInfo(&details, "%s\"options\": [", separator);
+		while ((token = JsonbIteratorNext(&it, &v, !first)) != WJB_DONE)
+		{
+			if (token == WJB_KEY)
+			{
+				if (details.data[details.len - 1] != '[')
+					appendStringInfoString(&details, ", ");
+				escape_json(&details, pnstrdup(v.val.string.val,
+											   v.val.string.len));
+			}
+			first = false;
+		}
+		appendStringInfoChar(&details, ']');
+		separator = ", ";
+	}
+	if (events)
+	{
+		appendStringInfo(&details, "%s\"events\": ", separator);
+		appendStringInfoString(&details,
+							   TextDatumGetCString(DirectFunctionCall1(array_to_json, PointerGetDatum(events))));
+	}
+	appendStringInfoChar(&details, '}');
+	audit(AUDIT_CHANGED, action, "destination", name, details.data);
+}
+
+/*
  * Lane 0 begins when there is something for it, from here: what is visible now
  * was published before the destination existed. But for what this transaction
  * has published itself: a snapshot never lists its own transaction as in
@@ -271,6 +332,8 @@ mlint_destination_create(PG_FUNCTION_ARGS)
 	check_destination_name(name);
 	parsed = driver_parse_options(driver, options, name);
 	driver_check(driver, parsed, GetUserId(), name);
+	audit_destination("destination.create", name, driver->name, options,
+					  PG_GETARG_ARRAYTYPE_P(3), PG_GETARG_BOOL(4) ? 1 : 0);
 	HIDE_STATEMENT_END();
 
 	values[0] = CStringGetTextDatum(name);
@@ -361,11 +424,14 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 	{
 		/* What an option names runs as the owner, not as whoever names it. */
 		if (ran_sql && !has_privs_of_role(scope.user, owner))
+		{
+			audit(AUDIT_DENIED, "destination.alter", "destination", name, NULL);
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("only members of role \"%s\", which created destination \"%s\", may change its options",
 							GetUserNameFromId(owner, true), name),
 					 errdetail("Its function runs as that role.")));
+		}
 
 		/*
 		 * Whoever names a function or a credential must be allowed to use it,
@@ -381,6 +447,10 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 				 errmsg("a transform cannot be given to or taken from an existing destination"),
 				 errdetail("Another dispatcher would have to take it over in the middle of the log."),
 				 errhint("Create another destination, and drop this one when nothing is pending for it.")));
+	audit_destination("destination.alter", name, NULL,
+					  PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1),
+					  PG_ARGISNULL(2) ? NULL : PG_GETARG_ARRAYTYPE_P(2),
+					  PG_ARGISNULL(3) ? -1 : PG_GETARG_BOOL(3) ? 1 : 0);
 	HIDE_STATEMENT_END();
 	(void) run("UPDATE mlint.destination SET options = $2,"
 			   " events = coalesce($3, events),"
@@ -408,6 +478,7 @@ mlint_destination_drop(PG_FUNCTION_ARGS)
 	(void) run("UPDATE mlint.destination SET dropped_at = clock_timestamp(),"
 			   " generation = $2 WHERE id = $1", 2, types, values, NULL);
 	owner_end(&scope);
+	audit(AUDIT_CHANGED, "destination.drop", "destination", name, NULL);
 	worker_wake_at_commit(WORKER_DISPATCHER);
 	PG_RETURN_VOID();
 }
@@ -555,12 +626,16 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 	owner = DatumGetObjectId(column(3, &isnull));
 	if (DatumGetBool(column(4, &isnull)) &&
 		!has_privs_of_role(scope.user, owner))
+	{
+		audit(AUDIT_DENIED, "destination.test", "destination", name, NULL);
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("only members of role \"%s\", which created destination \"%s\", may test it",
 						GetUserNameFromId(owner, true), name),
 				 errdetail("Its function runs as that role.")));
+	}
 	MemoryContextSwitchTo(old);
+	audit(AUDIT_DONE, "destination.test", "destination", name, NULL);
 	options = DatumGetJsonbPCopy(column(2, &isnull));
 
 	test->attempt.event = test_event(name);
@@ -656,6 +731,9 @@ mlint_dead_letter_replay(PG_FUNCTION_ARGS)
 	if (n > 0)
 		touch_destinations(id);
 	owner_end(&scope);
+	audit(AUDIT_CHANGED, "dead_letter.replay", "destination",
+		  id == 0 ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0)),
+		  psprintf("{\"deliveries\": " UINT64_FORMAT "}", n));
 	PG_RETURN_INT64(n);
 }
 
@@ -693,6 +771,8 @@ mlint_delivery_retry(PG_FUNCTION_ARGS)
 				 errhint("The view mlint.deliveries lists them. A delivery that is being made for the first time cannot be retried yet.")));
 	touch_destinations(id);
 	owner_end(&scope);
+	audit(AUDIT_CHANGED, "delivery.retry", "destination", name,
+		  psprintf("{\"event\": " INT64_FORMAT "}", PG_GETARG_INT64(0)));
 	PG_RETURN_VOID();
 }
 
@@ -700,10 +780,12 @@ mlint_delivery_retry(PG_FUNCTION_ARGS)
 Datum
 mlint_breaker_reset(PG_FUNCTION_ARGS)
 {
-	int32		id = destination_id(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-									NULL);
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	int32		id = destination_id(name, NULL);
 	OwnerScope	scope;
 
+	/* It is closed at once, and stays so whatever becomes of us. */
+	audit(AUDIT_DONE, "breaker.reset", "destination", name, NULL);
 	(void) stats_reset_breaker(id);
 	owner_begin(&scope);
 	touch_destinations(id);

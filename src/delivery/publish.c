@@ -43,6 +43,7 @@
 #include "common/compat.h"
 #include "common/errors.h"
 #include "common/owner.h"
+#include "common/retention.h"
 #include "delivery/delivery.h"
 #include "delivery/stats.h"
 #include "worker/worker.h"
@@ -80,30 +81,6 @@ forget_target(Datum arg, Oid relid)
 		target.valid = false;
 }
 
-static bool
-check_retention(char **newval, void **extra, GucSource source)
-{
-	static const char *const units[] = {"second", "minute", "min", "hour",
-	"day", "week", "month", "mon", "year"};
-	char	   *end;
-	double		amount = strtod(*newval, &end);
-
-	/* Read as an interval where it is used; here only its plain forms. */
-	while (*end == ' ')
-		end++;
-	for (int i = 0; i < lengthof(units); i++)
-	{
-		size_t		len = strlen(units[i]);
-
-		if (amount > 0 && amount < 1000000 &&
-			pg_strncasecmp(end, units[i], len) == 0 &&
-			(end[len] == '\0' || pg_strcasecmp(end + len, "s") == 0))
-			return true;
-	}
-	GUC_check_errdetail("It is an interval such as \"7 days\" or \"12 hours\".");
-	return false;
-}
-
 void
 delivery_init(void)
 {
@@ -117,7 +94,7 @@ delivery_init(void)
 							   "How long finished events are kept.",
 							   "They are dropped in segments of a seventh of this time, so an event stays up to a seventh longer.",
 							   &event_retention, "7 days", PGC_SIGHUP, 0,
-							   check_retention, NULL, NULL);
+							   retention_check, NULL, NULL);
 	stats_init();
 	CacheRegisterRelcacheCallback(forget_target, (Datum) 0);
 }

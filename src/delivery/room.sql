@@ -209,10 +209,14 @@ BEGIN
 	LOOP
 		CONTINUE WHEN NOT mlint.segment_finished(s.segment);
 		BEGIN
+			PERFORM mlint.audit_note('event.purged', 'segment', s.segment::text,
+				jsonb_build_object('closed_at', s.closed_at));
 			EXECUTE format('LOCK TABLE ONLY mlint.event, mlint.%I, ONLY mlint.delivery, mlint.%I IN ACCESS EXCLUSIVE MODE',
 				'event_' || s.segment, 'delivery_' || s.segment);
 			-- Who held the locks may have published, replayed or retried.
-			CONTINUE WHEN NOT mlint.segment_finished(s.segment);
+			IF NOT mlint.segment_finished(s.segment) THEN
+				RAISE lock_not_available;
+			END IF;
 			FOREACH parent IN ARRAY '{event,delivery}'::text[] LOOP
 				EXECUTE format('ALTER EXTENSION mlint DROP TABLE mlint.%I',
 					parent || '_' || s.segment);

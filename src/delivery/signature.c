@@ -24,6 +24,7 @@
 #include "common/compat.h"
 #include "common/crypto.h"
 #include "common/errors.h"
+#include "common/peertext.h"
 #include "common/plaintext.h"
 #include "delivery/signature.h"
 #include "fmgr.h"
@@ -272,6 +273,7 @@ mlint_webhook_sign(PG_FUNCTION_ARGS)
 	SigningKey *volatile key = NULL;
 	Jsonb	   *headers = NULL;
 
+	hide_plan();
 	if (!webhook_id_valid(id, strlen(id)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -476,6 +478,7 @@ mlint_webhook_verify(PG_FUNCTION_ARGS)
 	SigningKey *volatile key = NULL;
 	volatile bool holds = false;
 
+	hide_plan();
 	for (int i = 0; i < 5; i++)
 	{
 		if (PG_ARGISNULL(i))

@@ -16,9 +16,13 @@
  * would not do. Closing its stream waits for the command, for ever if need
  * be.)
  *
- * A process that has used the key keeps it, on a page of memory that is never
- * swapped out nor dumped as far as the system allows, until a setting changes
- * or it exits.
+ * A source may give several keys, one a line: the first is the one to seal with
+ * from the next rotation on, any of them opens. So the keys before it stay
+ * where they are until nothing needs them: a table, a standby, a backup.
+ *
+ * A process that has used the keys keeps them, on memory that is never swapped
+ * out nor dumped as far as the system allows, until a setting changes or it
+ * exits.
  */
 #include "postgres.h"
 
@@ -33,6 +37,7 @@
 
 #include "common/compat.h"
 #include "common/errors.h"
+#include "common/injection.h"
 #include "miscadmin.h"
 #include "secrets/master_key.h"
 #include "storage/fd.h"
@@ -48,8 +53,9 @@
 #define FILE_SOURCE			"mlint.master_key_file"
 #define COMMAND_TIMEOUT_MS	30000
 
-/* A key as text is 64 bytes; anything near this size is something else. */
-#define KEY_TEXT_BYTES		256
+/* A key as text is 64 bytes, and a source gives a few with comments. */
+#define KEY_TEXT_BYTES		4096
+#define MAX_KEYS			16
 
 /* Domain separation of what is sealed under the master key. */
 #define CHECK_AAD			"mlint master key check"
@@ -65,17 +71,21 @@ typedef struct KeyCommand
 	size_t		len;
 } KeyCommand;
 
-typedef struct CachedKey
+/* What a source gives. The first is the newest. */
+typedef struct KeyRing
 {
-	uint8		key[CRYPTO_KEY_BYTES];
-	bool		loaded;
-} CachedKey;
+	int			n;
+	uint8		keys[MAX_KEYS][CRYPTO_KEY_BYTES];
+	/* The check value that a key was last seen to match, if any. */
+	bool		matched[MAX_KEYS];
+	uint8		checks[MAX_KEYS][MASTER_KEY_CHECK_BYTES];
+} KeyRing;
 
 extern char **environ;
 
 static char *master_key_command;
 static char *master_key_file;
-static CachedKey *cached = NULL;
+static KeyRing *cached = NULL;
 
 /* Settings have changed: the next use looks at the sources again. */
 static void
@@ -96,13 +106,13 @@ master_key_define_settings(void)
 {
 	DefineCustomStringVariable(COMMAND_SOURCE,
 							   "Shell command that prints the master key of the secrets.",
-							   "It prints 32 bytes as 64 hexadecimal digits or as base64, within 30 seconds. Set it to fetch the key from a key management service or a hardware module, so that no backup of the data directory contains it.",
+							   "It prints 32 bytes as 64 hexadecimal digits or as base64, within 30 seconds; older keys may follow, one a line. Set it to fetch the key from a key management service or a hardware module, so that no backup of the data directory contains it.",
 							   &master_key_command, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, master_key_setting_changed, NULL);
 	DefineCustomStringVariable(FILE_SOURCE,
 							   "File that contains the master key of the secrets.",
-							   "It contains 32 bytes as 64 hexadecimal digits or as base64. Empty: \"" DEFAULT_FILE "\" in the data directory, made at first use. Set it to keep the key apart from the data directory and its backups.",
+							   "It contains 32 bytes as 64 hexadecimal digits or as base64; older keys may follow, one a line. Empty: \"" DEFAULT_FILE "\" in the data directory, made at first use. Set it to keep the key apart from the data directory and its backups.",
 							   &master_key_file, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, master_key_setting_changed, NULL);
@@ -152,6 +162,36 @@ key_parse(const char *text, size_t len, uint8 *key)
 	return ok;
 }
 
+/*
+ * Read the keys of a source, one a line; empty lines and those that begin with
+ * "#" count for nothing. False for anything else, and for no key at all.
+ */
+static bool
+keys_parse(const char *from, size_t len, KeyRing *ring)
+{
+	const char *end = from + len;
+
+	ring->n = 0;
+	while (from < end)
+	{
+		const char *eol = memchr(from, '\n', end - from);
+		size_t		n = (eol ? eol : end) - from;
+		size_t		blank = 0;
+
+		while (blank < n && isspace((unsigned char) from[blank]))
+			blank++;
+		if (blank < n && from[blank] != '#')
+		{
+			if (ring->n == MAX_KEYS ||
+				!key_parse(from, n, ring->keys[ring->n]))
+				return false;
+			ring->n++;
+		}
+		from += n + 1;
+	}
+	return ring->n > 0;
+}
+
 /* Raise what is wrong with a text that is no key. */
 static void
 pg_attribute_noreturn()
@@ -160,7 +200,8 @@ key_malformed(const char *source)
 	ereport(ERROR,
 			(errcode(ERRCODE_MLINT_MASTER_KEY),
 			 errmsg("what %s gives is not a master key", source),
-			 errdetail("A master key is 32 bytes, written as 64 hexadecimal digits or as 44 characters of base64."),
+			 errdetail("A master key is 32 bytes, written as 64 hexadecimal digits or as 44 characters of base64; the newest comes first, up to %d older ones follow, each on a line of its own.",
+					   MAX_KEYS - 1),
 			 errhint("If no secret is stored yet, make one with: openssl rand -hex 32")));
 }
 
@@ -312,9 +353,9 @@ key_command_finish(KeyCommand *command)
 	return status;
 }
 
-/* The key that mlint.master_key_command prints. */
+/* The keys that mlint.master_key_command prints. */
 static void
-key_from_command(uint8 *key)
+key_from_command(KeyRing *ring)
 {
 	KeyCommand	command = {.pid = 0,.fd = -1};
 	int			status;
@@ -324,7 +365,7 @@ key_from_command(uint8 *key)
 	{
 		key_command_start(&command);
 		status = key_command_finish(&command);
-		ok = status == 0 && key_parse(command.text, command.len, key);
+		ok = status == 0 && keys_parse(command.text, command.len, ring);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(key_command_end, PointerGetDatum(&command));
 	key_command_end(0, PointerGetDatum(&command));
@@ -340,12 +381,12 @@ key_from_command(uint8 *key)
 }
 
 /*
- * The key in a file. False when there is no such file. As for the server's
+ * The keys in a file. False when there is no such file. As for the server's
  * TLS key, nobody else may be able to read it; root may own it and grant it to
  * a group.
  */
 static bool
-key_from_file(const char *path, const char *source, uint8 *key)
+key_from_file(const char *path, const char *source, KeyRing *ring)
 {
 	struct stat st;
 	char text[	KEY_TEXT_BYTES];
@@ -383,7 +424,7 @@ key_from_file(const char *path, const char *source, uint8 *key)
 				 errmsg("could not read the master key from %s: %m", source),
 				 errdetail_log("The file is \"%s\".", path)));
 	CloseTransientFile(fd);
-	ok = len < (ssize_t) sizeof(text) && key_parse(text, len, key);
+	ok = len < (ssize_t) sizeof(text) && keys_parse(text, len, ring);
 	crypto_wipe(text, sizeof(text));
 	if (!ok)
 		key_malformed(source);
@@ -391,29 +432,37 @@ key_from_file(const char *path, const char *source, uint8 *key)
 }
 
 /*
- * Write a new key, and take the place of the default file in one step. The
- * caller holds the lock.
+ * Put a new key before those that there are, and take the place of the default
+ * file in one step. The caller holds the lock.
  */
 static void
-key_file_write(void)
+key_file_write(const KeyRing *older)
 {
 	static const char temporary[] = DEFAULT_FILE ".tmp";
 	uint8		key[CRYPTO_KEY_BYTES];
-	char text[	2 * CRYPTO_KEY_BYTES + 2];
+	char text[	MAX_KEYS * (2 * CRYPTO_KEY_BYTES + 1) + 1];
+	size_t		len;
 	bool		ok;
 	int			fd;
 
 	crypto_random(key, sizeof(key));
 	crypto_hex(key, sizeof(key), text);
-	text[		2 * CRYPTO_KEY_BYTES] = '\n';
+	len = 2 * CRYPTO_KEY_BYTES;
+	text[		len++] = '\n';
+
+	for (int i = 0; i < older->n; i++)
+	{
+		crypto_hex(older->keys[i], CRYPTO_KEY_BYTES, text +len);
+		len += 2 * CRYPTO_KEY_BYTES;
+		text[		len++] = '\n';
+	}
 
 	/* A server that crashed in here may have left one. */
 	unlink(temporary);
 	fd = OpenTransientFilePerm(temporary, O_CREAT | O_EXCL | O_WRONLY |
 							   PG_BINARY, S_IRUSR | S_IWUSR);
 	errno = fd < 0 ? errno : 0;
-	ok = fd >= 0 &&
-		write(fd, text, sizeof(text) - 1) == (ssize_t) sizeof(text) - 1;
+	ok = fd >= 0 && write(fd, text, len) == (ssize_t) len;
 	if (!ok && errno == 0)
 		errno = ENOSPC;
 	crypto_wipe(key, sizeof(key));
@@ -423,21 +472,31 @@ key_file_write(void)
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", temporary)));
 
+	INJECTION("master-key-before-rename");
 	/* Syncs the file before, and the directory after. */
 	durable_rename(temporary, DEFAULT_FILE, ERROR);
+	INJECTION("master-key-after-rename");
 	ereport(LOG,
 			(errmsg("mlint made a new master key for secrets: %s",
 					DEFAULT_SOURCE),
 			 errhint("Keep a copy apart from the database's backups: without it the secrets in them do not open.")));
 }
 
+/* The lock that whoever writes the default file holds, in any database. */
+static void
+key_file_lock(LOCKTAG *tag)
+{
+	SET_LOCKTAG_ADVISORY(*tag, InvalidOid, KEY_LOCK_ID, 0, 0);
+	(void) LockAcquire(tag, ExclusiveLock, false, false);
+}
+
 /* The default file, which is made here if it is not there and may be. */
 static void
-key_from_default_file(bool may_make, uint8 *key)
+key_from_default_file(bool may_make, KeyRing *ring)
 {
 	LOCKTAG		tag;
 
-	if (key_from_file(DEFAULT_FILE, DEFAULT_SOURCE, key))
+	if (key_from_file(DEFAULT_FILE, DEFAULT_SOURCE, ring))
 		return;
 	if (!may_make)
 		ereport(ERROR,
@@ -448,60 +507,92 @@ key_from_default_file(bool may_make, uint8 *key)
 				 errhint("Put the file back from a copy, or set %s or %s to where the key is now. No secret is lost: they open again with their key.",
 						 COMMAND_SOURCE, FILE_SOURCE)));
 
-	SET_LOCKTAG_ADVISORY(tag, InvalidOid, KEY_LOCK_ID, 0, 0);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	if (!key_from_file(DEFAULT_FILE, DEFAULT_SOURCE, key))
+	key_file_lock(&tag);
+	if (!key_from_file(DEFAULT_FILE, DEFAULT_SOURCE, ring))
 	{
-		key_file_write();
-		if (!key_from_file(DEFAULT_FILE, DEFAULT_SOURCE, key))
+		ring->n = 0;
+		key_file_write(ring);
+		if (!key_from_file(DEFAULT_FILE, DEFAULT_SOURCE, ring))
 			elog(ERROR, "the master key just written is gone");
 	}
 	(void) LockRelease(&tag, ExclusiveLock, false);
 }
 
-/* Read the key from the first source that is set. Returns its name. */
-static const char *
-key_load(bool may_make, uint8 *key)
+const char *
+master_key_source(void)
 {
-	if (master_key_command[0] != '\0')
-	{
-		key_from_command(key);
-		return COMMAND_SOURCE;
-	}
-	if (master_key_file[0] != '\0')
-	{
-		if (!key_from_file(master_key_file, FILE_SOURCE, key))
-			ereport(ERROR,
-					(errcode(ERRCODE_MLINT_MASTER_KEY),
-					 errmsg("the file of %s does not exist", FILE_SOURCE),
-					 errdetail_log("The file is \"%s\".", master_key_file),
-					 errhint("Put the file there, or correct the setting. No secret is lost: they open again with their key.")));
-		return FILE_SOURCE;
-	}
-	key_from_default_file(may_make, key);
-	return DEFAULT_SOURCE;
+	return master_key_command[0] != '\0' ? COMMAND_SOURCE :
+		master_key_file[0] != '\0' ? FILE_SOURCE : DEFAULT_SOURCE;
 }
 
-/* Get the page that the key stays on. */
+bool
+master_key_in_data_directory(void)
+{
+	char		path[MAXPGPATH];
+
+	if (master_key_command[0] != '\0')
+		return false;
+	if (master_key_file[0] == '\0' || !is_absolute_path(master_key_file))
+		return true;
+	strlcpy(path, master_key_file, sizeof(path));
+	canonicalize_path(path);
+	return path_is_prefix_of_path(DataDir, path);
+}
+
+/* Read the keys from the first source that is set. */
+static void
+key_load(bool may_make, KeyRing *ring)
+{
+	if (master_key_command[0] != '\0')
+		key_from_command(ring);
+	else if (master_key_file[0] == '\0')
+		key_from_default_file(may_make, ring);
+	else if (!key_from_file(master_key_file, FILE_SOURCE, ring))
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_MASTER_KEY),
+				 errmsg("the file of %s does not exist", FILE_SOURCE),
+				 errdetail_log("The file is \"%s\".", master_key_file),
+				 errhint("Put the file there, or correct the setting. No secret is lost: they open again with their key.")));
+}
+
+/* Get the pages that the keys stay on. */
 static void
 cache_prepare(void)
 {
-	void	   *page;
+	void	   *pages;
 
 	if (cached)
 		return;
-	page = mmap(NULL, sizeof(CachedKey), PROT_READ | PROT_WRITE,
-				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (page == MAP_FAILED)
+	pages = mmap(NULL, sizeof(KeyRing), PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (pages == MAP_FAILED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory")));
-	(void) mlock(page, sizeof(CachedKey));
+	(void) mlock(pages, sizeof(KeyRing));
 #ifdef MADV_DONTDUMP
-	(void) madvise(page, sizeof(CachedKey), MADV_DONTDUMP);
+	(void) madvise(pages, sizeof(KeyRing), MADV_DONTDUMP);
 #endif
-	cached = page;
+	cached = pages;
 	on_proc_exit(master_key_at_exit, 0);
+}
+
+/* Read the source again. Until all is read and in order there is no key. */
+static void
+keys_read(bool may_make)
+{
+	cache_prepare();
+	crypto_wipe(cached, sizeof(*cached));
+	PG_TRY();
+	{
+		key_load(may_make, cached);
+	}
+	PG_CATCH();
+	{
+		crypto_wipe(cached, sizeof(*cached));
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }
 
 /* Is this the key that the check value was made with? */
@@ -514,6 +605,29 @@ key_matches(const uint8 *key, const uint8 *check)
 					   MASTER_KEY_CHECK_BYTES, nothing);
 }
 
+/* The key of a check value among those at hand, or NULL. */
+static const uint8 *
+key_find(const uint8 *check)
+{
+	if (cached == NULL)
+		return NULL;
+	for (int i = 0; i < cached->n; i++)
+	{
+		if (cached->matched[i] &&
+			memcmp(cached->checks[i], check, MASTER_KEY_CHECK_BYTES) == 0)
+			return cached->keys[i];
+	}
+	for (int i = 0; i < cached->n; i++)
+	{
+		if (!key_matches(cached->keys[i], check))
+			continue;
+		memcpy(cached->checks[i], check, MASTER_KEY_CHECK_BYTES);
+		cached->matched[i] = true;
+		return cached->keys[i];
+	}
+	return NULL;
+}
+
 void
 master_key_make_check(const uint8 *key, uint8 check[MASTER_KEY_CHECK_BYTES])
 {
@@ -523,24 +637,70 @@ master_key_make_check(const uint8 *key, uint8 check[MASTER_KEY_CHECK_BYTES])
 const uint8 *
 master_key_get(const uint8 *check)
 {
-	const char *source;
+	const uint8 *key = check ? key_find(check) : NULL;
 
-	if (cached && cached->loaded && check && key_matches(cached->key, check))
-		return cached->key;
-
-	cache_prepare();
-	crypto_wipe(cached, sizeof(*cached));
-	source = key_load(check == NULL, cached->key);
-	if (check && !key_matches(cached->key, check))
+	if (key)
+		return key;
+	keys_read(check == NULL);
+	key = check ? key_find(check) : cached->keys[0];
+	if (key == NULL)
 	{
 		crypto_wipe(cached, sizeof(*cached));
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_MASTER_KEY),
 				 errmsg("this is not the master key that the database's secrets are sealed with"),
-				 errdetail("It comes from %s.", source),
+				 errdetail("It comes from %s.", master_key_source()),
 				 errhint("Give the key that was in use when the secrets were stored, by %s, by %s or as %s. No secret is lost: they open again with their key.",
 						 COMMAND_SOURCE, FILE_SOURCE, DEFAULT_SOURCE)));
 	}
-	cached->loaded = true;
-	return cached->key;
+	return key;
+}
+
+bool
+master_key_available(const uint8 *check)
+{
+	if (key_find(check))
+		return true;
+	keys_read(false);
+	return key_find(check) != NULL;
+}
+
+/*
+ * The default file gets a new key here. What the administrator keeps he
+ * changes himself: then the new key is to be there already.
+ */
+const uint8 *
+master_key_next(const uint8 *const *checks, int n)
+{
+	LOCKTAG		tag;
+	bool		ours = master_key_command[0] == '\0' &&
+	master_key_file[0] == '\0';
+	bool		fresh = true;
+
+	if (ours)
+		key_file_lock(&tag);
+	keys_read(false);
+	for (int i = 0; i < n; i++)
+		fresh &= !key_matches(cached->keys[0], checks[i]);
+	if (!fresh && !ours)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_MASTER_KEY),
+				 errmsg("%s gives no new master key", master_key_source()),
+				 errdetail("The first key that it gives has been in use in this database."),
+				 errhint("Let it give the new key on the first line and the older ones on those below, and call mlint.master_key_rotate() again. Make a key with: openssl rand -hex 32")));
+	if (!fresh)
+	{
+		/* No version is sealed with a key that is not among the checks. */
+		if (cached->n == MAX_KEYS)
+			ereport(ERROR,
+					(errcode(ERRCODE_MLINT_MASTER_KEY),
+					 errmsg("%s holds %d keys already", DEFAULT_SOURCE,
+							MAX_KEYS),
+					 errhint("Remove the last lines of the file, of keys that the view mlint.master_key calls retired in each database and that no backup needs.")));
+		key_file_write(cached);
+		keys_read(false);
+	}
+	if (ours)
+		(void) LockRelease(&tag, ExclusiveLock, false);
+	return cached->keys[0];
 }

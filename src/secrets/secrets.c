@@ -1,295 +1,367 @@
 /*
  * secrets.c
- *		Put, get and drop secrets: an envelope for each version.
+ *		The functions that a caller sees: arguments, privilege, audit.
  *
- * Storing a version draws a random data key, seals the value under it and the
- * data key under the master key, and keeps both. So the master key seals
- * little, and another master key will mean sealing the data keys again, never
- * the values; key_id says which master key a row needs.
+ * Every one of them goes the same way: the full name, the privilege on it, an
+ * entry in the audit log, and only then the store or the backend. What is
+ * transactional (everything local but reading) is audited as changed; what
+ * takes place whatever becomes of the transaction, reading and all that a
+ * backend does, as done, and before it is done.
  *
- * Name and version are additional data of both seals: a ciphertext that is
- * moved to another row, by an accident or by a hand, does not open. Nothing of
- * the cluster or database is bound in, because a dump must open wherever the
- * same master key is.
- *
- * A value is UTF-8 when sealed, whatever the database's encoding. It reaches
- * no SQL statement of ours, and statements of the caller that fail in here are
- * hidden from the log, because they may contain it.
+ * Text values are UTF-8 outside of PostgreSQL, whatever the database's
+ * encoding. Statements that fail in here are hidden from the log, because
+ * they may contain a value. What is returned lies in a memory context of its
+ * own, so that it is wiped when the caller's context goes.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/audit.h"
 #include "common/compat.h"
 #include "common/credential.h"
 #include "common/errors.h"
-#include "common/generation.h"
 #include "common/owner.h"
 #include "common/peertext.h"
 #include "common/plaintext.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "port/pg_bswap.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "secrets/access.h"
+#include "secrets/keyrow.h"
 #include "secrets/master_key.h"
 #include "secrets/secrets.h"
+#include "secrets/store.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "worker/worker.h"
-
-#define WRAPPED_KEY_BYTES		(CRYPTO_KEY_BYTES + CRYPTO_SEAL_OVERHEAD)
+#include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(mlint_secret_put);
+PG_FUNCTION_INFO_V1(mlint_secret_put_bytes);
 PG_FUNCTION_INFO_V1(mlint_secret_get);
+PG_FUNCTION_INFO_V1(mlint_secret_get_bytes);
+PG_FUNCTION_INFO_V1(mlint_secret_versions);
+PG_FUNCTION_INFO_V1(mlint_secret_destroy);
 PG_FUNCTION_INFO_V1(mlint_secret_drop);
+PG_FUNCTION_INFO_V1(mlint_secret_alter);
+
+static const char *const secret_types[] = {
+	"api_key", "database_password", "ssh_key", "tls_certificate",
+	"encryption_key", "oauth_token", "service_account", "webhook_secret"
+};
+
+static char *resolve_reference(const char *name, size_t *len);
 
 void
 secrets_init(void)
 {
 	master_key_define_settings();
-	credential_register_secrets(secret_value, secret_exists);
+	keyrow_init();
+	access_init();
+	backend_init();
+	credential_register_secrets(resolve_reference, secret_permitted_to_read);
 }
 
-/* What a seal is for: the additional data of the two seals of a version. */
-typedef struct SealContext
+void
+secret_wipe(SecretValue *value)
 {
-	char		data[64 + SECRET_NAME_MAX];
-	size_t		len;
-} SealContext;
-
-/* "purpose", a zero, the version in network order, the name. */
-static SealContext
-seal_context(const char *purpose, const char *name, int version)
-{
-	SealContext c;
-	uint32		ordered = pg_hton32((uint32) version);
-	size_t		purpose_len = strlen(purpose) + 1;
-	size_t		name_len = strlen(name);
-
-	Assert(purpose_len + sizeof(ordered) + name_len <= sizeof(c.data));
-	memcpy(c.data, purpose, purpose_len);
-	memcpy(c.data + purpose_len, &ordered, sizeof(ordered));
-	memcpy(c.data + purpose_len + sizeof(ordered), name, name_len);
-	c.len = purpose_len + sizeof(ordered) + name_len;
-	return c;
+	crypto_wipe(value->data, value->len);
+	pfree(value->data);
+	value->data = NULL;
+	value->len = 0;
 }
 
-#define KEY_CONTEXT(name, version)		\
-	seal_context("mlint secret data key", name, version)
-#define VALUE_CONTEXT(name, version)	\
-	seal_context("mlint secret value", name, version)
+/* A full name, taken apart. */
+typedef struct SecretName
+{
+	const char *full;
+	const char *backend;		/* NULL: the local store */
+	const char *name;			/* there */
+} SecretName;
 
 static bool
-secret_name_valid(const char *name)
+name_valid(const char *name, size_t len)
 {
-	size_t		len = strlen(name);
-
 	return len >= 1 && len <= SECRET_NAME_MAX &&
-		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-			   "0123456789_./-") == len;
+		strspn(name, SECRET_NAME_CHARACTERS) >= len;
 }
 
 /*
- * The argument that names a secret. A bad one is not repeated in the message:
- * it may be a value given in the wrong place.
+ * Take a full name apart. A bad one is not repeated in the message: it may be
+ * a value given in the wrong place.
  */
-static char *
-secret_name_argument(FunctionCallInfo fcinfo)
+static SecretName
+name_parse(const char *full)
 {
-	char	   *name;
+	SecretName	n = {.full = full,.name = full};
+	const char *colon = strchr(full, ':');
+	bool		ok = true;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the name of a secret must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	if (!secret_name_valid(name))
+	if (colon)
 	{
-		crypto_wipe(name, strlen(name));
+		ok = name_valid(full, colon - full);
+		n.backend = pnstrdup(full, colon - full);
+		n.name = colon + 1;
+	}
+	if (!ok || !name_valid(n.name, strlen(n.name)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("invalid name of a secret"),
-				 errdetail("A name is 1 to %d characters: letters of the English alphabet, digits, and any of _ . / -",
+				 errdetail("A name is 1 to %d characters: letters of the English alphabet, digits, and any of _ . / -; \"backend:\" may stand before it.",
 						   SECRET_NAME_MAX)));
+	if (n.backend && strcmp(n.backend, "local") == 0)
+	{
+		n.backend = NULL;
+		n.full = n.name;
 	}
-	return name;
+	return n;
 }
 
-/* A bytea of ours of exactly this many bytes, or NULL. */
-static const uint8 *
-bytea_of(Datum value, size_t len)
+static char *
+text_argument(FunctionCallInfo fcinfo, int i)
 {
-	bytea	   *b = DatumGetByteaPP(value);
-
-	return VARSIZE_ANY_EXHDR(b) == len ? (uint8 *) VARDATA_ANY(b) : NULL;
+	return PG_ARGISNULL(i) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(i));
 }
 
-static Datum
-bytea_make(const void *data, size_t len)
+/* The arguments name and, when there is one, backend. */
+static SecretName
+name_argument(FunctionCallInfo fcinfo, int backend_argument)
 {
-	return PointerGetDatum(cstring_to_text_with_len(data, (int) len));
+	char	   *name = text_argument(fcinfo, 0);
+	char	   *backend = backend_argument < 0 ? NULL :
+	text_argument(fcinfo, backend_argument);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the name of a secret must not be null")));
+	if (backend && strcmp(backend, "local") != 0)
+		name = psprintf("%s:%s", backend, name);
+	return name_parse(name);
 }
 
-/* Raise that a stored row is not what was stored. */
+/* A version of the local store, from what the caller calls it. */
+static int
+local_version(const SecretName *name, const char *version)
+{
+	char	   *end;
+	long		number;
+
+	errno = 0;
+	number = strtol(version, &end, 10);
+	if (errno != 0 || *end != '\0' || number < 1 || number > PG_INT32_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the version of a secret must be 1 or more"),
+				 errhint("Leave it out for the current version.")));
+	return (int) number;
+}
+
+/* Raise that a secret of the caller's has no such version. */
 static void
 pg_attribute_noreturn()
-secret_corrupt(const char *name, int version, const char *part)
+no_version(const char *name, const char *version)
 {
+	if (version == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("secret \"%s\" has no current version yet", name),
+				 errhint("Its first rotation has not ended; mlint.rotations tells more.")));
 	ereport(ERROR,
-			(errcode(ERRCODE_MLINT_SECRET_CORRUPT),
-			 errmsg("version %d of secret \"%s\" does not decrypt",
-					version, name),
-			 errdetail("The master key is the right one, but %s is damaged, or belongs to another secret or version.",
-					   part),
-			 errhint("Store the value again with mlint.secret_put, or restore the table mlint.secret_version.")));
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("secret \"%s\" has no version %s", name, version),
+			 errhint("mlint.secret_versions lists the versions.")));
 }
 
-/* Find the newest master key row: its id, 0 if there is none, and check. */
-static int
-current_master_key(uint8 check[MASTER_KEY_CHECK_BYTES])
+static void
+audit_read(const SecretName *name, const char *version)
 {
-	bool		isnull;
-	const uint8 *stored;
-	int			id;
+	char		details[64];
 
-	if (SPI_execute("SELECT id, check_value FROM mlint.master_key"
-					" ORDER BY id DESC LIMIT 1", false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.master_key");
-	if (SPI_processed == 0)
-		return 0;
-	id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
-									 SPI_tuptable->tupdesc, 1, &isnull));
-	stored = bytea_of(SPI_getbinval(SPI_tuptable->vals[0],
-									SPI_tuptable->tupdesc, 2, &isnull),
-					  MASTER_KEY_CHECK_BYTES);
-	if (stored == NULL)
-		elog(ERROR, "the check value of master key %d is damaged", id);
-	memcpy(check, stored, MASTER_KEY_CHECK_BYTES);
-	return id;
+	/* Versions of other systems are words of theirs: only ours are numbers. */
+	if (name->backend == NULL && version)
+		snprintf(details, sizeof(details), "{\"version\": %s}", version);
+	audit(AUDIT_DONE, "secret.read", "secret", name->full,
+		  name->backend == NULL && version ? details : NULL);
 }
 
-/*
- * The master key to seal with, and its id. The first one to be used in this
- * database leaves its check value; of two sessions that do so at the same
- * time, the second finds the first one's.
- */
-static const uint8 *
-sealing_key(int *id)
+/* secret_read() of a name that was taken apart. */
+static bool
+read_value(const SecretName *name, const char *version, SecretValue *value)
 {
-	uint8		check[MASTER_KEY_CHECK_BYTES];
+	StoredSecret secret;
+	char		number[12];
+	int			wanted;
 
-	*id = current_master_key(check);
-	if (*id == 0)
+	if (name->backend)
 	{
-		Oid			types[] = {BYTEAOID};
-		Datum		values[1];
-
-		master_key_make_check(master_key_get(NULL), check);
-		values[0] = bytea_make(check, sizeof(check));
-		if (SPI_execute_with_args("INSERT INTO mlint.master_key (id, check_value)"
-								  " VALUES (1, $1) ON CONFLICT DO NOTHING",
-								  1, types, values, NULL,
-								  false, 0) != SPI_OK_INSERT)
-			elog(ERROR, "could not write mlint.master_key");
-		*id = current_master_key(check);
+		audit_read(name, version);
+		return backend_get(name->backend, name->name, version, value);
 	}
-	return master_key_get(check);
+	if (!store_find(name->name, &secret))
+		return false;
+	wanted = version ? local_version(name, version) : secret.version;
+	if (wanted == 0)
+		return false;
+	snprintf(number, sizeof(number), "%d", wanted);
+	audit_read(name, number);
+	return store_open(name->name, &secret, wanted, value);
 }
 
-/* The number of a new version of this secret, whose row is then locked. */
-static int
-next_version(const char *name, int64 *secret_id)
+bool
+secret_read(const char *name, const char *version, SecretValue *value)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
-	bool		isnull;
+	SecretName	n = name_parse(name);
 
-	if (SPI_execute_with_args("INSERT INTO mlint.secret AS s (name)"
-							  " VALUES ($1)"
-							  " ON CONFLICT (name) DO UPDATE"
-							  " SET version = s.version + 1,"
-							  " updated_at = pg_catalog.now()"
-							  " RETURNING id, version",
-							  1, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT_RETURNING ||
-		SPI_processed != 1)
-		elog(ERROR, "could not write mlint.secret");
-	*secret_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-											 SPI_tuptable->tupdesc, 1,
-											 &isnull));
-	return DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
-									   SPI_tuptable->tupdesc, 2, &isnull));
+	return read_value(&n, version, value);
 }
 
-/* Store a new version of a secret, and return its number. */
-static int
-store_value(const char *name, const char *value, size_t len)
+bool
+secret_read_previous(const char *name, SecretValue *value)
 {
-	OwnerScope	scope;
-	Oid			types[] = {INT8OID, INT4OID, INT4OID, BYTEAOID, BYTEAOID};
-	Datum		values[5];
-	const uint8 *master;
-	uint8		data_key[CRYPTO_KEY_BYTES];
-	uint8		wrapped[WRAPPED_KEY_BYTES];
-	uint8	   *sealed;
-	SealContext context;
-	int64		secret_id;
-	int			key_id;
+	SecretName	n = name_parse(name);
+	StoredSecret secret;
+	char		number[12];
+
+	if (n.backend || !store_find(n.name, &secret) || secret.previous == 0 ||
+		secret.previous_until <= GetCurrentTimestamp())
+		return false;
+	snprintf(number, sizeof(number), "%d", secret.previous);
+	audit_read(&n, number);
+	return store_open(n.name, &secret, secret.previous, value);
+}
+
+/* Behind {"secret": ...}: the current value. */
+static char *
+resolve_reference(const char *name, size_t *len)
+{
+	SecretValue value;
+
+	if (!secret_read(name, NULL, &value))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("secret \"%s\" does not exist", name),
+				 errhint("The view mlint.secrets lists those that exist.")));
+	*len = value.len;
+	return value.data;
+}
+
+bool
+secret_permitted_to_read(const char *name, Oid role)
+{
+	SecretName	n = name_parse(name);
+	StoredSecret secret;
+
+	return secret_permitted(role, n.full, SECRET_READ) &&
+		(n.backend ? backend_exists(n.backend) : store_find(n.name, &secret));
+}
+
+int
+secret_store(const char *name, const void *data, size_t len, bool current)
+{
+	return store_put(name, data, len, NULL, current);
+}
+
+void
+secret_make_current(const char *name, int version, int grace_s)
+{
+	store_make_current(name, version, grace_s);
+}
+
+/* ---- put ---- */
+
+/* The arguments type, description and metadata, from this one on. */
+static SecretAbout
+about_arguments(FunctionCallInfo fcinfo, int first)
+{
+	SecretAbout about = {
+		.type = text_argument(fcinfo, first),
+		.description = text_argument(fcinfo, first + 1),
+		.metadata = PG_ARGISNULL(first + 2) ? NULL :
+		PG_GETARG_JSONB_P(first + 2)
+	};
+
+	if (about.type)
+	{
+		bool		found = false;
+
+		for (int i = 0; i < lengthof(secret_types); i++)
+			found |= strcmp(about.type, secret_types[i]) == 0;
+		if (!found)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("there is no type of secret of that name"),
+					 errhint("Types are api_key, database_password, ssh_key, tls_certificate, encryption_key, oauth_token, service_account and webhook_secret.")));
+	}
+	if (about.metadata && !JB_ROOT_IS_OBJECT(about.metadata))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the metadata of a secret must be a JSON object")));
+	return about;
+}
+
+/* Store a value where it belongs. Returns the version; 0 if it is no number. */
+static int
+put_value(const SecretName *name, const char *data, size_t len,
+		  const SecretAbout *about)
+{
 	int			version;
 
-	owner_begin(&scope);
-	sealed = palloc(len + CRYPTO_SEAL_OVERHEAD);
-	master = sealing_key(&key_id);
-	version = next_version(name, &secret_id);
+	if (len < 1 || len > SECRET_VALUE_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the value of a secret must have 1 to %d bytes, not %zu",
+						SECRET_VALUE_MAX, len)));
+	secret_require(name->full, SECRET_WRITE, "secret.put");
+	PreventCommandIfReadOnly("mlint.secret_put()");
+	if (name->backend)
+	{
+		char	   *made;
 
-	crypto_random(data_key, sizeof(data_key));
-	context = KEY_CONTEXT(name, version);
-	crypto_seal(master, context.data, context.len,
-				data_key, sizeof(data_key), wrapped);
-	context = VALUE_CONTEXT(name, version);
-	crypto_seal(data_key, context.data, context.len, value, len, sealed);
-	crypto_wipe(data_key, sizeof(data_key));
-
-	values[0] = Int64GetDatum(secret_id);
-	values[1] = Int32GetDatum(version);
-	values[2] = Int32GetDatum(key_id);
-	values[3] = bytea_make(wrapped, sizeof(wrapped));
-	values[4] = bytea_make(sealed, len + CRYPTO_SEAL_OVERHEAD);
-	if (SPI_execute_with_args("INSERT INTO mlint.secret_version"
-							  " (secret_id, version, key_id, wrapped_key, sealed)"
-							  " VALUES ($1, $2, $3, $4, $5)",
-							  5, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.secret_version");
-	generation_bump("secrets");
-	/* Deliveries may be waiting for this. */
-	worker_wake_at_commit(WORKER_DISPATCHER);
-	owner_end(&scope);
+		audit(AUDIT_DONE, "secret.put", "secret", name->full, NULL);
+		made = backend_put(name->backend, name->name, data, len, about);
+		return made && strspn(made, "0123456789") == strlen(made) &&
+			strlen(made) < 10 ? atoi(made) : 0;
+	}
+	version = store_put(name->name, data, len, about, true);
+	audit(AUDIT_CHANGED, "secret.put", "secret", name->full,
+		  psprintf("{\"version\": %d}", version));
 	return version;
 }
 
-/* mlint.secret_put(name text, value text) returns int */
+static void
+pg_attribute_noreturn()
+null_value(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("the value of a secret must not be null"),
+			 errhint("To remove a secret, use mlint.secret_drop.")));
+}
+
+/* mlint.secret_put(name, value text, type, description, metadata, backend) */
 Datum
 mlint_secret_put(PG_FUNCTION_ARGS)
 {
-	char	   *name;
+	SecretName	name;
+	SecretAbout about;
 	Plaintext	value;
 	volatile int version = 0;
 
 	HIDE_STATEMENT_BEGIN();
-	name = secret_name_argument(fcinfo);
+	name = name_argument(fcinfo, 5);
 	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the value of a secret must not be null"),
-				 errhint("To remove a secret, use mlint.secret_drop.")));
+		null_value();
+	about = about_arguments(fcinfo, 2);
 	value = plaintext_take(PG_GETARG_DATUM(1));
 	PG_TRY();
 	{
-		if (value.len < 1 || value.len > SECRET_VALUE_MAX)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the value of a secret must have 1 to %d bytes, not %zu",
-							SECRET_VALUE_MAX, value.len)));
-		version = store_value(name, value.data, value.len);
+		version = put_value(&name, value.data, value.len, &about);
 	}
 	PG_FINALLY();
 	{
@@ -297,155 +369,317 @@ mlint_secret_put(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 	HIDE_STATEMENT_END();
+	if (version == 0)
+		PG_RETURN_NULL();
 	PG_RETURN_INT32(version);
 }
 
-/* Open the two seals of a version. The value is palloc'd in "where". */
-static char *
-secret_open(const char *name, int version, const uint8 *master,
-			bytea *wrapped, bytea *sealed, MemoryContext where, size_t *len)
+/* mlint.secret_put_bytes(name, value bytea, ...) */
+Datum
+mlint_secret_put_bytes(PG_FUNCTION_ARGS)
 {
-	SealContext context = KEY_CONTEXT(name, version);
-	uint8		data_key[CRYPTO_KEY_BYTES];
-	size_t		sealed_len = VARSIZE_ANY_EXHDR(sealed);
-	char	   *value;
-	bool		ok;
+	SecretName	name;
+	SecretAbout about;
+	bytea	   *given;
+	bytea	   *value;
+	volatile int version = 0;
 
-	if (VARSIZE_ANY_EXHDR(wrapped) != WRAPPED_KEY_BYTES ||
-		!crypto_open(master, context.data, context.len,
-					 (uint8 *) VARDATA_ANY(wrapped), WRAPPED_KEY_BYTES,
-					 data_key))
-		secret_corrupt(name, version, "its data key");
-
-	context = VALUE_CONTEXT(name, version);
-	value = MemoryContextAlloc(where, sealed_len + 1);
-	ok = crypto_open(data_key, context.data, context.len,
-					 (uint8 *) VARDATA_ANY(sealed), sealed_len, value);
-	crypto_wipe(data_key, sizeof(data_key));
-	if (!ok)
-		secret_corrupt(name, version, "its value");
-	*len = sealed_len - CRYPTO_SEAL_OVERHEAD;
-	value[*len] = '\0';
-	return value;
+	HIDE_STATEMENT_BEGIN();
+	name = name_argument(fcinfo, 5);
+	if (PG_ARGISNULL(1))
+		null_value();
+	about = about_arguments(fcinfo, 2);
+	given = (bytea *) DatumGetPointer(PG_GETARG_DATUM(1));
+	value = DatumGetByteaPP(PG_GETARG_DATUM(1));
+	PG_TRY();
+	{
+		version = put_value(&name, VARDATA_ANY(value),
+							VARSIZE_ANY_EXHDR(value), &about);
+	}
+	PG_FINALLY();
+	{
+		if (value != given)
+			crypto_wipe(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	}
+	PG_END_TRY();
+	HIDE_STATEMENT_END();
+	if (version == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT32(version);
 }
 
-bool
-secret_exists(const char *name)
-{
-	OwnerScope	scope;
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
-	bool		found;
+/* ---- get ---- */
 
-	owner_begin(&scope);
-	if (SPI_execute_with_args("SELECT FROM mlint.secret WHERE name = $1",
-							  1, types, values, NULL,
-							  ActiveSnapshotSet(), 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.secret");
-	found = SPI_processed > 0;
-	owner_end(&scope);
-	return found;
+/* Before the context goes in which a result lies. */
+static void
+wipe_result(void *arg)
+{
+	crypto_wipe(VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg));
+}
+
+/* The value that the arguments name, for whoever may read it. */
+static SecretValue
+get_value(FunctionCallInfo fcinfo)
+{
+	SecretName	name = name_argument(fcinfo, 2);
+	SecretValue value;
+	char	   *version = NULL;
+
+	if (!PG_ARGISNULL(1))
+		version = get_fn_expr_argtype(fcinfo->flinfo, 1) == INT4OID ?
+			psprintf("%d", PG_GETARG_INT32(1)) : text_argument(fcinfo, 1);
+	if (version && name.backend == NULL)
+		(void) local_version(&name, version);
+	secret_require(name.full, SECRET_READ, "secret.read");
+	if (!read_value(&name, version, &value))
+	{
+		StoredSecret secret;
+
+		if (name.backend == NULL && !store_find(name.name, &secret))
+			secret_unknown(name.full);
+		if (name.backend && version == NULL)
+			secret_unknown(name.full);
+		no_version(name.full, version);
+	}
+	return value;
 }
 
 /*
- * The caller's snapshot is used if it has one, so that mlint.secret_get is
- * stable; a worker that has none sees what is committed now.
+ * mlint.secret_get(name, version, backend). What is returned lies in a
+ * context of its own below the caller's, and is wiped before that goes. A
+ * caller that frees a result on its own would free it too early; none does,
+ * since a function may return what is not palloc'd.
  */
-char *
-secret_value(const char *name, int version, size_t *len)
+static Datum
+give_value(FunctionCallInfo fcinfo, bool as_text)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	OwnerScope	scope;
-	Oid			types[] = {TEXTOID, INT4OID};
-	Datum		values[] = {CStringGetTextDatum(name), Int32GetDatum(version)};
-	HeapTuple	row;
-	TupleDesc	desc;
-	const uint8 *check;
-	char	   *value;
-	bool		isnull;
+	SecretValue value = get_value(fcinfo);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "mlint secret",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	MemoryContextCallback *wipe = palloc(sizeof(MemoryContextCallback));
+	struct varlena *volatile result = NULL;
 
-	owner_begin(&scope);
-	if (SPI_execute_with_args("SELECT v.version, v.wrapped_key, v.sealed,"
-							  " k.check_value"
-							  " FROM mlint.secret s"
-							  " JOIN mlint.secret_version v ON v.secret_id = s.id"
-							  " JOIN mlint.master_key k ON k.id = v.key_id"
-							  " WHERE s.name = $1 AND v.version ="
-							  " CASE $2 WHEN 0 THEN s.version ELSE $2 END",
-							  2, types, values, NULL,
-							  ActiveSnapshotSet(), 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.secret_version");
-	if (SPI_processed == 0)
+	PG_TRY();
 	{
-		if (version != 0 && secret_exists(name))
+		if (as_text &&
+			!pg_verify_mbstr(PG_UTF8, value.data, (int) value.len, true))
 			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("secret \"%s\" has no version %d", name, version),
-					 errhint("The view mlint.secrets shows the current version of each secret.")));
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("secret \"%s\" does not exist", name),
-				 errhint("The view mlint.secrets lists those that exist.")));
+					(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+					 errmsg("the value of this secret is not text"),
+					 errhint("Read it with mlint.secret_get_bytes.")));
+		result = as_text ? plaintext_give(value.data, value.len) :
+			cstring_to_text_with_len(value.data, (int) value.len);
 	}
-
-	row = SPI_tuptable->vals[0];
-	desc = SPI_tuptable->tupdesc;
-	version = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
-	check = bytea_of(SPI_getbinval(row, desc, 4, &isnull),
-					 MASTER_KEY_CHECK_BYTES);
-	if (check == NULL)
-		elog(ERROR, "the check value of the master key is damaged");
-	value = secret_open(name, version, master_key_get(check),
-						DatumGetByteaPP(SPI_getbinval(row, desc, 2, &isnull)),
-						DatumGetByteaPP(SPI_getbinval(row, desc, 3, &isnull)),
-						caller, len);
-	owner_end(&scope);
-	return value;
+	PG_FINALLY();
+	{
+		secret_wipe(&value);
+	}
+	PG_END_TRY();
+	wipe->func = wipe_result;
+	wipe->arg = result;
+	MemoryContextRegisterResetCallback(context, wipe);
+	MemoryContextSwitchTo(caller);
+	PG_RETURN_POINTER(result);
 }
 
-/* mlint.secret_get(name text, version int default null) returns text */
 Datum
 mlint_secret_get(PG_FUNCTION_ARGS)
 {
-	char	   *name = secret_name_argument(fcinfo);
-	char	   *value;
-	size_t		len;
-	text	   *result;
-
-	if (!PG_ARGISNULL(1) && PG_GETARG_INT32(1) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the version of a secret must be 1 or more"),
-				 errhint("Leave it out for the current version.")));
-	value = secret_value(name, PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1), &len);
-	result = plaintext_give(value, len);
-	crypto_wipe(value, len);
-	pfree(value);
-	PG_RETURN_TEXT_P(result);
+	return give_value(fcinfo, true);
 }
 
-/* mlint.secret_drop(name text) returns void */
+/* mlint.secret_get_bytes(name, version, backend) returns bytea */
+Datum
+mlint_secret_get_bytes(PG_FUNCTION_ARGS)
+{
+	return give_value(fcinfo, false);
+}
+
+/* ---- versions ---- */
+
+static void
+backend_version_row(const char *version, bool current, TimestampTz created_at,
+					void *arg)
+{
+	ReturnSetInfo *result = arg;
+	Datum		values[6] = {0};
+	bool		nulls[6] = {false, false, false, true, true, true};
+
+	values[0] = CStringGetTextDatum(version);
+	values[1] = CStringGetTextDatum(current ? "current" : "old");
+	values[2] = TimestampTzGetDatum(created_at);
+	nulls[2] = created_at == 0;
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* The versions of the local store, as SPI gives them. */
+static void
+local_version_rows(const char *name, ReturnSetInfo *result)
+{
+	OwnerScope	scope;
+	Oid			types[] = {TEXTOID};
+	Datum		argument = CStringGetTextDatum(name);
+
+	owner_begin(&scope);
+	if (SPI_execute_with_args("SELECT v.version::text,"
+							  " CASE WHEN v.destroyed_at IS NOT NULL THEN 'destroyed'"
+							  " WHEN v.version = s.version THEN 'current'"
+							  " WHEN v.version = s.previous AND s.previous_until"
+							  " > pg_catalog.clock_timestamp() THEN 'previous'"
+							  " WHEN v.version > s.version THEN 'waiting'"
+							  " ELSE 'old' END,"
+							  " v.created_at, v.created_by, v.destroyed_at,"
+							  " v.destroyed_by"
+							  " FROM mlint.secret s JOIN mlint.secret_version v"
+							  " ON v.secret_id = s.id WHERE s.name = $1"
+							  " ORDER BY v.version DESC",
+							  1, types, &argument, NULL,
+							  ActiveSnapshotSet(), 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.secret_version");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Datum		values[6];
+		bool		nulls[6];
+
+		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+						  values, nulls);
+		tuplestore_putvalues(result->setResult, result->setDesc, values,
+							 nulls);
+	}
+	owner_end(&scope);
+}
+
+/* mlint.secret_versions(name, backend) */
+Datum
+mlint_secret_versions(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SecretName	name = name_argument(fcinfo, 1);
+	StoredSecret secret;
+
+	secret_require(name.full, SECRET_ANY, "secret.versions");
+	InitMaterializedSRF(fcinfo, 0);
+	if (name.backend)
+	{
+		if (!backend_versions(name.backend, name.name, backend_version_row,
+							  result))
+			secret_unknown(name.full);
+		return (Datum) 0;
+	}
+	if (!store_find(name.name, &secret))
+		secret_unknown(name.full);
+	local_version_rows(name.name, result);
+	return (Datum) 0;
+}
+
+/* ---- destroy, drop, alter ---- */
+
+/* mlint.secret_destroy(name, version) */
+Datum
+mlint_secret_destroy(PG_FUNCTION_ARGS)
+{
+	SecretName	name = name_argument(fcinfo, -1);
+	int			version;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the version must not be null"),
+				 errhint("To remove a secret with all its versions, use mlint.secret_drop.")));
+	version = PG_GETARG_INT32(1);
+	if (name.backend)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("single versions can be destroyed only in the local store"),
+				 errhint("Destroy it in the system that keeps it, or drop the secret.")));
+	secret_require(name.full, SECRET_ADMIN, "secret.destroy");
+	store_destroy(name.name, version);
+	audit(AUDIT_CHANGED, "secret.destroy", "secret", name.full,
+		  psprintf("{\"version\": %d}", version));
+	PG_RETURN_VOID();
+}
+
+/* mlint.secret_drop(name, backend) */
 Datum
 mlint_secret_drop(PG_FUNCTION_ARGS)
 {
-	char	   *name = secret_name_argument(fcinfo);
-	OwnerScope	scope;
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
+	SecretName	name = name_argument(fcinfo, 1);
 
-	owner_begin(&scope);
-	if (SPI_execute_with_args("DELETE FROM mlint.secret WHERE name = $1",
-							  1, types, values, NULL,
-							  false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.secret");
-	if (SPI_processed == 0)
+	secret_require(name.full, SECRET_ADMIN, "secret.drop");
+	PreventCommandIfReadOnly("mlint.secret_drop()");
+	if (name.backend)
+	{
+		audit(AUDIT_DONE, "secret.drop", "secret", name.full, NULL);
+		if (!backend_delete(name.backend, name.name))
+			secret_unknown(name.full);
+		PG_RETURN_VOID();
+	}
+	store_drop(name.name);
+	audit(AUDIT_CHANGED, "secret.drop", "secret", name.full, NULL);
+	PG_RETURN_VOID();
+}
+
+/* mlint.secret_alter(name, type, description, metadata, owner) */
+Datum
+mlint_secret_alter(PG_FUNCTION_ARGS)
+{
+	SecretName	name = name_argument(fcinfo, -1);
+	SecretAbout about = about_arguments(fcinfo, 1);
+	char	   *owner = text_argument(fcinfo, 4);
+	OwnerScope	scope;
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, JSONBOID};
+	Datum		values[4];
+	char		nulls[4] = {' ', 'n', 'n', 'n'};
+	StringInfoData details;
+
+	if (name.backend)
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("secret \"%s\" does not exist", name),
-				 errhint("The view mlint.secrets lists those that exist.")));
-	generation_bump("secrets");
-	/* Deliveries may be waiting for this. */
-	worker_wake_at_commit(WORKER_DISPATCHER);
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("secret \"%s\" is not kept in the local store",
+						name.full),
+				 errhint("Change it in the system that keeps it.")));
+	secret_require(name.full, SECRET_ADMIN, "secret.alter");
+
+	values[0] = CStringGetTextDatum(name.name);
+	if (about.type)
+	{
+		values[1] = CStringGetTextDatum(about.type);
+		nulls[1] = ' ';
+	}
+	if (about.description)
+	{
+		values[2] = CStringGetTextDatum(about.description);
+		nulls[2] = ' ';
+	}
+	if (about.metadata)
+	{
+		values[3] = JsonbPGetDatum(about.metadata);
+		nulls[3] = ' ';
+	}
+	owner_begin(&scope);
+	if (SPI_execute_with_args("UPDATE mlint.secret SET"
+							  " type = coalesce($2, type),"
+							  " description = coalesce($3, description),"
+							  " metadata = coalesce($4, metadata)"
+							  " WHERE name = $1",
+							  4, types, values, nulls,
+							  false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write mlint.secret");
+	if (SPI_processed == 0)
+		secret_unknown(name.full);
 	owner_end(&scope);
+
+	initStringInfo(&details);
+	appendStringInfoChar(&details, '{');
+	if (owner)
+	{
+		secret_owner_set(name.name, get_role_oid(owner, false));
+		appendStringInfoString(&details, "\"owner\": ");
+		escape_json(&details, owner);
+	}
+	appendStringInfoChar(&details, '}');
+	audit(AUDIT_CHANGED, "secret.alter", "secret", name.full, details.data);
 	PG_RETURN_VOID();
 }

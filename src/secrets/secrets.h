@@ -10,6 +10,9 @@
 #ifndef MLINT_SECRETS_H
 #define MLINT_SECRETS_H
 
+/* Names and their limits. */
+#define SECRET_NAME_CHARACTERS \
+	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-"
 #define SECRET_NAME_MAX			255
 #define SECRET_VALUE_MAX		65536
 
@@ -45,6 +48,9 @@ extern void secret_require(const char *name, int privilege,
 						   const char *action);
 extern void pg_attribute_noreturn() secret_unknown(const char *name);
 
+/* Does the secret exist, and may the role read it? For references. */
+extern bool secret_permitted_to_read(const char *name, Oid role);
+
 /*
  * The value of a version, NULL for the current one; false when there is none.
  * Asks for no privilege: that is the caller's. The read is audited, before
@@ -72,8 +78,5 @@ extern int	secret_store(const char *name, const void *data, size_t len,
 extern void secret_make_current(const char *name, int version, int grace_s);
 
 extern void secret_wipe(SecretValue *value);
-
-extern char *secret_value(const char *name, int version, size_t *len);
-extern bool secret_exists(const char *name);
 
 #endif

@@ -5,7 +5,8 @@
  * The launcher has no database. It reads the list of databases, and sends a
  * scheduler into each that may have the extension; a scheduler that finds
  * none says so and leaves, and the launcher does not ask again until CREATE
- * EXTENSION commits there. Where the scheduler stays, dispatchers follow.
+ * EXTENSION commits there. Where the scheduler stays, an auditor and
+ * dispatchers follow.
  *
  * It sleeps until a worker ends, a backend leaves it mail, or a minute has
  * passed. A worker that dies is started again at once; one that dies young,
@@ -222,7 +223,7 @@ start_child(Oid database, WorkerKind kind, int lane, int lanes)
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("mlint cannot start a worker for database %u: all of max_worker_processes are taken",
 							database),
-					 errhint("Raise max_worker_processes: mlint needs one for its launcher, and for each database with the extension one scheduler, mlint.dispatchers dispatchers (one more with destinations that run SQL) and up to mlint.job_workers jobs.")));
+					 errhint("Raise max_worker_processes: mlint needs one for its launcher, and for each database with the extension one scheduler, one auditor, mlint.dispatchers dispatchers (one more with destinations that run SQL) and up to mlint.job_workers jobs.")));
 		complained = true;
 		return false;
 	}
@@ -383,8 +384,12 @@ keep_workers(TimestampTz now)
 		}
 		else
 		{
-			if (worker_slot(scheduler - children)->ready)
-				next = Min(next, keep_dispatchers(db, now));
+			if (!worker_slot(scheduler - children)->ready)
+				continue;
+			if (find_child(db->oid, WORKER_AUDITOR, -1) == NULL &&
+				!start_child(db->oid, WORKER_AUDITOR, 0, 0))
+				next = Min(next, now + FULL_RETRY_S * USECS_PER_SEC);
+			next = Min(next, keep_dispatchers(db, now));
 		}
 	}
 	return next;

@@ -23,10 +23,19 @@ CREATE TABLE mlint.job_run (
 CREATE INDEX job_run_job ON mlint.job_run (job_id, id);
 COMMENT ON TABLE mlint.job_run IS 'The last hundred runs of each job';
 
+-- Not a column of mlint.job: whoever asks for a run must not lock the row that
+-- the scheduler updates. A request goes when a run begins that sees what was
+-- committed with it, so none is lost.
+CREATE TABLE mlint.job_request (
+	job_id int NOT NULL
+);
+COMMENT ON TABLE mlint.job_request IS 'Jobs to be run at once';
+
 -- One run has begun: count it as a failure until it says otherwise, so that a
 -- job whose process dies is put off like one that fails.
 CREATE FUNCTION mlint.job_begin(job_id int) RETURNS void
 LANGUAGE sql VOLATILE AS $$
+	DELETE FROM mlint.job_request r WHERE r.job_id = job_begin.job_id;
 	UPDATE mlint.job
 	SET started_at = pg_catalog.clock_timestamp(),
 		failures = failures + 1,
@@ -73,15 +82,15 @@ FROM mlint.worker_slots() w
 LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database;
 COMMENT ON VIEW mlint.stat_workers IS 'The processes of mlint, in all databases of the cluster';
 COMMENT ON COLUMN mlint.stat_workers.pid IS 'Process id, as in pg_stat_activity';
-COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, dispatcher or job';
+COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, auditor, dispatcher or job';
 COMMENT ON COLUMN mlint.stat_workers.database IS 'Database that the process works in; null for the launcher';
 COMMENT ON COLUMN mlint.stat_workers.lane IS 'Dispatcher: its share of the destinations, 0 for those that run SQL; job: the job''s id';
 COMMENT ON COLUMN mlint.stat_workers.state IS 'starting or running';
 COMMENT ON COLUMN mlint.stat_workers.started_at IS 'When the process was started';
 COMMENT ON COLUMN mlint.stat_workers.active_at IS 'When it last had work';
 COMMENT ON COLUMN mlint.stat_workers.wakeups IS 'How often it woke up, work or not';
-COMMENT ON COLUMN mlint.stat_workers.batches IS 'Batches of outcomes that a dispatcher committed';
-COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log';
+COMMENT ON COLUMN mlint.stat_workers.batches IS 'Batches that a dispatcher or an auditor committed';
+COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log; entries that an auditor wrote';
 COMMENT ON COLUMN mlint.stat_workers.deliveries IS 'Attempts that a dispatcher ended';
 COMMENT ON COLUMN mlint.stat_workers.in_flight IS 'Attempts under way';
 COMMENT ON COLUMN mlint.stat_workers.memory IS 'Bytes that the process has allocated in its memory contexts';

@@ -6,6 +6,10 @@
  * the job off as if it had failed, and starts a job worker; the worker runs
  * the job's command and records how it ended, which puts it back on its
  * interval. So a job whose process is killed is simply late.
+ *
+ * The command runs as one that a client sends would: at top level, in a portal
+ * and a transaction of its own. So a job that has more to do than one
+ * transaction should hold is a procedure, and commits as it goes.
  */
 #include "postgres.h"
 
@@ -17,10 +21,16 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "common/audit.h"
+#include "common/compat.h"
 #include "common/owner.h"
 #include "worker/worker.h"
 
@@ -89,9 +99,11 @@ start_due_jobs(void)
 	int			room;
 
 	begin_transaction();
-	if (SPI_execute("SELECT id, pg_catalog.date_part('epoch',"
-					" next_run_at - pg_catalog.clock_timestamp()) * 1000"
-					" FROM mlint.job WHERE enabled ORDER BY next_run_at",
+	if (SPI_execute("SELECT id, CASE WHEN EXISTS (SELECT FROM mlint.job_request r"
+					" WHERE r.job_id = j.id) THEN 0"
+					" ELSE pg_catalog.date_part('epoch', next_run_at"
+					" - pg_catalog.clock_timestamp()) * 1000 END"
+					" FROM mlint.job j WHERE enabled ORDER BY 2",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.job");
 	njobs = SPI_processed;
@@ -161,7 +173,69 @@ mlint_scheduler_main(Datum main_arg)
 	}
 }
 
-/* Run the job's command; NULL, or why it failed (palloc'd in cxt). */
+/* The job's command, and its name for pg_stat_activity; NULL: it is gone. */
+static char *
+job_command(int job, MemoryContext cxt)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		args[1] = {Int32GetDatum(job)};
+	char	   *command = NULL;
+
+	begin_transaction();
+	if (SPI_execute_with_args("SELECT command, name FROM mlint.job WHERE id = $1",
+							  1, types, args, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.job");
+	if (SPI_processed == 1)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+
+		command = MemoryContextStrdup(cxt, SPI_getvalue(row,
+														SPI_tuptable->tupdesc,
+														1));
+		worker_activity("running job %s",
+						SPI_getvalue(row, SPI_tuptable->tupdesc, 2));
+	}
+	end_transaction();
+	return command;
+}
+
+/* Run one statement as if a client had sent it; it may be a CALL that commits. */
+static void
+run_command(const char *command, MemoryContext cxt)
+{
+	MemoryContext old;
+	Portal		portal;
+	RawStmt    *statement;
+	List	   *plans;
+	DestReceiver *receiver = CreateDestReceiver(DestNone);
+	QueryCompletion qc;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	/* What a procedure's own commits must not free. */
+	old = MemoryContextSwitchTo(cxt);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	worker_check_extension();
+	statement = linitial_node(RawStmt, pg_parse_query(command));
+	plans = pg_plan_queries(pg_analyze_and_rewrite_fixedparams(statement,
+															   command, NULL,
+															   0, NULL),
+							command, 0, NULL);
+	PopActiveSnapshot();
+
+	portal = CreateNewPortal();
+	portal->visible = false;
+	PortalDefineQuery(portal, NULL, command,
+					  CreateCommandTag(statement->stmt), plans, NULL);
+	PortalStart(portal, NULL, 0, InvalidSnapshot);
+	(void) mlint_portal_run(portal, receiver, &qc);
+	receiver->rDestroy(receiver);
+	PortalDrop(portal, false);
+	MemoryContextSwitchTo(old);
+	CommitTransactionCommand();
+}
+
+/* Run the job; NULL, or why it failed (palloc'd in cxt). */
 static char *
 run_job(int job, MemoryContext cxt)
 {
@@ -169,25 +243,10 @@ run_job(int job, MemoryContext cxt)
 
 	PG_TRY();
 	{
-		Oid			types[1] = {INT4OID};
-		Datum		args[1] = {Int32GetDatum(job)};
+		char	   *command = job_command(job, cxt);
 
-		begin_transaction();
-		if (SPI_execute_with_args("SELECT command, name FROM mlint.job WHERE id = $1",
-								  1, types, args, NULL, true, 1) != SPI_OK_SELECT)
-			elog(ERROR, "could not read mlint.job");
-		if (SPI_processed == 1)
-		{
-			char	   *command = SPI_getvalue(SPI_tuptable->vals[0],
-											   SPI_tuptable->tupdesc, 1);
-
-			worker_activity("running job %s",
-							SPI_getvalue(SPI_tuptable->vals[0],
-										 SPI_tuptable->tupdesc, 2));
-			if (SPI_execute(command, false, 0) < 0)
-				elog(ERROR, "the job's command cannot be executed");
-		}
-		end_transaction();
+		if (command)
+			run_command(command, cxt);
 	}
 	PG_CATCH();
 	{
@@ -229,27 +288,44 @@ mlint_job_main(Datum main_arg)
 	proc_exit(0);
 }
 
+bool
+job_request(const char *name)
+{
+	OwnerScope	scope;
+	Oid			types[1] = {TEXTOID};
+	Datum		args[1] = {CStringGetTextDatum(name)};
+	bool		found;
+
+	owner_begin(&scope);
+	if (SPI_execute_with_args("INSERT INTO mlint.job_request (job_id)"
+							  " SELECT id FROM mlint.job WHERE name = $1",
+							  1, types, args, NULL, false,
+							  0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write mlint.job_request");
+	found = SPI_processed > 0;
+	/* One that had nothing to do so far has now. */
+	if (SPI_execute_with_args("UPDATE mlint.job SET enabled = true"
+							  " WHERE name = $1 AND NOT enabled",
+							  1, types, args, NULL, false,
+							  0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write mlint.job");
+	owner_end(&scope);
+	worker_wake_at_commit(WORKER_SCHEDULER);
+	return found;
+}
+
 /* mlint.job_run_now(name) */
 Datum
 mlint_job_run_now(PG_FUNCTION_ARGS)
 {
-	text	   *name = PG_GETARG_TEXT_PP(0);
-	OwnerScope	scope;
-	Oid			types[1] = {TEXTOID};
-	Datum		args[1] = {PointerGetDatum(name)};
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	owner_begin(&scope);
-	if (SPI_execute_with_args("UPDATE mlint.job SET next_run_at = now(), failures = 0"
-							  " WHERE name = $1", 1, types, args, NULL,
-							  false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not update mlint.job");
-	if (SPI_processed == 0)
+	if (!job_request(name))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("job \"%s\" does not exist", text_to_cstring(name)),
+				 errmsg("job \"%s\" does not exist", name),
 				 errhint("The view mlint.jobs lists them.")));
-	owner_end(&scope);
-	worker_wake_at_commit(WORKER_SCHEDULER);
+	audit(AUDIT_CHANGED, "job.run", "job", name, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -258,7 +334,7 @@ Datum
 mlint_worker_slots(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"", "launcher", "scheduler",
-	"dispatcher", "job"};
+	"auditor", "dispatcher", "job"};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);

@@ -64,6 +64,7 @@ static const struct
 	[WORKER_NONE] = {NULL, NULL},
 	[WORKER_LAUNCHER] = {"mlint launcher", "mlint_launcher_main"},
 	[WORKER_SCHEDULER] = {"mlint scheduler", "mlint_scheduler_main"},
+	[WORKER_AUDITOR] = {"mlint auditor", "mlint_auditor_main"},
 	[WORKER_DISPATCHER] = {"mlint dispatcher", "mlint_dispatcher_main"},
 	[WORKER_JOB] = {"mlint job", "mlint_job_main"},
 };
@@ -280,7 +281,7 @@ worker_start(int index, BackgroundWorkerHandle **handle)
 	strlcpy(worker.bgw_library_name, "mlint", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, kinds[slot->kind].function, BGW_MAXLEN);
 	strlcpy(worker.bgw_type, kinds[slot->kind].type, BGW_MAXLEN);
-	if (slot->kind == WORKER_SCHEDULER)
+	if (slot->kind == WORKER_SCHEDULER || slot->kind == WORKER_AUDITOR)
 		strlcpy(worker.bgw_name, worker.bgw_type, BGW_MAXLEN);
 	else
 		snprintf(worker.bgw_name, BGW_MAXLEN, "%s %d", worker.bgw_type,
@@ -458,6 +459,7 @@ launcher_end_orphans(void)
 			pid_t		pid = slot->pid;
 
 			if (slot->kind != WORKER_SCHEDULER &&
+				slot->kind != WORKER_AUDITOR &&
 				slot->kind != WORKER_DISPATCHER)
 				continue;
 			any = true;

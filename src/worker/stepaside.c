@@ -26,6 +26,7 @@
 #include "utils/builtins.h"
 #include "utils/syscache.h"
 
+#include "common/audit.h"
 #include "common/compat.h"
 #include "worker/worker.h"
 
@@ -196,9 +197,8 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	previous_utility_hook : standard_ProcessUtility;
 
 	/* Looked at now: afterwards the statement may be freed. */
-	bool		commits_prepared = IsA(pstmt->utilityStmt, TransactionStmt) &&
-	((TransactionStmt *) pstmt->utilityStmt)->kind ==
-	TRANS_STMT_COMMIT_PREPARED;
+	TransactionStmtKind kind = IsA(pstmt->utilityStmt, TransactionStmt) ?
+	((TransactionStmt *) pstmt->utilityStmt)->kind : TRANS_STMT_BEGIN;
 
 	if (!RecoveryInProgress() && context == PROCESS_UTILITY_TOPLEVEL)
 	{
@@ -212,11 +212,13 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	next(pstmt, query, read_only_tree, context, params, env, dest, qc);
 
 	/* What it had to say at commit was forgotten when it was prepared. */
-	if (commits_prepared)
+	if (kind == TRANS_STMT_COMMIT_PREPARED)
 	{
 		worker_wake(WORKER_DISPATCHER);
 		worker_wake(WORKER_SCHEDULER);
 	}
+	else if (kind == TRANS_STMT_ROLLBACK_PREPARED)
+		audit_prepared_ended();
 }
 
 void

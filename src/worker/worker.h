@@ -3,8 +3,8 @@
  *		The processes of mlint, and how others reach them.
  *
  * One launcher for the cluster; in each database that has the extension one
- * scheduler, a dispatcher for each lane, and a job worker for each job that
- * runs. Every one of them owns a slot in shared memory. A lane is a share of
+ * scheduler, one auditor, a dispatcher for each lane, and a job worker for each
+ * job that runs. Every one of them owns a slot in shared memory. A lane is a share of
  * the destinations: lanes 1 to mlint.dispatchers serve those that only talk
  * to the network, lane 0 those that run SQL of the user's, so that a slow
  * function never delays a webhook.
@@ -24,6 +24,7 @@ typedef enum WorkerKind
 	WORKER_NONE,				/* a free slot */
 	WORKER_LAUNCHER,
 	WORKER_SCHEDULER,
+	WORKER_AUDITOR,
 	WORKER_DISPATCHER,
 	WORKER_JOB
 } WorkerKind;
@@ -58,7 +59,7 @@ typedef struct WorkerSlot
 	TimestampTz started_at;
 	TimestampTz active_at;		/* when it last had work */
 	uint64		wakeups;
-	uint64		events;			/* read from the log */
+	uint64		events;			/* read from the log; auditor: entries written */
 	uint64		deliveries;		/* attempts ended */
 	uint64		batches;		/* committed */
 	int64		memory;			/* bytes in its memory contexts */
@@ -79,6 +80,14 @@ extern void worker_init(void);
  */
 extern void worker_wake(WorkerKind kind);
 extern void worker_wake_at_commit(WorkerKind kind);
+
+/*
+ * Have a job run at once, when the current transaction commits; false when
+ * there is none of that name. What is committed with the request is seen by
+ * the run, also when the job is running meanwhile. A job that is disabled until
+ * its first use is enabled.
+ */
+extern bool job_request(const char *name);
 
 /* ---- for the processes themselves ---- */
 
@@ -131,7 +140,7 @@ extern void worker_wait(long timeout_ms);
 extern void worker_activity(const char *fmt,...) pg_attribute_printf(1, 2);
 extern void worker_idle(void);
 
-/* Deliveries ended: event_wait() looks again. */
+/* Deliveries ended, a rotation went on: who waits for that looks again. */
 extern ConditionVariable *worker_delivered(void);
 
 /* ---- between the launcher and everybody ---- */

@@ -18,6 +18,7 @@ $node->init;
 $node->append_conf(
 	'postgresql.conf', qq{
 shared_preload_libraries = 'mlint'
+max_worker_processes = 32
 log_statement = all
 log_min_messages = debug1
 log_parameter_max_length = 0

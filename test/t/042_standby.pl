@@ -42,10 +42,10 @@ is( $standby->safe_psql('postgres', <<'EOQ'),
 SELECT (SELECT count(*) FROM mlint.destinations),
 	(SELECT count(*) FROM mlint.events), (SELECT count(*) FROM mlint.dead_letters),
 	(SELECT string_agg(state, ',') FROM mlint.deliveries),
-	(SELECT count(*) FROM mlint.stat_destinations), (SELECT count(*) FROM mlint.jobs),
+	(SELECT count(*) FROM mlint.stat_destinations), (SELECT count(*) > 0 FROM mlint.jobs),
 	(SELECT count(*) FROM mlint.stat_workers)
 EOQ
-	'1|1|0|delivered|1|1|0',
+	'1|1|0|delivered|1|t|0',
 	'the views can be read on a standby');
 is(scalar worker_pids($standby, 'mlint'), 0, 'no worker runs on a standby');
 for my $call (

@@ -99,7 +99,7 @@ $node->safe_psql('one', 'CREATE EXTENSION mlint');
 create_destination('one', 'ok', '/status/201');
 delivers('one', 'a second database delivers');
 delivers('postgres', '... beside the first');
-workers('... with workers of its own', 'one', 'dispatcher 1, scheduler 1');
+workers('... with workers of its own', 'one', 'auditor 1, dispatcher 1, scheduler 1');
 
 # Commands that want a database for themselves, while it delivers.
 sub busy
@@ -220,7 +220,7 @@ EOQ
 		"ALTER SYSTEM SET mlint.dispatchers = $dispatchers");
 	$node->reload;
 	workers("mlint.dispatchers = $dispatchers",
-		'postgres', "dispatcher $dispatchers, scheduler 1");
+		'postgres', "auditor 1, dispatcher $dispatchers, scheduler 1");
 	waitpid $pid, 0;
 	is($?, 0, '... events flowed all the time');
 }
@@ -235,7 +235,7 @@ for my $path ('/ok', map { $paths{$_} } sort keys %paths)
 
 # What runs SQL has a dispatcher to itself, lane 0.
 workers('no lane 0 without a destination for it',
-	'postgres', 'dispatcher 4, scheduler 1');
+	'postgres', 'auditor 1, dispatcher 4, scheduler 1');
 $node->safe_psql('postgres', <<"EOQ");
 CREATE FUNCTION shape(event jsonb) RETURNS jsonb LANGUAGE sql AS \$\$
 	SELECT jsonb_build_object('shaped', event->'type')
@@ -253,7 +253,7 @@ is( $node->safe_psql('postgres',
 	'... is served by lane 0');
 $node->safe_psql('postgres', 'ALTER SYSTEM SET mlint.dispatchers = 1');
 $node->reload;
-workers('... and that stays', 'postgres', 'dispatcher 2, scheduler 1');
+workers('... and that stays', 'postgres', 'auditor 1, dispatcher 2, scheduler 1');
 
 # A template that nobody may connect to: nor do the workers, once they have
 # noticed. ALTER DATABASE itself does not tell them.
@@ -272,13 +272,14 @@ delivers('printed', '... and the next');
 $node->safe_psql('postgres', "DROP DATABASE $_") for 'printed', 'pattern';
 
 # Whoever is terminated comes back, once.
-for my $type ('mlint dispatcher', 'mlint scheduler', 'mlint launcher')
+for my $type ('mlint auditor', 'mlint dispatcher', 'mlint scheduler',
+	'mlint launcher')
 {
 	my $pid = wait_for_worker($node, $type);
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 	wait_for_worker($node, $type, undef, $pid);
 	workers("$type is terminated, and comes back",
-		'postgres', 'dispatcher 2, scheduler 1');
+		'postgres', 'auditor 1, dispatcher 2, scheduler 1');
 	delivers('postgres', '... and it delivers');
 }
 my $sql_lane = "SELECT pid FROM mlint.stat_workers WHERE kind = 'dispatcher' AND lane = 0";
@@ -287,13 +288,13 @@ $node->safe_psql('postgres', "SELECT pg_terminate_backend($scheduler)");
 wait_for_worker($node, 'mlint scheduler', undef, $scheduler);
 $node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM ($sql_lane) d");
 workers('... lane 0 too, when the scheduler is another by then',
-	'postgres', 'dispatcher 2, scheduler 1');
+	'postgres', 'auditor 1, dispatcher 2, scheduler 1');
 is( $node->safe_psql('postgres', <<'EOQ'),
 SELECT string_agg(backend_type || ' ' || n, ', ' ORDER BY backend_type)
 FROM (SELECT backend_type, count(*) AS n FROM pg_stat_activity
 	WHERE backend_type LIKE 'mlint%' AND backend_type <> 'mlint job' GROUP BY 1) a
 EOQ
-	'mlint dispatcher 2, mlint launcher 1, mlint scheduler 1',
+	'mlint auditor 1, mlint dispatcher 2, mlint launcher 1, mlint scheduler 1',
 	'there are two of nobody');
 
 # One that fails whenever it starts is not started again and again.
@@ -321,9 +322,9 @@ $node->stop;
 
 # No room for more processes: one warning that says what to raise, and they
 # start when there is room. (One is logical replication's launcher.)
-$node = mlint_node('narrow', conf => "max_worker_processes = 4\n");
+$node = mlint_node('narrow', conf => "max_worker_processes = 7\n");
 create_destination('postgres', 'ok');
-delivers('postgres', 'four processes are enough for one database');
+delivers('postgres', 'seven processes are enough for one database');
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 $node->safe_psql('other', 'CREATE EXTENSION mlint');
 create_destination('other', 'ok');
