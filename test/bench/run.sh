@@ -10,8 +10,8 @@
 # given below.
 #
 # EVENTS (100000), BACKLOG (1000000), CONNECTIONS (64), ROUNDS (200),
-# PGBENCH_SECONDS (10), SCAN_MB (64) and IDLE_SECONDS (180) size the run. PG_CONFIG chooses
-# the PostgreSQL, TMPDIR the disk.
+# PGBENCH_SECONDS (10), SCAN_MB (64) and IDLE_SECONDS (180) size the run.
+# PG_CONFIG chooses the PostgreSQL, TMPDIR the disk.
 set -eu
 . "$(dirname "$0")/../lib.sh"
 

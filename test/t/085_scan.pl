@@ -220,6 +220,28 @@ $other->query_safe('ROLLBACK');
 is(seen(), '0', 'a rollback takes them back');
 $other->quit;
 
+# What is configured, and who has read everything, is on record.
+$node->safe_psql('postgres', 'SELECT count(*) FROM mlint.secret_scan_database()');
+wait_for_sql($node, 'rules and scans of the database are audited', <<'EOQ', 't');
+SELECT array_agg(DISTINCT action || ' ' || outcome ORDER BY action || ' ' || outcome)
+	@> '{secret.scan_database ok,secret_rule.create ok,secret_rule.create rolled_back,secret_rule.disable ok}'
+FROM mlint.audit_log WHERE action LIKE 'secret_rule.%' OR action = 'secret.scan_database'
+EOQ
+
+# In parallel workers too.
+is( $node->safe_psql('postgres', <<'EOQ'), '2000', 'parallel workers scan');
+CREATE TABLE many AS SELECT 'acme_' || substr(md5(n::text), 1, 12) AS t FROM generate_series(1, 2000) n;
+SELECT mlint.secret_rule_enable('acme', true) \gset
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+SELECT count(*) FROM many, mlint.secret_scan(t);
+EOQ
+like( $node->safe_psql('postgres', <<'EOQ'), qr/Parallel Seq Scan/, 'it was parallel');
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+EXPLAIN SELECT count(*) FROM many, mlint.secret_scan(t);
+EOQ
+
 # The text is in no log, even when the scan fails.
 $node->safe_psql('postgres',
 	"UPDATE mlint.secret_rule SET pattern = '(', enabled = true");
