@@ -44,17 +44,17 @@ EOQ
 }
 
 # Each rule by itself.
-my (%cases, %want, %of);
+my (%cases, %others, %want, %of);
 open my $f, '<', "$scan/rules.tsv" or die $!;
 while (<$f>)
 {
 	chomp;
 	next if /^#/ || $_ eq '';
 	my ($rule, $sign, $template) = split /\t/;
-	my $text = ScanCorpus->new("rules/$.")->expand($template);
 
-	$text =~ s/(\\\\|\\n)/$1 eq '\\n' ? "\n" : '\\'/ge;
-	$cases{"line $."} = $text;
+	$template =~ s/(\\\\|\\n)/$1 eq '\\n' ? "\n" : '\\'/ge;
+	$cases{"line $."} = ScanCorpus->new("rules/$.")->expand($template);
+	$others{"line $."} = ScanCorpus->new("other/$.")->expand($template);
 	$want{"line $."} = [ $rule, $sign ];
 	$of{$rule}{$sign}++;
 }
@@ -94,18 +94,21 @@ SELECT name FROM mlint.secret_rules JOIN t USING (name)
 WHERE convert_from(decode(hex, 'hex'), 'UTF8') !~ pattern
 EOQ
 
-# No excerpt tells more than the public prefix and four characters.
-my @told;
+# What an excerpt shows beyond four characters is the same for every secret of
+# its form: a prefix.
+my (@told, %prefixes);
+my $other = findings(\%others);
 for my $case (keys %cases)
 {
-	for my $finding (@{ $found->{$case} })
-	{
-		my $secret = $finding->[4] =~ s/\*\*\*$//r;
-		push @told, "$finding->[2]: $finding->[4]"
-		  unless $finding->[4] =~ /\*\*\*$/ && length $secret <= 48;
-	}
+	my ($one, $two) = map { ($_->[0][4] // '') =~ s/\*\*\*$//r }
+	  $found->{$case}, $other->{$case};
+
+	next unless length $one > 4 || length $two > 4;
+	$prefixes{$one} = 1;
+	push @told, "$want{$case}[0]: $one, $two" if $one ne $two;
 }
-is("@told", '', 'excerpts are cut short');
+is("@told", '', 'excerpts show prefixes, or four characters');
+cmp_ok(scalar keys %prefixes, '>', 40, 'and there are prefixes');
 
 # A corpus: lines that are credentials, and lines that look like some.
 sub measure
@@ -194,10 +197,10 @@ my ($rc, undef, $err) = $node->psql('postgres',
 like($err, qr/statement timeout/, 'a scan can be cancelled');
 
 # Rules are in force in other sessions at once, and only when committed.
-my $other = $node->background_psql('postgres');
+my $session = $node->background_psql('postgres');
 sub seen
 {
-	return $other->query_safe(
+	return $session->query_safe(
 		"SELECT count(*) FROM mlint.secret_scan('acme_0123456789ab')");
 }
 is(seen(), '0', 'no rule yet');
@@ -207,18 +210,18 @@ is(seen(), '0', 'rolled back');
 $node->safe_psql('postgres',
 	"SELECT mlint.secret_rule_create('acme', 'acme_[0-9a-f]{12}', '{acme_}')");
 is(seen(), '1', 'committed');
-$other->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+$session->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
 $node->safe_psql('postgres', "SELECT mlint.secret_rule_enable('acme', false)");
-$other->query_safe('COMMIT');
+$session->query_safe('COMMIT');
 is(seen(), '0', 'switched off');
-is( $other->query_safe(<<'EOQ'), "\n1", 'own changes are seen, and undone');
+is( $session->query_safe(<<'EOQ'), "\n1", 'own changes are seen, and undone');
 BEGIN;
 SELECT mlint.secret_rule_enable('acme', true);
 SELECT count(*) FROM mlint.secret_scan('acme_0123456789ab');
 EOQ
-$other->query_safe('ROLLBACK');
+$session->query_safe('ROLLBACK');
 is(seen(), '0', 'a rollback takes them back');
-$other->quit;
+$session->quit;
 
 # What is configured, and who has read everything, is on record.
 $node->safe_psql('postgres', 'SELECT count(*) FROM mlint.secret_scan_database()');
