@@ -17,11 +17,13 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/varlena.h"
 
+#include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
 #include "common/userfunction.h"
@@ -31,6 +33,15 @@ pg_attribute_noreturn()
 may_not_execute(const char *name, const UserFunctionKind *kind, Oid owner,
 				const char *what)
 {
+	StringInfoData details;
+
+	initStringInfo(&details);
+	appendStringInfoString(&details, "{\"for\": ");
+	escape_json(&details, what);
+	appendStringInfoString(&details, ", \"role\": ");
+	escape_json(&details, GetUserNameFromId(owner, false));
+	appendStringInfoChar(&details, '}');
+	audit(AUDIT_DENIED, "function.use", "function", name, details.data);
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("role \"%s\" may not execute %s(%s), which option \"%s\" names",

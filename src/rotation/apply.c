@@ -20,6 +20,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/user.h"
+#include "common/audit.h"
 #include "common/compat.h"
 #include "common/crypto.h"
 #include "common/errors.h"
@@ -445,24 +446,39 @@ verify_parse(Jsonb *json, const Apply *apply)
 	return verify;
 }
 
+/* Enter into the audit log what the rotation of this secret may not use. */
+static void
+audit_denied(const char *name, const char *what)
+{
+	audit(AUDIT_DENIED, "rotation.set", "secret", name,
+		  psprintf("{\"for\": \"%s\"}", what));
+}
+
 /* Connections go where their owner says, so only administrators may say. */
 static void
-check_server(const ServerAddress *server, Oid owner, const char *what)
+check_server(const ServerAddress *server, const char *name, Oid owner,
+			 const char *what)
 {
 	if (server->host == NULL)
 		return;
 	if (!has_privs_of_role(owner, get_role_oid("mlint_admin", false)))
+	{
+		audit_denied(name, "connection");
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to use a connection in \"%s\"",
 						what),
 				 errdetail("Only members of mlint_admin may say where the server connects to.")));
+	}
 	if (server->sslrootcert && strcmp(server->sslrootcert, "system") != 0 &&
 		!has_privs_of_role(owner, ROLE_PG_READ_SERVER_FILES))
+	{
+		audit_denied(name, "sslrootcert");
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to use a file of the server for \"sslrootcert\""),
 				 errdetail("Only members of pg_read_server_files may name one.")));
+	}
 }
 
 /*
@@ -470,7 +486,7 @@ check_server(const ServerAddress *server, Oid owner, const char *what)
  * version to version, so it is tried, and taken back.
  */
 static void
-check_role(const char *role, Oid owner)
+check_role(const char *role, const char *name, Oid owner)
 {
 	HeapTuple	tuple = SearchSysCache1(AUTHNAME, CStringGetDatum(role));
 	bool		can_login;
@@ -509,11 +525,14 @@ check_role(const char *role, Oid owner)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = resources;
 	if (!may)
+	{
+		audit_denied(name, "role");
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("role \"%s\" may not give role \"%s\" a password",
 						GetUserNameFromId(owner, true), role),
 				 errhint("ALTER ROLE ... PASSWORD needs CREATEROLE, since PostgreSQL 16 with ADMIN OPTION on the role.")));
+	}
 }
 
 void
@@ -529,10 +548,10 @@ apply_check(const Apply *apply, const char *name, Oid owner)
 			break;
 		case APPLY_ROLE:
 			if (apply->server.host == NULL)
-				check_role(apply->role, owner);
+				check_role(apply->role, name, owner);
 			else
 			{
-				check_server(&apply->server, owner, "apply");
+				check_server(&apply->server, name, owner, "apply");
 				credential_check(&apply->password, owner,
 								 "option \"connection.password\" of \"apply\"");
 			}
@@ -545,7 +564,10 @@ apply_check(const Apply *apply, const char *name, Oid owner)
 								apply->backend)));
 			full = psprintf("%s:%s", apply->backend, apply->name);
 			if (!secret_permitted(owner, full, SECRET_WRITE))
+			{
+				audit(AUDIT_DENIED, "secret.put", "secret", full, NULL);
 				secret_unknown(full);
+			}
 			break;
 		case APPLY_DESTINATION:
 			(void) destination_id(apply->destination, NULL);
@@ -554,14 +576,14 @@ apply_check(const Apply *apply, const char *name, Oid owner)
 }
 
 void
-verify_check(const Verify *verify, Oid owner)
+verify_check(const Verify *verify, const char *name, Oid owner)
 {
 	const UserFunctionKind *kind;
 
 	if (verify->kind == VERIFY_FUNCTION)
 		(void) value_function(verify->function, BOOLOID, owner, &kind);
 	else if (verify->kind == VERIFY_LOGIN)
-		check_server(&verify->server, owner, "verify");
+		check_server(&verify->server, name, owner, "verify");
 }
 
 bool

@@ -287,7 +287,7 @@ check_options(const char *name, Oid owner, Jsonb *generator, Jsonb *apply,
 		apply_check(parsed, name, owner);
 	}
 	if (verify)
-		verify_check(verify_parse(verify, parsed), owner);
+		verify_check(verify_parse(verify, parsed), name, owner);
 	option_parse(&table, 1, on_failure, "\"on_failure\"", &failure);
 }
 

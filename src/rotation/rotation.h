@@ -62,7 +62,8 @@ typedef struct Verify Verify;
 extern Apply *apply_parse(Jsonb *json);
 extern void apply_check(const Apply *apply, const char *name, Oid owner);
 extern Verify *verify_parse(Jsonb *json, const Apply *apply);
-extern void verify_check(const Verify *verify, Oid owner);
+extern void verify_check(const Verify *verify, const char *name,
+						 Oid owner);
 
 /* Does applying take effect with the transaction, and not without it? */
 extern bool apply_is_atomic(const Apply *apply);

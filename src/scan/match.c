@@ -312,7 +312,8 @@ assignment_around(const ScanSubject *s, const ScanHit *hit, Assignment *a)
 static const char innocent_words[] =
 " hash hashed sha sha1 sha256 sha512 md5 digest checksum sum integrity "
 "fingerprint thumbprint public pub publishable csrf xsrf authenticity nonce id "
-"ids name names file filename path url uri endpoint type kind field column "
+"ids name names file filename path directory dir folder url uri endpoint type "
+"kind field column "
 "length len size count ttl expiry expires expiration policy reset regex "
 "pattern label hint error message msg prefix suffix header arn ref version "
 "rev revision etag page next continuation cursor sync cache primary foreign "
@@ -429,8 +430,8 @@ match_generic_password(const ScanRule *rule, const ScanSubject *s,
 
 	if ((s->place & (SCAN_GENERATED | SCAN_OPTION)) ||
 		!assignment_around(s, hit, &a) || is_innocent_name(s, &a) ||
-		is_placeholder(s->data + a.start, a.end - a.start) ||
-		!is_strong_password(s->data + a.start, a.end - a.start))
+		!is_strong_password(s->data + a.start, a.end - a.start) ||
+		is_placeholder(s->data + a.start, a.end - a.start))
 		return false;
 	found = a.quoted;
 

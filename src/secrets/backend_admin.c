@@ -127,20 +127,24 @@ check_credential(const Credential *credential, const char *option, void *arg)
 /* May this role have a backend with these options? Raises what is wrong. */
 static void
 check_options(const BackendKind *kind, Jsonb *options, Oid role,
-			  const char *what)
+			  const char *name, const char *action)
 {
+	char	   *what = psprintf("secret backend \"%s\"", name);
 	const Option *const tables[] = {kind->options, backend_options};
 	BackendOptions *parsed = backend_parse(kind, options, what);
 	CredentialCheck check = {role, what};
 
 	if (kind->check(parsed, what) &&
 		!has_privs_of_role(role, ROLE_PG_READ_SERVER_FILES))
+	{
+		audit(AUDIT_DENIED, action, "secret_backend", name, NULL);
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to use what belongs to the server for %s",
 						what),
 				 errdetail("With these options a backend of kind \"%s\" uses the server's environment, its files or its machine's identity. Only members of pg_read_server_files may name these.",
 						   kind->name)));
+	}
 	option_credentials(tables, lengthof(tables), parsed, check_credential,
 					   &check);
 }
@@ -171,8 +175,8 @@ mlint_secret_backend_create(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("options must not be null")));
-	check_options(kind, PG_GETARG_JSONB_P(2), GetUserId(),
-				  psprintf("secret backend \"%s\"", name));
+	check_options(kind, PG_GETARG_JSONB_P(2), GetUserId(), name,
+				  "secret_backend.create");
 	HIDE_STATEMENT_END();
 
 	audit(AUDIT_CHANGED, "secret_backend.create", "secret_backend", name,
@@ -244,7 +248,7 @@ mlint_secret_backend_alter(PG_FUNCTION_ARGS)
 	options = (Jsonb *) PG_DETOAST_DATUM_COPY(FIELD(3));
 #undef FIELD
 	owner_end(&scope);
-	check_options(kind, options, role, psprintf("secret backend \"%s\"", name));
+	check_options(kind, options, role, name, "secret_backend.alter");
 	HIDE_STATEMENT_END();
 
 	audit(AUDIT_CHANGED, "secret_backend.alter", "secret_backend", name, NULL);
@@ -310,12 +314,15 @@ mlint_secret_backend_test(PG_FUNCTION_ARGS)
 Datum
 mlint_secret_cache_drop(PG_FUNCTION_ARGS)
 {
+	char	   *name = NULL;
 	int32		id = 0;
 
 	if (!PG_ARGISNULL(0))
+		name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	audit(AUDIT_DONE, "secret_cache.drop", "secret_backend", name, NULL);
+	if (name)
 	{
 		static Oid	types[] = {TEXTOID};
-		char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 		Datum		values[] = {CStringGetTextDatum(name)};
 		OwnerScope	scope;
 		bool		isnull;
