@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "common/errors.h"
 #include "common/http.h"
 #include "common/peertext.h"
@@ -34,22 +35,11 @@ typedef struct HeaderField
 	List	   *values;			/* of StringInfo */
 } HeaderField;
 
-/* The text of an argument that must not be NULL. */
-static char *
-text_argument(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s of mlint.http() must not be null", name)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
 /* The method in upper case, as all registered ones are. */
 static char *
 method_argument(FunctionCallInfo fcinfo, int n)
 {
-	char	   *method = text_argument(fcinfo, n, "method");
+	char	   *method = required_text(fcinfo, n, "method of mlint.http()");
 
 	for (char *p = method; *p != '\0'; p++)
 		*p = pg_ascii_toupper(*p);
@@ -373,7 +363,7 @@ mlint_http(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	target.method = method_argument(fcinfo, 0);
-	target.url = text_argument(fcinfo, 1, "url");
+	target.url = required_text(fcinfo, 1, "url of mlint.http()");
 	http_url_check(target.url, "mlint.http()");
 	if (!PG_ARGISNULL(3))
 	{

@@ -26,6 +26,7 @@
 #include "common/option.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
+#include "utils/tuplestore.h"
 #include "utils/varlena.h"
 
 /* Longer names are cut in messages, and nothing resembles them. */
@@ -123,10 +124,29 @@ option_label(const OptionPath *path, const Option *option)
 					full_name(path->group, option->name), path->what);
 }
 
+/* The bounds or choices for a person; NULL when there are none. */
+static char *
+bounds_text(const Option *option)
+{
+	StringInfoData choices;
+
+	if ((option->type == OPTION_INT || option->type == OPTION_REAL) &&
+		option->min < option->max)
+		return psprintf("%.15g .. %.15g", option->min, option->max);
+	if (option->type != OPTION_ENUM)
+		return NULL;
+
+	initStringInfo(&choices);
+	for (int i = 0; option->choices[i]; i++)
+		appendStringInfo(&choices, "%s%s", i ? " | " : "",
+						 option->choices[i]);
+	return choices.data;
+}
+
 static void
 wrong_type(const Option *option, const char *label, const JsonbValue *value)
 {
-	char	   *bounds = option_bounds(option);
+	char	   *bounds = bounds_text(option);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_MLINT_CONFIGURATION),
@@ -320,7 +340,7 @@ parse_choice(const Option *option, const char *label, const JsonbValue *value)
 	ereport(ERROR,
 			(errcode(ERRCODE_MLINT_CONFIGURATION),
 			 errmsg("%s has an unknown value", label),
-			 errdetail("It must be one of: %s.", option_bounds(option)),
+			 errdetail("It must be one of: %s.", bounds_text(option)),
 			 best ? errhint("Perhaps you meant \"%s\".", best) : 0));
 }
 
@@ -593,31 +613,9 @@ option_credentials(const Option *const *tables, int ntables,
 		visit_credentials(tables[i], NULL, parsed, visit, arg);
 }
 
-static void
-visit_options(const Option *table, const char *group, OptionVisitor visit,
-			  void *arg)
-{
-	for (const Option *o = table; o->name; o++)
-	{
-		char	   *name = full_name(group, o->name);
-
-		if (o->type == OPTION_GROUP)
-			visit_options(o->group, name, visit, arg);
-		else
-			visit(o, name, arg);
-	}
-}
-
-/* Every option of a table, groups flattened, for documentation. */
-void
-option_each(const Option *table, OptionVisitor visit, void *arg)
-{
-	visit_options(table, NULL, visit, arg);
-}
-
 /* The type's name, as mlint.drivers shows it. */
-const char *
-option_type_name(const Option *option)
+static const char *
+type_name(const Option *option)
 {
 	switch (option->type)
 	{
@@ -646,21 +644,40 @@ option_type_name(const Option *option)
 	return "?";
 }
 
-/* The bounds or choices for a person; NULL when there are none. */
-char *
-option_bounds(const Option *option)
+static void
+add_rows(ReturnSetInfo *result, const char *of, const Option *table,
+		 const char *group)
 {
-	StringInfoData choices;
+	for (const Option *o = table; o->name; o++)
+	{
+		char	   *name = full_name(group, o->name);
+		char	   *bounds;
+		Datum		values[7];
+		bool		nulls[7] = {0};
 
-	if ((option->type == OPTION_INT || option->type == OPTION_REAL) &&
-		option->min < option->max)
-		return psprintf("%.15g .. %.15g", option->min, option->max);
-	if (option->type != OPTION_ENUM)
-		return NULL;
+		if (o->type == OPTION_GROUP)
+		{
+			add_rows(result, of, o->group, name);
+			continue;
+		}
+		bounds = bounds_text(o);
+		values[0] = CStringGetTextDatum(of);
+		values[1] = CStringGetTextDatum(name);
+		values[2] = CStringGetTextDatum(type_name(o));
+		values[3] = o->preset ? CStringGetTextDatum(o->preset) : (Datum) 0;
+		nulls[3] = o->preset == NULL;
+		values[4] = bounds ? CStringGetTextDatum(bounds) : (Datum) 0;
+		nulls[4] = bounds == NULL;
+		values[5] = BoolGetDatum(o->required);
+		values[6] = CStringGetTextDatum(o->help);
+		tuplestore_putvalues(result->setResult, result->setDesc, values,
+							 nulls);
+	}
+}
 
-	initStringInfo(&choices);
-	for (int i = 0; option->choices[i]; i++)
-		appendStringInfo(&choices, "%s%s", i ? " | " : "",
-						 option->choices[i]);
-	return choices.data;
+/* Every option of a table, groups flattened, for the views that show them. */
+void
+option_rows(ReturnSetInfo *result, const char *of, const Option *table)
+{
+	add_rows(result, of, table, NULL);
 }

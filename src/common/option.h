@@ -11,6 +11,7 @@
 #define MLINT_OPTION_H
 
 #include "common/credential.h"
+#include "nodes/execnodes.h"
 #include "utils/jsonb.h"
 
 typedef enum OptionType
@@ -64,14 +65,11 @@ extern void option_credentials(const Option *const *tables, int ntables,
 							   const void *parsed, CredentialVisitor visit,
 							   void *arg);
 
-/* One row for each option, groups flattened to "group.option". */
-typedef void (*OptionVisitor) (const Option *option, const char *name,
-							   void *arg);
-extern void option_each(const Option *table, OptionVisitor visit, void *arg);
-
-extern const char *option_type_name(const Option *option);
-
-/* "1 .. 8" or "a | b", or NULL when there are none. palloc'd. */
-extern char *option_bounds(const Option *option);
+/*
+ * One row for each option, groups flattened to "group.option": of what it is
+ * an option, name, type, preset, bounds, whether required, help.
+ */
+extern void option_rows(ReturnSetInfo *result, const char *of,
+						const Option *table);
 
 #endif

@@ -33,6 +33,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
@@ -77,16 +78,6 @@ column(int number, bool *isnull)
 {
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number,
 						 isnull);
-}
-
-static char *
-required_text(FunctionCallInfo fcinfo, int arg, const char *what)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
 /* ---- what a caller passes ---- */

@@ -153,46 +153,16 @@ driver_call_function(Oid function, Oid owner, const char *json,
 
 /* ---- mlint.driver_options() ---- */
 
-typedef struct OptionRows
-{
-	ReturnSetInfo *result;
-	const char *driver;
-} OptionRows;
-
-static void
-add_option_row(const Option *option, const char *name, void *arg)
-{
-	OptionRows *rows = arg;
-	char	   *bounds = option_bounds(option);
-	Datum		values[7];
-	bool		nulls[7] = {0};
-
-	values[0] = CStringGetTextDatum(rows->driver);
-	values[1] = CStringGetTextDatum(name);
-	values[2] = CStringGetTextDatum(option_type_name(option));
-	values[3] = option->preset ? CStringGetTextDatum(option->preset) :
-		(Datum) 0;
-	nulls[3] = option->preset == NULL;
-	values[4] = bounds ? CStringGetTextDatum(bounds) : (Datum) 0;
-	nulls[4] = bounds == NULL;
-	values[5] = BoolGetDatum(option->required);
-	values[6] = CStringGetTextDatum(option->help);
-	tuplestore_putvalues(rows->result->setResult, rows->result->setDesc,
-						 values, nulls);
-}
-
 Datum
 mlint_driver_options(PG_FUNCTION_ARGS)
 {
-	OptionRows	rows;
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);
-	rows.result = (ReturnSetInfo *) fcinfo->resultinfo;
 	for (int i = 0; drivers[i]; i++)
 	{
-		rows.driver = drivers[i]->name;
-		option_each(drivers[i]->options, add_option_row, &rows);
-		option_each(delivery_options, add_option_row, &rows);
+		option_rows(result, drivers[i]->name, drivers[i]->options);
+		option_rows(result, drivers[i]->name, delivery_options);
 	}
 	return (Datum) 0;
 }

@@ -22,6 +22,7 @@
 #include "utils/lsyscache.h"
 #include "catalog/namespace.h"
 
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
@@ -62,17 +63,6 @@ is_rule_name(const char *name)
 
 	return len >= 1 && len <= RULE_NAME_MAX && name[0] != '-' &&
 		strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == len;
-}
-
-/* An argument as a string; one that is null ends in an error. */
-static char *
-text_argument(FunctionCallInfo fcinfo, int n, const char *what)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the %s of a secret rule must not be null", what)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(n));
 }
 
 static void
@@ -157,9 +147,9 @@ execute(const char *sql, int nargs, Oid *types, Datum *values,
 Datum
 mlint_secret_rule_create(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_argument(fcinfo, 0, "name");
-	char	   *pattern = text_argument(fcinfo, 1, "pattern");
-	char	   *severity = text_argument(fcinfo, 3, "severity");
+	char	   *name = required_text(fcinfo, 0, "the name of a secret rule");
+	char	   *pattern = required_text(fcinfo, 1, "the pattern of a secret rule");
+	char	   *severity = required_text(fcinfo, 3, "the severity of a secret rule");
 	float4		min_entropy = PG_ARGISNULL(5) ? 0 : PG_GETARG_FLOAT4(5);
 	Oid			types[] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID,
 	FLOAT4OID};
@@ -225,7 +215,7 @@ mlint_secret_rule_create(PG_FUNCTION_ARGS)
 Datum
 mlint_secret_rule_drop(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_argument(fcinfo, 0, "name");
+	char	   *name = required_text(fcinfo, 0, "the name of a secret rule");
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(name)};
 	OwnerScope	scope;
@@ -251,7 +241,7 @@ mlint_secret_rule_drop(PG_FUNCTION_ARGS)
 Datum
 mlint_secret_rule_enable(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_argument(fcinfo, 0, "name");
+	char	   *name = required_text(fcinfo, 0, "the name of a secret rule");
 	Oid			types[] = {TEXTOID, BOOLOID};
 	Datum		values[2];
 	OwnerScope	scope;

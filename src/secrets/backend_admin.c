@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
@@ -42,16 +43,6 @@ PG_FUNCTION_INFO_V1(mlint_secret_cache_drop);
 PG_FUNCTION_INFO_V1(mlint_secret_list);
 
 #define BACKEND_NAME_MAX	63
-
-static char *
-required_text(FunctionCallInfo fcinfo, int arg, const char *what)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
-}
 
 /* 'local' is the store in the database: always there, never a row. */
 static void
@@ -370,47 +361,17 @@ mlint_secret_list(PG_FUNCTION_ARGS)
 
 /* ---- what the views show ---- */
 
-typedef struct OptionRows
-{
-	ReturnSetInfo *result;
-	const BackendKind *kind;
-} OptionRows;
-
-static void
-add_option_row(const Option *option, const char *name, void *arg)
-{
-	OptionRows *rows = arg;
-	char	   *bounds = option_bounds(option);
-	Datum		values[7];
-	bool		nulls[7] = {0};
-
-	values[0] = CStringGetTextDatum(rows->kind->name);
-	values[1] = CStringGetTextDatum(name);
-	values[2] = CStringGetTextDatum(option_type_name(option));
-	values[3] = option->preset ? CStringGetTextDatum(option->preset) :
-		(Datum) 0;
-	nulls[3] = option->preset == NULL;
-	values[4] = bounds ? CStringGetTextDatum(bounds) : (Datum) 0;
-	nulls[4] = bounds == NULL;
-	values[5] = BoolGetDatum(option->required);
-	values[6] = CStringGetTextDatum(option->help);
-	tuplestore_putvalues(rows->result->setResult, rows->result->setDesc,
-						 values, nulls);
-}
-
 /* mlint.secret_backend_options() */
 Datum
 mlint_secret_backend_options(PG_FUNCTION_ARGS)
 {
-	OptionRows	rows;
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);
-	rows.result = (ReturnSetInfo *) fcinfo->resultinfo;
 	for (int i = 0; backend_kinds[i]; i++)
 	{
-		rows.kind = backend_kinds[i];
-		option_each(rows.kind->options, add_option_row, &rows);
-		option_each(backend_options, add_option_row, &rows);
+		option_rows(result, backend_kinds[i]->name, backend_kinds[i]->options);
+		option_rows(result, backend_kinds[i]->name, backend_options);
 	}
 	return (Datum) 0;
 }

@@ -1,0 +1,21 @@
+/*
+ * argument.c
+ *		Arguments of SQL functions that must be there.
+ *
+ * A function that is STRICT answers null to a null, and does nothing; one that
+ * changes something must say so instead.
+ */
+#include "postgres.h"
+
+#include "common/argument.h"
+#include "utils/builtins.h"
+
+char *
+required_text(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(n));
+}

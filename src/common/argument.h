@@ -1,0 +1,13 @@
+/*
+ * argument.h
+ *		Arguments of SQL functions.
+ */
+#ifndef MLINT_ARGUMENT_H
+#define MLINT_ARGUMENT_H
+
+#include "fmgr.h"
+
+/* A text argument, palloc'd. Null is the error "<what> must not be null". */
+extern char *required_text(FunctionCallInfo fcinfo, int n, const char *what);
+
+#endif
