@@ -13,7 +13,7 @@ HEADERS = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
 OBJS = $(SOURCES:.c=.o)
 
 PG_CONFIG ?= pg_config
-PG_CPPFLAGS = -I$(srcdir)/src
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare
 # A server that gcc built passes on flags that clang knows by no name.
@@ -25,7 +25,7 @@ endif
 ifdef MLINT_INJECTION
 PG_CPPFLAGS += -DMLINT_INJECTION_POINTS
 endif
-SHLIB_LINK = -lcurl -lcrypto -ljansson -lpthread
+SHLIB_LINK = $(libpq) -lcurl -lcrypto -ljansson -lpthread
 
 EXTRA_CLEAN = src/*.bc
 

@@ -146,10 +146,19 @@ CREATE TABLE mlint.job_run (
 CREATE INDEX job_run_job ON mlint.job_run (job_id, id);
 COMMENT ON TABLE mlint.job_run IS 'The last hundred runs of each job';
 
+-- Not a column of mlint.job: whoever asks for a run must not lock the row that
+-- the scheduler updates. A request goes when a run begins that sees what was
+-- committed with it, so none is lost.
+CREATE TABLE mlint.job_request (
+	job_id int NOT NULL
+);
+COMMENT ON TABLE mlint.job_request IS 'Jobs to be run at once';
+
 -- One run has begun: count it as a failure until it says otherwise, so that a
 -- job whose process dies is put off like one that fails.
 CREATE FUNCTION mlint.job_begin(job_id int) RETURNS void
 LANGUAGE sql VOLATILE AS $$
+	DELETE FROM mlint.job_request r WHERE r.job_id = job_begin.job_id;
 	UPDATE mlint.job
 	SET started_at = pg_catalog.clock_timestamp(),
 		failures = failures + 1,
@@ -1461,7 +1470,467 @@ GRANT EXECUTE ON FUNCTION mlint.master_keys() TO mlint_reader;
 GRANT EXECUTE ON FUNCTION mlint.master_key_rotate() TO mlint_admin;
 GRANT SELECT ON mlint.secrets, mlint.secret_grants TO mlint_user, mlint_reader;
 GRANT SELECT ON mlint.master_key TO mlint_reader;
+
+-- ---- backends ----
+
+CREATE TABLE mlint.secret_backend (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$' AND name <> 'local'),
+	kind text NOT NULL,
+	options jsonb NOT NULL CHECK (pg_catalog.jsonb_typeof(options) = 'object'),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+COMMENT ON TABLE mlint.secret_backend IS 'Systems that keep secrets for us, and how to reach them';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_backend', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_backend_id_seq', '');
+
+CREATE FUNCTION mlint.secret_backend_create(name text, kind text,
+	options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_create';
+COMMENT ON FUNCTION mlint.secret_backend_create(text, text, jsonb) IS
+	'Add a system that keeps secrets: mlint.secret_backend_kinds shows the kinds and their options';
+
+CREATE FUNCTION mlint.secret_backend_alter(name text, options jsonb) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_alter';
+COMMENT ON FUNCTION mlint.secret_backend_alter(text, jsonb) IS
+	'Change options of a secret backend; those not given stay, null takes one away';
+
+CREATE FUNCTION mlint.secret_backend_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_drop';
+COMMENT ON FUNCTION mlint.secret_backend_drop(text) IS
+	'Forget a secret backend; what it keeps stays there';
+
+CREATE FUNCTION mlint.secret_backend_test(name text) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_test';
+COMMENT ON FUNCTION mlint.secret_backend_test(text) IS
+	'Log in to a secret backend and make a call that changes nothing; raises the error if that fails';
+
+CREATE FUNCTION mlint.secret_cache_drop(backend text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_cache_drop';
+COMMENT ON FUNCTION mlint.secret_cache_drop(text) IS
+	'Forget the values that were read from a secret backend, or from all';
+
+-- The backends' part of mlint.secret_list().
+CREATE FUNCTION mlint.secret_backend_list(backend text, prefix text) RETURNS SETOF text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_list';
+COMMENT ON FUNCTION mlint.secret_backend_list(text, text) IS 'Behind mlint.secret_list()';
+
+CREATE FUNCTION mlint.secret_list(backend text, prefix text DEFAULT '')
+RETURNS TABLE (name text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF backend = 'local' THEN
+		RETURN QUERY SELECT s.name FROM mlint.secrets s
+			WHERE starts_with(s.name, prefix) ORDER BY s.name;
+	ELSE
+		RETURN QUERY SELECT l FROM mlint.secret_backend_list(backend, prefix) l
+			ORDER BY l COLLATE "C";
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION mlint.secret_list(text, text) IS
+	'The names of the secrets in a backend that begin with a prefix';
+
+CREATE FUNCTION mlint.secret_refresh() RETURNS int
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_refresh';
+COMMENT ON FUNCTION mlint.secret_refresh() IS
+	'The job secret_refresh''s: reads again what dispatchers use from backends before it runs out, tells them what has changed, renews tokens; returns how many changed';
+
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_refresh', 'SELECT mlint.secret_refresh()', '1 minute', false);
+
+CREATE FUNCTION mlint.secret_backend_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_options';
+COMMENT ON FUNCTION mlint.secret_backend_options() IS 'Behind the view mlint.secret_backend_kinds';
+
+CREATE VIEW mlint.secret_backend_kinds AS SELECT * FROM mlint.secret_backend_options();
+COMMENT ON VIEW mlint.secret_backend_kinds IS 'Kinds of secret backends and the options that they take';
+COMMENT ON COLUMN mlint.secret_backend_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.secret_backend_kinds.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.secret_backend_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.secret_backend_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.secret_backend_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.secret_backend_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.secret_backend_kinds.help IS 'What it does';
+
+CREATE FUNCTION mlint.secret_backend_state(backend int, OUT breaker text,
+	OUT breaker_until timestamptz, OUT cached int, OUT hits bigint,
+	OUT misses bigint, OUT stale bigint, OUT last_success_at timestamptz,
+	OUT last_error text, OUT last_error_at timestamptz)
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_state';
+COMMENT ON FUNCTION mlint.secret_backend_state(int) IS 'Behind the view mlint.secret_backends';
+
+CREATE VIEW mlint.secret_backends AS
+SELECT b.name, b.kind, b.options, s.breaker, s.breaker_until, s.cached,
+	s.hits, s.misses, s.stale, s.last_success_at, s.last_error,
+	s.last_error_at, b.created_at, b.altered_at
+FROM mlint.secret_backend b, LATERAL mlint.secret_backend_state(b.id) s;
+COMMENT ON VIEW mlint.secret_backends IS 'Systems that keep secrets for us, and how they do; counters are since the server started';
+COMMENT ON COLUMN mlint.secret_backends.name IS 'Name of the backend';
+COMMENT ON COLUMN mlint.secret_backends.kind IS 'What sort of system it is';
+COMMENT ON COLUMN mlint.secret_backends.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.secret_backends.breaker IS 'Circuit breaker: closed, open or half-open';
+COMMENT ON COLUMN mlint.secret_backends.breaker_until IS 'Open: when one call will be tried';
+COMMENT ON COLUMN mlint.secret_backends.cached IS 'Values that are kept in memory, sealed';
+COMMENT ON COLUMN mlint.secret_backends.hits IS 'Reads that a kept value answered';
+COMMENT ON COLUMN mlint.secret_backends.misses IS 'Reads that went to the backend';
+COMMENT ON COLUMN mlint.secret_backends.stale IS 'Reads among these that a kept value answered after its time, because the backend was down';
+COMMENT ON COLUMN mlint.secret_backends.last_success_at IS 'When a call last succeeded';
+COMMENT ON COLUMN mlint.secret_backends.last_error IS 'Why a call last failed';
+COMMENT ON COLUMN mlint.secret_backends.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.secret_backends.created_at IS 'When the backend was created';
+COMMENT ON COLUMN mlint.secret_backends.altered_at IS 'When its options were last changed';
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_backend_create(text, text, jsonb),
+	mlint.secret_backend_alter(text, jsonb), mlint.secret_backend_drop(text),
+	mlint.secret_backend_test(text), mlint.secret_cache_drop(text),
+	mlint.secret_backend_list(text, text), mlint.secret_list(text, text),
+	mlint.secret_refresh(), mlint.secret_backend_options(),
+	mlint.secret_backend_state(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_backend_create(text, text, jsonb),
+	mlint.secret_backend_alter(text, jsonb), mlint.secret_backend_drop(text),
+	mlint.secret_backend_test(text), mlint.secret_cache_drop(text),
+	mlint.secret_backend_list(text, text), mlint.secret_list(text, text)
+	TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_backend_options(),
+	mlint.secret_backend_state(int) TO mlint_reader;
+GRANT SELECT ON mlint.secret_backend_kinds, mlint.secret_backends TO mlint_reader;
 -- rotation: secrets that change by themselves.
+
+-- The state is how far the version being tried has got: generated (stored, and
+-- nobody was told), applying (the target has it, or not), verifying (the target
+-- has it), restoring (the target may have it, and is to have the current one).
+CREATE TABLE mlint.secret_rotation (
+	secret_id bigint PRIMARY KEY REFERENCES mlint.secret ON DELETE CASCADE,
+	owner oid NOT NULL,
+	every interval NOT NULL CHECK (every > '0'),
+	generator jsonb NOT NULL,
+	apply jsonb,
+	verify jsonb,
+	grace interval NOT NULL CHECK (grace >= '0'),
+	warn_before interval NOT NULL CHECK (warn_before >= '0'),
+	on_failure jsonb NOT NULL,
+	state text NOT NULL DEFAULT 'idle'
+		CHECK (state IN ('idle', 'generated', 'applying', 'verifying', 'restoring')),
+	paused boolean NOT NULL DEFAULT false,
+	version int CHECK ((version IS NULL) = (state = 'idle')),
+	old_version int CHECK ((old_version IS NULL) = (state = 'idle')),
+	event_id bigint,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	next_at timestamptz NOT NULL,
+	last_rotated_at timestamptz,
+	overlap_until timestamptz,
+	failures int NOT NULL DEFAULT 0,
+	last_error text,
+	warned_version int
+);
+COMMENT ON TABLE mlint.secret_rotation IS 'Which secrets are rotated, how, and how far that has got';
+
+CREATE TABLE mlint.secret_public_key (
+	secret_id bigint NOT NULL REFERENCES mlint.secret ON DELETE CASCADE,
+	version int NOT NULL,
+	public_key text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (secret_id, version)
+);
+COMMENT ON TABLE mlint.secret_public_key IS 'The public parts of key pairs that rotation generated';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_public_key', '');
+
+INSERT INTO mlint.event_type VALUES
+	('secret.rotated', 'A secret has a new current version'),
+	('secret.rotation_failed', 'A rotation failed; the version before stays current'),
+	('secret.expiring', 'A secret''s rotation is due soon, or overdue'),
+	('secret.apply', 'For the destination of a rotation: the version of a secret to use from now on');
+
+CREATE VIEW mlint.rotations WITH (security_barrier) AS
+SELECT s.name, CASE WHEN r.paused THEN 'paused' ELSE r.state END AS state,
+	r.every, r.last_rotated_at, r.next_at, r.failures, r.last_error,
+	CASE WHEN r.state <> 'idle' THEN r.state END AS step,
+	s.version AS current_version, r.version AS trying_version,
+	r.overlap_until, r.generator, r.apply, r.verify, r.grace, r.warn_before,
+	r.on_failure, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.created_at
+FROM mlint.secret_rotation r
+JOIN mlint.secret s ON s.id = r.secret_id
+CROSS JOIN LATERAL (SELECT mlint.secret_privileges(s.name) AS privileges OFFSET 0) p
+WHERE p.privileges <> '{}';
+COMMENT ON VIEW mlint.rotations IS 'The secrets that are rotated, of those that the current user may do something with';
+COMMENT ON COLUMN mlint.rotations.name IS 'Name of the secret';
+COMMENT ON COLUMN mlint.rotations.state IS 'idle, paused, or the step that is to come: generated, applying, verifying, restoring';
+COMMENT ON COLUMN mlint.rotations.every IS 'Time from one rotation to the next';
+COMMENT ON COLUMN mlint.rotations.last_rotated_at IS 'When a new version last became current';
+COMMENT ON COLUMN mlint.rotations.next_at IS 'When the next rotation, or the next attempt, is due';
+COMMENT ON COLUMN mlint.rotations.failures IS 'Attempts in a row that failed';
+COMMENT ON COLUMN mlint.rotations.last_error IS 'Why the last attempt failed; null after one that succeeded';
+COMMENT ON COLUMN mlint.rotations.step IS 'As state, and also while paused; null when nothing is under way';
+COMMENT ON COLUMN mlint.rotations.current_version IS 'Current version of the secret';
+COMMENT ON COLUMN mlint.rotations.trying_version IS 'Version that is being applied; null when nothing is under way';
+COMMENT ON COLUMN mlint.rotations.overlap_until IS 'Until then the version before the current one is valid too';
+COMMENT ON COLUMN mlint.rotations.generator IS 'How values are made';
+COMMENT ON COLUMN mlint.rotations.apply IS 'How a new value gets to where it is used';
+COMMENT ON COLUMN mlint.rotations.verify IS 'How it is found out that it works there';
+COMMENT ON COLUMN mlint.rotations.grace IS 'How long a version stays valid beside its successor';
+COMMENT ON COLUMN mlint.rotations.warn_before IS 'How long before it is due secret.expiring is published';
+COMMENT ON COLUMN mlint.rotations.on_failure IS 'When a failed attempt is made again';
+COMMENT ON COLUMN mlint.rotations.owner IS 'Role that set the rotation, as which functions run';
+COMMENT ON COLUMN mlint.rotations.created_at IS 'When the rotation was first set';
+
+CREATE VIEW mlint.secret_public_keys WITH (security_barrier) AS
+SELECT s.name, k.version, k.version = s.version AS current, k.public_key,
+	k.created_at
+FROM mlint.secret_public_key k
+JOIN mlint.secret s ON s.id = k.secret_id
+CROSS JOIN LATERAL (SELECT mlint.secret_privileges(s.name) AS privileges OFFSET 0) p
+WHERE p.privileges <> '{}';
+COMMENT ON VIEW mlint.secret_public_keys IS 'The public parts of key pairs that rotation generated, of secrets that the current user may do something with';
+COMMENT ON COLUMN mlint.secret_public_keys.name IS 'Name of the secret that holds the private part';
+COMMENT ON COLUMN mlint.secret_public_keys.version IS 'Its version';
+COMMENT ON COLUMN mlint.secret_public_keys.current IS 'Whether that is the current version';
+COMMENT ON COLUMN mlint.secret_public_keys.public_key IS 'SubjectPublicKeyInfo, PEM';
+COMMENT ON COLUMN mlint.secret_public_keys.created_at IS 'When the pair was generated';
+
+CREATE FUNCTION mlint.secret_rotation_set(name text, every interval,
+	generator jsonb DEFAULT '{"kind": "password"}', apply jsonb DEFAULT NULL,
+	verify jsonb DEFAULT NULL, grace interval DEFAULT '24 hours',
+	on_failure jsonb DEFAULT '{}', warn_before interval DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotation_set';
+COMMENT ON FUNCTION mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval) IS
+	'Have a secret rotated: a new value is generated, applied where it is used, verified there, and made current. Functions that it names run as the role that set it';
+
+CREATE FUNCTION mlint.secret_rotation_drop(name text, force boolean DEFAULT false) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotation_drop';
+COMMENT ON FUNCTION mlint.secret_rotation_drop(text, boolean) IS
+	'Rotate a secret no more; with force also while a new value may have been applied that is not current';
+
+CREATE FUNCTION mlint.secret_rotate(name text) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotate';
+COMMENT ON FUNCTION mlint.secret_rotate(text) IS
+	'Rotate a secret now, when the transaction commits, or go on with a rotation that is paused or waits for its next attempt';
+
+CREATE FUNCTION mlint.secret_rotate_wait(name text, timeout interval) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotate_wait';
+COMMENT ON FUNCTION mlint.secret_rotate_wait(text, interval) IS
+	'Wait until nothing of a secret''s rotation is due or under way; whether the last attempt succeeded, false also when the timeout passed first. In a transaction after that of mlint.secret_rotate';
+
+CREATE PROCEDURE mlint.secret_rotation_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_rotation_run';
+COMMENT ON PROCEDURE mlint.secret_rotation_run() IS
+	'The job secret_rotation: takes each rotation that is due step by step, each in a transaction of its own';
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute', false);
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),
+	mlint.secret_rotation_drop(text, boolean), mlint.secret_rotate(text),
+	mlint.secret_rotate_wait(text, interval) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.secret_rotation_run() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),
+	mlint.secret_rotation_drop(text, boolean), mlint.secret_rotate(text),
+	mlint.secret_rotate_wait(text, interval) TO mlint_user;
+GRANT SELECT ON mlint.rotations, mlint.secret_public_keys TO mlint_user, mlint_reader;
 -- mounts: secrets as files, for programs that read files.
+
+-- What was written, and how the file is known again; a file that is to go is
+-- removed by the job, when that has committed.
+CREATE TABLE mlint.secret_mount (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	path text COLLATE "C" NOT NULL,
+	names text[] NOT NULL,
+	format text NOT NULL CHECK (format IN ('raw', 'dotenv', 'json')),
+	mode int NOT NULL,
+	created_by oid NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	dropped_at timestamptz,
+	versions text,
+	file text,
+	written_at timestamptz,
+	error text
+);
+COMMENT ON TABLE mlint.secret_mount IS 'Which secrets are written to which files, and what was';
+-- A path is unique among the living.
+CREATE UNIQUE INDEX secret_mount_path ON mlint.secret_mount (path)
+	WHERE dropped_at IS NULL;
+
+CREATE VIEW mlint.secret_mounts AS
+SELECT m.path, m.names, m.format, '0' || pg_catalog.to_char(m.mode / 64 * 100
+		+ m.mode / 8 % 8 * 10 + m.mode % 8, 'FM000') AS mode,
+	CASE WHEN m.dropped_at IS NOT NULL THEN 'removing'
+		WHEN m.error IS NOT NULL THEN 'failed'
+		WHEN m.file IS NULL THEN 'waiting' ELSE 'written' END AS state,
+	m.versions::jsonb AS versions, m.written_at, m.error,
+	pg_catalog.pg_get_userbyid(m.created_by) AS created_by, m.created_at
+FROM mlint.secret_mount m;
+COMMENT ON VIEW mlint.secret_mounts IS 'Secrets that are written to files, and what was written';
+COMMENT ON COLUMN mlint.secret_mounts.path IS 'File, below mlint.secret_mount_directory';
+COMMENT ON COLUMN mlint.secret_mounts.names IS 'Secrets in it; * and ? match those of the local store';
+COMMENT ON COLUMN mlint.secret_mounts.format IS 'raw, dotenv or json';
+COMMENT ON COLUMN mlint.secret_mounts.mode IS 'Mode of the file, octal';
+COMMENT ON COLUMN mlint.secret_mounts.state IS 'waiting, written, failed; removing, when it was dropped and the file is not gone yet';
+COMMENT ON COLUMN mlint.secret_mounts.versions IS 'Versions that the file has, by name of the secret';
+COMMENT ON COLUMN mlint.secret_mounts.written_at IS 'When it was last written';
+COMMENT ON COLUMN mlint.secret_mounts.error IS 'Why the file is not as it should be; null if it is';
+COMMENT ON COLUMN mlint.secret_mounts.created_by IS 'Role that created the mount';
+COMMENT ON COLUMN mlint.secret_mounts.created_at IS 'When it was created';
+
+CREATE FUNCTION mlint.secret_mount_create(name text, path text,
+	mode text DEFAULT '0400', format text DEFAULT 'raw',
+	more text[] DEFAULT '{}') RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_create';
+COMMENT ON FUNCTION mlint.secret_mount_create(text, text, text, text, text[]) IS
+	'Have a secret written to a file below mlint.secret_mount_directory, now and at each new version; as dotenv or json, several, also by glob patterns';
+
+CREATE FUNCTION mlint.secret_mount_drop(path text) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_drop';
+COMMENT ON FUNCTION mlint.secret_mount_drop(text) IS
+	'Remove a file that mlint.secret_mount_create had written, and write it no more';
+
+CREATE FUNCTION mlint.secret_env(names text[]) RETURNS text
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_env';
+COMMENT ON FUNCTION mlint.secret_env(text[]) IS
+	'The current values of secrets as dotenv text, in the quoting of a POSIX shell';
+
+CREATE PROCEDURE mlint.secret_mount_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_mount_run';
+COMMENT ON PROCEDURE mlint.secret_mount_run() IS
+	'The job secret_mounts: writes the files that are not as they should be';
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute', false);
+
+CREATE FUNCTION mlint.secret_mount_changed() RETURNS trigger
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_changed';
+COMMENT ON FUNCTION mlint.secret_mount_changed() IS
+	'Has the job secret_mounts run when a secret has another version, or none';
+CREATE TRIGGER secret_mount_changed
+AFTER UPDATE OF version OR DELETE ON mlint.secret
+FOR EACH STATEMENT EXECUTE FUNCTION mlint.secret_mount_changed();
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_mount_create(text, text, text, text, text[]),
+	mlint.secret_mount_drop(text), mlint.secret_env(text[]),
+	mlint.secret_mount_changed() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.secret_mount_run() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_mount_create(text, text, text, text, text[]),
+	mlint.secret_mount_drop(text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_env(text[]) TO mlint_user;
+GRANT SELECT ON mlint.secret_mounts TO mlint_reader;
 -- scan: credentials that lie where they should not.
+
+CREATE TABLE mlint.secret_rule (
+	name text COLLATE "C" PRIMARY KEY,
+	pattern text,
+	keywords text[],
+	severity text CHECK (severity IN ('low', 'medium', 'high', 'critical')),
+	description text,
+	min_entropy real NOT NULL DEFAULT 0,
+	enabled boolean NOT NULL DEFAULT true,
+	CHECK ((pattern IS NULL) = (keywords IS NULL)
+		AND (pattern IS NULL) = (severity IS NULL))
+);
+COMMENT ON TABLE mlint.secret_rule IS
+	'Users'' own rules of the scanner; a row without a pattern switches the built-in rule of its name on or off';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_rule', '');
+
+CREATE FUNCTION mlint.secret_scan(content text, path text DEFAULT NULL,
+	OUT rule text, OUT line int, OUT "column" int, OUT excerpt text,
+	OUT entropy real, OUT severity text) RETURNS SETOF record
+	LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL SAFE COST 1000 ROWS 1
+	AS 'MODULE_PATHNAME', 'mlint_secret_scan';
+COMMENT ON FUNCTION mlint.secret_scan(text, text) IS
+	'The credentials in a text: rule, line and column (from 1), the first characters only, bits of entropy a character, severity. A path tells lock files, tests and the like';
+
+CREATE FUNCTION mlint.secret_scan_database(OUT object_type text, OUT object text,
+	OUT rule text, OUT line int, OUT "column" int, OUT excerpt text,
+	OUT entropy real, OUT severity text) RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000000 ROWS 10
+	AS 'MODULE_PATHNAME', 'mlint_secret_scan_database';
+COMMENT ON FUNCTION mlint.secret_scan_database() IS
+	'The credentials in this database''s definitions: functions, views, defaults, constraints, triggers, policies, comments, foreign options, settings, subscriptions, destinations; audited';
+
+CREATE FUNCTION mlint.secret_rule_create(name text, pattern text, keywords text[],
+	severity text DEFAULT 'high', description text DEFAULT NULL,
+	min_entropy real DEFAULT 0) RETURNS void
+	LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rule_create';
+COMMENT ON FUNCTION mlint.secret_rule_create(text, text, text[], text, text, real) IS
+	'Adds a rule: a regular expression that is tried on the text around each keyword. Its first group, if it has one, is the secret';
+
+CREATE FUNCTION mlint.secret_rule_drop(name text) RETURNS void
+	LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rule_drop';
+COMMENT ON FUNCTION mlint.secret_rule_drop(text) IS 'Drops a rule that was added';
+
+CREATE FUNCTION mlint.secret_rule_enable(name text, enabled boolean DEFAULT true)
+	RETURNS void
+	LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rule_enable';
+COMMENT ON FUNCTION mlint.secret_rule_enable(text, boolean) IS
+	'Switches a rule on or off, built in or not';
+
+CREATE FUNCTION mlint.secret_rule_builtin(OUT name text, OUT description text,
+	OUT severity text, OUT keywords text[], OUT pattern text,
+	OUT min_entropy real) RETURNS SETOF record
+	LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 150
+	AS 'MODULE_PATHNAME', 'mlint_secret_rule_builtin';
+COMMENT ON FUNCTION mlint.secret_rule_builtin() IS 'Behind the view mlint.secret_rules';
+
+CREATE VIEW mlint.secret_rules AS
+SELECT b.name, b.description, b.severity, b.keywords, b.pattern, b.min_entropy,
+	true AS built_in, coalesce(r.enabled, true) AS enabled
+FROM mlint.secret_rule_builtin() b
+LEFT JOIN mlint.secret_rule r ON r.name = b.name
+UNION ALL
+SELECT r.name, r.description, r.severity, r.keywords, r.pattern, r.min_entropy,
+	false, r.enabled
+FROM mlint.secret_rule r
+WHERE r.pattern IS NOT NULL;
+COMMENT ON VIEW mlint.secret_rules IS 'What the scanner looks for';
+COMMENT ON COLUMN mlint.secret_rules.name IS 'Name of the rule';
+COMMENT ON COLUMN mlint.secret_rules.description IS 'What it finds';
+COMMENT ON COLUMN mlint.secret_rules.severity IS 'low, medium, high or critical';
+COMMENT ON COLUMN mlint.secret_rules.keywords IS 'It looks only where one of these stands, in any case';
+COMMENT ON COLUMN mlint.secret_rules.pattern IS 'Regular expression; null where a rule takes more than one';
+COMMENT ON COLUMN mlint.secret_rules.min_entropy IS 'Bits a character that a finding must have';
+COMMENT ON COLUMN mlint.secret_rules.built_in IS 'Whether it comes with mlint';
+COMMENT ON COLUMN mlint.secret_rules.enabled IS 'Whether it is in force';
+
+REVOKE ALL ON FUNCTION mlint.secret_scan(text, text),
+	mlint.secret_scan_database(),
+	mlint.secret_rule_create(text, text, text[], text, text, real),
+	mlint.secret_rule_drop(text), mlint.secret_rule_enable(text, boolean),
+	mlint.secret_rule_builtin() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.secret_scan(text, text) TO mlint_user;
+GRANT EXECUTE ON FUNCTION mlint.secret_scan_database(),
+	mlint.secret_rule_create(text, text, text[], text, text, real),
+	mlint.secret_rule_drop(text), mlint.secret_rule_enable(text, boolean)
+TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_rule_builtin() TO mlint_user, mlint_reader;
+GRANT SELECT ON mlint.secret_rules TO mlint_user, mlint_reader;
 SELECT mlint.privileges_close();

@@ -17,6 +17,8 @@
 #include "common/http.h"
 #include "common/netpolicy.h"
 #include "delivery/delivery.h"
+#include "mounts/mounts.h"
+#include "rotation/rotation.h"
 #include "secrets/secrets.h"
 #include "worker/worker.h"
 
@@ -46,6 +48,8 @@ _PG_init(void)
 	secrets_init();
 	worker_init();
 	delivery_init();
+	rotation_init();
+	mounts_init();
 
 	MarkGUCPrefixReserved("mlint");
 }

@@ -16,6 +16,11 @@ if [ ! -x "$root$bin/pg_config" ]; then
 	# PGXS's own files lie beside or below the libraries.
 	pgxs=$(dirname "$(dirname "$(dirname "$("$pg_config" --pgxs)")")")
 	[ -d "$root$pgxs" ] || { mkdir -p "$root$pgxs"; cp -a "$pgxs/." "$root$pgxs/"; }
+	# What libpq's header needs; the rest of that folder may be anything.
+	include=$("$pg_config" --includedir)
+	for f in libpq-fe.h postgres_ext.h pg_config_ext.h; do
+		cp "$include/$f" "$root$include/"
+	done
 	rm -rf "$root$("$pg_config" --pkglibdir)/bitcode"
 fi
 echo "$root$bin/pg_config"

@@ -31,6 +31,7 @@
 #define CREDENTIAL_MAX_BYTES	65536
 
 static SecretResolver resolve_secret = NULL;
+static SecretResolver resolve_previous = NULL;
 static SecretReadable secret_readable = NULL;
 
 void
@@ -38,6 +39,12 @@ credential_register_secrets(SecretResolver resolve, SecretReadable readable)
 {
 	resolve_secret = resolve;
 	secret_readable = readable;
+}
+
+void
+credential_register_previous(SecretResolver resolve)
+{
+	resolve_previous = resolve;
 }
 
 /* Raise the one error of a reference that is none. */
@@ -240,4 +247,12 @@ credential_resolve(const Credential *c, size_t *len)
 	}
 	elog(ERROR, "there is no credential to resolve");
 	return NULL;				/* keep the compiler quiet */
+}
+
+char *
+credential_resolve_previous(const Credential *c, size_t *len)
+{
+	if (c->kind != CREDENTIAL_SECRET || resolve_previous == NULL)
+		return NULL;
+	return resolve_previous(c->name, len);
 }

@@ -51,6 +51,12 @@ extern void credential_check(const Credential *c, Oid role, const char *what);
 extern char *credential_resolve(const Credential *c, size_t *len);
 
 /*
+ * The value that was current before, while it is valid beside the current one
+ * (a rotation's grace); NULL when there is none. As credential_resolve().
+ */
+extern char *credential_resolve_previous(const Credential *c, size_t *len);
+
+/*
  * How {"secret": ...} is resolved: the secrets room registers itself, so that
  * common/ knows no room. "readable" says whether the secret exists and the
  * role may read it.
@@ -59,5 +65,6 @@ typedef char *(*SecretResolver) (const char *name, size_t *len);
 typedef bool (*SecretReadable) (const char *name, Oid role);
 extern void credential_register_secrets(SecretResolver resolve,
 										SecretReadable readable);
+extern void credential_register_previous(SecretResolver resolve);
 
 #endif

@@ -37,6 +37,7 @@
 #include <unistd.h>
 
 #include "common/compat.h"
+#include "common/crypto.h"
 #include "common/errors.h"
 #include "common/http.h"
 #include "common/netpolicy.h"
@@ -61,6 +62,7 @@ typedef struct Bytes
 	char	   *data;
 	size_t		len;
 	size_t		size;
+	bool		confidential;	/* no copy of them stays in freed memory */
 } Bytes;
 
 typedef struct HttpPool
@@ -125,6 +127,8 @@ struct HttpRequest
 	int			connect_timeout_ms;
 	size_t		keep_body;
 	bool		keep_headers;
+	bool		confidential;
+	bool		metadata;
 	struct curl_slist own[2];	/* our headers; the caller's hang behind */
 
 	HttpDone	done;
@@ -158,6 +162,14 @@ monotonic_us(void)
 	return (int64) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
+static void
+bytes_free(Bytes *bytes)
+{
+	if (bytes->confidential && bytes->data != NULL)
+		crypto_wipe(bytes->data, bytes->size);
+	free(bytes->data);
+}
+
 /* Add bytes, with a terminator behind them. False: out of memory. */
 static bool
 bytes_append(Bytes *bytes, const char *data, size_t len)
@@ -169,7 +181,13 @@ bytes_append(Bytes *bytes, const char *data, size_t len)
 
 		while (size < bytes->len + len + 1)
 			size *= 2;
-		grown = realloc(bytes->data, size);
+		if (!bytes->confidential || bytes->data == NULL)
+			grown = realloc(bytes->data, size);
+		else if ((grown = malloc(size)) != NULL)
+		{
+			memcpy(grown, bytes->data, bytes->len);
+			bytes_free(bytes);
+		}
 		if (grown == NULL)
 			return false;
 		bytes->data = grown;
@@ -399,6 +417,7 @@ http_header(struct curl_slist *list, const char *name, const char *value)
 			line[name_len + 2 + value_len] = '\0';
 		}
 		grown = curl_slist_append(list, line);
+		crypto_wipe(line, name_len + value_len + 2);
 		if (line != fixed)
 			free(line);
 	}
@@ -471,7 +490,8 @@ socket_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
 	HttpRequest *request = arg;
 
-	if (!netpolicy_allows(request->host, &address->addr,
+	if (!request->metadata &&
+		!netpolicy_allows(request->host, &address->addr,
 						  request->reason, sizeof(request->reason)))
 	{
 		request->refused = true;
@@ -967,6 +987,13 @@ response_judge(HttpRequest *request, CURLcode code)
 	}
 }
 
+static void
+headers_wipe(struct curl_slist *headers)
+{
+	for (; headers != NULL; headers = headers->next)
+		crypto_wipe(headers->data, strlen(headers->data));
+}
+
 /* Take a request out of libcurl's hands. */
 static void
 request_detach(HttpRequest *request)
@@ -984,6 +1011,8 @@ request_detach(HttpRequest *request)
 static void
 request_release(HttpRequest *request)
 {
+	if (request->confidential)
+		headers_wipe(request->own[1].next);
 	curl_slist_free_all(request->own[1].next);
 	request->own[1].next = NULL;
 	request->state = REQUEST_IDLE;
@@ -1166,6 +1195,10 @@ http_request_create(HttpClient *client, const HttpTarget *target)
 	request->connect_timeout_ms = target->connect_timeout_ms;
 	request->keep_body = target->keep_body;
 	request->keep_headers = target->keep_headers;
+	request->confidential = target->confidential;
+	request->body.confidential = target->confidential;
+	request->headers.confidential = target->confidential;
+	request->metadata = target->metadata;
 	if (method != NULL)
 	{
 		request->is_head = strcmp(method, "HEAD") == 0;
@@ -1206,8 +1239,8 @@ http_request_free(HttpRequest *request)
 	request_release(request);
 	dlist_delete(&request->node);
 	curl_easy_cleanup(request->easy);
-	free(request->body.data);
-	free(request->headers.data);
+	bytes_free(&request->body);
+	bytes_free(&request->headers);
 	free(request->host);
 	free(request);
 }
@@ -1398,6 +1431,8 @@ http_perform(const HttpTarget *target, struct curl_slist *headers,
 	}
 	PG_CATCH();
 	{
+		if (target->confidential)
+			headers_wipe(unsent);
 		curl_slist_free_all(unsent);
 		if (client != NULL)
 			http_client_destroy(client);

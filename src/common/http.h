@@ -51,6 +51,9 @@ typedef struct HttpTarget
 	bool		verify;			/* the certificate and its name */
 	size_t		keep_body;		/* bytes of the response body to keep */
 	bool		keep_headers;	/* keep the response headers too */
+	bool		confidential;	/* wipe all that is kept of the exchange */
+	bool		metadata;		/* a URL of our own, not of a caller's, to the
+								 * machine's metadata service: not guarded */
 } HttpTarget;
 
 typedef struct HttpResponse
@@ -110,8 +113,9 @@ extern void http_request_submit(HttpRequest *request,
 extern void http_request_cancel(HttpRequest *request);
 
 /*
- * A synchronous exchange in a backend. The response's texts are palloc'd.
- * Interrupts are honoured within 100 ms; nothing leaks when they strike.
+ * A synchronous exchange in a backend. The response's texts are palloc'd;
+ * of a confidential one they are the caller's to wipe. Interrupts are
+ * honoured within 100 ms; nothing leaks when they strike.
  */
 extern HttpResponse *http_perform(const HttpTarget *target,
 								  struct curl_slist *headers,

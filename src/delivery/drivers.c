@@ -8,30 +8,13 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "parser/parse_func.h"
-#include "storage/proc.h"
-#include "tcop/tcopprot.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/jsonb.h"
-#include "utils/lsyscache.h"
-#include "utils/regproc.h"
-#include "utils/syscache.h"
-#include "utils/timeout.h"
-#include "utils/varlena.h"
 
-#include "common/compat.h"
-#include "common/errors.h"
+#include "common/userfunction.h"
 #include "delivery/driver.h"
 #include "worker/worker.h"
 
@@ -136,165 +119,36 @@ driver_check(const Driver *driver, const void *options, Oid owner,
 		driver->check(options, owner);
 }
 
-static void
-pg_attribute_noreturn()
-may_not_execute(const char *name, Oid owner, const char *what)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("role \"%s\" may not execute %s(jsonb), which option \"%s\" names",
-					GetUserNameFromId(owner, true), name, what),
-			 errhint("The function runs as the role that created the destination: grant it EXECUTE on the function and USAGE on its schema.")));
-}
+static const Oid event_argument[] = {JSONBOID};
 
-/*
- * A function's name as an option has it, "schema.function". Raises; a name
- * that is no name at all is reported as one of this option.
- */
-static List *
-function_name(const char *name, const char *what)
-{
-	List	   *raw;
-	List	   *names = NIL;
-	ListCell   *lc;
-
-	if (!SplitIdentifierString(pstrdup(name), '.', &raw) || raw == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("option \"%s\" must be the name of a function", what),
-				 errhint("Write it as schema.function, without arguments; double quotes enclose a name that has other characters than letters, digits and \"_\".")));
-	if (list_length(raw) == 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("option \"%s\" names the function \"%s\" without its schema",
-						what, name),
-				 errhint("Write it as schema.function, for example \"public.%s\": the workers have no search_path of yours.",
-						 name)));
-	if (list_length(raw) > 2)
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("option \"%s\" names the function \"%s\" with too many dots",
-						what, name),
-				 errhint("Write it as schema.function.")));
-	foreach(lc, raw)
-		names = lappend(names, makeString(pstrdup((char *) lfirst(lc))));
-	return names;
-}
+/* What functions that options of a destination name are like. */
+static const UserFunctionKind event_function = {
+	.nargs = 1,
+	.types = event_argument,
+	.shown = "jsonb",
+	.takes = "one argument of type jsonb, the event",
+	.owner_did = "created the destination",
+	.remedy = "Drop the destination and create it again as another role."
+};
 
 Oid
 driver_function(const char *name, Oid result, Oid owner, const char *what)
 {
-	List	   *names = function_name(name, what);
-	Oid			types[1] = {JSONBOID};
-	Oid			schema = get_namespace_oid(strVal(linitial(names)), true);
-	Oid			function = InvalidOid;
-	HeapTuple	tuple;
-	Form_pg_proc proc;
-
-	if (OidIsValid(schema) &&
-		mlint_namespace_aclcheck(schema, owner, ACL_USAGE) != ACLCHECK_OK)
-		may_not_execute(name, owner, what);
-	if (OidIsValid(schema))
-		function = LookupFuncName(names, 1, types, true);
-	if (!OidIsValid(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("option \"%s\": there is no function %s(jsonb)", what,
-						name),
-				 errhint("It takes one argument of type jsonb, the event%s.",
-						 result == JSONBOID ? ", and returns jsonb" : "")));
-
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	if (proc->prokind != PROKIND_FUNCTION || proc->proretset ||
-		(OidIsValid(result) && proc->prorettype != result))
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("option \"%s\": %s(jsonb) must be a function that returns %s",
-						what, name, OidIsValid(result) ?
-						format_type_be(result) : "one value")));
-	ReleaseSysCache(tuple);
-
-	if (mlint_function_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK)
-		may_not_execute(name, owner, what);
-	return function;
-}
-
-/* The call itself, as the owner. */
-static char *
-call_function(Oid function, const char *json, bool want_result)
-{
-	LOCAL_FCINFO(fcinfo, 1);
-	FmgrInfo	flinfo;
-	Datum		result;
-	ConstraintsSetStmt *constraints = makeNode(ConstraintsSetStmt);
-
-	fmgr_info(function, &flinfo);
-	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = DirectFunctionCall1(jsonb_in,
-												CStringGetDatum(json));
-	fcinfo->args[0].isnull = false;
-
-	/*
-	 * What it would defer runs at once, as the owner. Only in a worker, where
-	 * nothing of anybody else's has been deferred before.
-	 */
-	if (MyBackendType == B_BG_WORKER)
-	{
-		constraints->deferred = false;
-		AfterTriggerSetState(constraints);
-	}
-	result = FunctionCallInvoke(fcinfo);
-	CommandCounterIncrement();
-
-	if (!want_result || fcinfo->isnull)
-		return NULL;
-	return DatumGetCString(DirectFunctionCall1(jsonb_out, result));
+	return user_function(name, &event_function, result, owner, what, false);
 }
 
 char *
 driver_call_function(Oid function, Oid owner, const char *json,
 					 int timeout_ms, bool want_result)
 {
-	Oid			user;
-	int			context;
-	int			nest;
-	char	   *volatile result = NULL;
-	bool		timed = MyBackendType == B_BG_WORKER && timeout_ms > 0;
+	Datum		event = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+	bool		isnull;
+	Datum		result = user_function_call(function, &event_function, owner,
+											&event, timeout_ms, &isnull);
 
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(owner)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the role that created the destination, whose function is to be called, does not exist any more"),
-				 errhint("Drop the destination and create it again as another role.")));
-
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
-	nest = NewGUCNestLevel();
-	(void) set_config_option("search_path", "\"$user\", public, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	if (timed)
-		enable_timeout_after(STATEMENT_TIMEOUT, timeout_ms);
-	PG_TRY();
-	{
-		result = call_function(function, json, want_result);
-	}
-	PG_FINALLY();
-	{
-		if (timed)
-		{
-			disable_timeout(STATEMENT_TIMEOUT, false);
-			/* It may have struck just now: that is not for who comes next. */
-			QueryCancelPending = false;
-		}
-	}
-	PG_END_TRY();
-	AtEOXact_GUC(false, nest);
-	SetUserIdAndSecContext(user, context);
-	return result;
+	if (!want_result || isnull)
+		return NULL;
+	return DatumGetCString(DirectFunctionCall1(jsonb_out, result));
 }
 
 /* ---- mlint.driver_options() ---- */

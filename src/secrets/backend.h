@@ -9,8 +9,12 @@
  *
  * Values that were read are kept in shared memory for the backend's
  * cache_ttl_s, sealed; they serve all processes of the database, and for
- * stale_s longer when the backend fails. Writing or deleting through us, and
- * secret_backend_alter(), drop what they concern.
+ * stale_s longer while the backend is down. Writing or deleting through us,
+ * and secret_backend_alter(), drop what they concern. What a dispatcher has
+ * read is read again before it runs out (mlint.secret_refresh), and dispatchers
+ * are told when it has changed.
+ *
+ * What is done to a backend is done: it does not roll back.
  */
 #ifndef MLINT_BACKEND_H
 #define MLINT_BACKEND_H
@@ -54,6 +58,7 @@ typedef void (*VersionVisitor) (const char *version, bool current,
 extern bool backend_versions(const char *backend, const char *name,
 							 VersionVisitor visit, void *arg);
 
+/* 'local' is none of these: it is the store, not a row. */
 extern bool backend_exists(const char *backend);
 
 #endif

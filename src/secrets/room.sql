@@ -310,3 +310,145 @@ GRANT EXECUTE ON FUNCTION mlint.master_keys() TO mlint_reader;
 GRANT EXECUTE ON FUNCTION mlint.master_key_rotate() TO mlint_admin;
 GRANT SELECT ON mlint.secrets, mlint.secret_grants TO mlint_user, mlint_reader;
 GRANT SELECT ON mlint.master_key TO mlint_reader;
+
+-- ---- backends ----
+
+CREATE TABLE mlint.secret_backend (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$' AND name <> 'local'),
+	kind text NOT NULL,
+	options jsonb NOT NULL CHECK (pg_catalog.jsonb_typeof(options) = 'object'),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+COMMENT ON TABLE mlint.secret_backend IS 'Systems that keep secrets for us, and how to reach them';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_backend', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_backend_id_seq', '');
+
+CREATE FUNCTION mlint.secret_backend_create(name text, kind text,
+	options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_create';
+COMMENT ON FUNCTION mlint.secret_backend_create(text, text, jsonb) IS
+	'Add a system that keeps secrets: mlint.secret_backend_kinds shows the kinds and their options';
+
+CREATE FUNCTION mlint.secret_backend_alter(name text, options jsonb) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_alter';
+COMMENT ON FUNCTION mlint.secret_backend_alter(text, jsonb) IS
+	'Change options of a secret backend; those not given stay, null takes one away';
+
+CREATE FUNCTION mlint.secret_backend_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_drop';
+COMMENT ON FUNCTION mlint.secret_backend_drop(text) IS
+	'Forget a secret backend; what it keeps stays there';
+
+CREATE FUNCTION mlint.secret_backend_test(name text) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_test';
+COMMENT ON FUNCTION mlint.secret_backend_test(text) IS
+	'Log in to a secret backend and make a call that changes nothing; raises the error if that fails';
+
+CREATE FUNCTION mlint.secret_cache_drop(backend text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_cache_drop';
+COMMENT ON FUNCTION mlint.secret_cache_drop(text) IS
+	'Forget the values that were read from a secret backend, or from all';
+
+-- The backends' part of mlint.secret_list().
+CREATE FUNCTION mlint.secret_backend_list(backend text, prefix text) RETURNS SETOF text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_list';
+COMMENT ON FUNCTION mlint.secret_backend_list(text, text) IS 'Behind mlint.secret_list()';
+
+CREATE FUNCTION mlint.secret_list(backend text, prefix text DEFAULT '')
+RETURNS TABLE (name text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF backend = 'local' THEN
+		RETURN QUERY SELECT s.name FROM mlint.secrets s
+			WHERE starts_with(s.name, prefix) ORDER BY s.name;
+	ELSE
+		RETURN QUERY SELECT l FROM mlint.secret_backend_list(backend, prefix) l
+			ORDER BY l COLLATE "C";
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION mlint.secret_list(text, text) IS
+	'The names of the secrets in a backend that begin with a prefix';
+
+CREATE FUNCTION mlint.secret_refresh() RETURNS int
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_refresh';
+COMMENT ON FUNCTION mlint.secret_refresh() IS
+	'The job secret_refresh''s: reads again what dispatchers use from backends before it runs out, tells them what has changed, renews tokens; returns how many changed';
+
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_refresh', 'SELECT mlint.secret_refresh()', '1 minute', false);
+
+CREATE FUNCTION mlint.secret_backend_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_options';
+COMMENT ON FUNCTION mlint.secret_backend_options() IS 'Behind the view mlint.secret_backend_kinds';
+
+CREATE VIEW mlint.secret_backend_kinds AS SELECT * FROM mlint.secret_backend_options();
+COMMENT ON VIEW mlint.secret_backend_kinds IS 'Kinds of secret backends and the options that they take';
+COMMENT ON COLUMN mlint.secret_backend_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.secret_backend_kinds.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.secret_backend_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.secret_backend_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.secret_backend_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.secret_backend_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.secret_backend_kinds.help IS 'What it does';
+
+CREATE FUNCTION mlint.secret_backend_state(backend int, OUT breaker text,
+	OUT breaker_until timestamptz, OUT cached int, OUT hits bigint,
+	OUT misses bigint, OUT stale bigint, OUT last_success_at timestamptz,
+	OUT last_error text, OUT last_error_at timestamptz)
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_state';
+COMMENT ON FUNCTION mlint.secret_backend_state(int) IS 'Behind the view mlint.secret_backends';
+
+CREATE VIEW mlint.secret_backends AS
+SELECT b.name, b.kind, b.options, s.breaker, s.breaker_until, s.cached,
+	s.hits, s.misses, s.stale, s.last_success_at, s.last_error,
+	s.last_error_at, b.created_at, b.altered_at
+FROM mlint.secret_backend b, LATERAL mlint.secret_backend_state(b.id) s;
+COMMENT ON VIEW mlint.secret_backends IS 'Systems that keep secrets for us, and how they do; counters are since the server started';
+COMMENT ON COLUMN mlint.secret_backends.name IS 'Name of the backend';
+COMMENT ON COLUMN mlint.secret_backends.kind IS 'What sort of system it is';
+COMMENT ON COLUMN mlint.secret_backends.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.secret_backends.breaker IS 'Circuit breaker: closed, open or half-open';
+COMMENT ON COLUMN mlint.secret_backends.breaker_until IS 'Open: when one call will be tried';
+COMMENT ON COLUMN mlint.secret_backends.cached IS 'Values that are kept in memory, sealed';
+COMMENT ON COLUMN mlint.secret_backends.hits IS 'Reads that a kept value answered';
+COMMENT ON COLUMN mlint.secret_backends.misses IS 'Reads that went to the backend';
+COMMENT ON COLUMN mlint.secret_backends.stale IS 'Reads among these that a kept value answered after its time, because the backend was down';
+COMMENT ON COLUMN mlint.secret_backends.last_success_at IS 'When a call last succeeded';
+COMMENT ON COLUMN mlint.secret_backends.last_error IS 'Why a call last failed';
+COMMENT ON COLUMN mlint.secret_backends.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.secret_backends.created_at IS 'When the backend was created';
+COMMENT ON COLUMN mlint.secret_backends.altered_at IS 'When its options were last changed';
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_backend_create(text, text, jsonb),
+	mlint.secret_backend_alter(text, jsonb), mlint.secret_backend_drop(text),
+	mlint.secret_backend_test(text), mlint.secret_cache_drop(text),
+	mlint.secret_backend_list(text, text), mlint.secret_list(text, text),
+	mlint.secret_refresh(), mlint.secret_backend_options(),
+	mlint.secret_backend_state(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_backend_create(text, text, jsonb),
+	mlint.secret_backend_alter(text, jsonb), mlint.secret_backend_drop(text),
+	mlint.secret_backend_test(text), mlint.secret_cache_drop(text),
+	mlint.secret_backend_list(text, text), mlint.secret_list(text, text)
+	TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_backend_options(),
+	mlint.secret_backend_state(int) TO mlint_reader;
+GRANT SELECT ON mlint.secret_backend_kinds, mlint.secret_backends TO mlint_reader;

@@ -63,6 +63,7 @@ secrets_init(void)
 	master_key_define_settings();
 	keyrow_init();
 	access_init();
+	backend_init();
 	credential_register_secrets(resolve_reference, secret_permitted_to_read);
 }
 

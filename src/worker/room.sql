@@ -23,10 +23,19 @@ CREATE TABLE mlint.job_run (
 CREATE INDEX job_run_job ON mlint.job_run (job_id, id);
 COMMENT ON TABLE mlint.job_run IS 'The last hundred runs of each job';
 
+-- Not a column of mlint.job: whoever asks for a run must not lock the row that
+-- the scheduler updates. A request goes when a run begins that sees what was
+-- committed with it, so none is lost.
+CREATE TABLE mlint.job_request (
+	job_id int NOT NULL
+);
+COMMENT ON TABLE mlint.job_request IS 'Jobs to be run at once';
+
 -- One run has begun: count it as a failure until it says otherwise, so that a
 -- job whose process dies is put off like one that fails.
 CREATE FUNCTION mlint.job_begin(job_id int) RETURNS void
 LANGUAGE sql VOLATILE AS $$
+	DELETE FROM mlint.job_request r WHERE r.job_id = job_begin.job_id;
 	UPDATE mlint.job
 	SET started_at = pg_catalog.clock_timestamp(),
 		failures = failures + 1,

@@ -99,9 +99,11 @@ start_due_jobs(void)
 	int			room;
 
 	begin_transaction();
-	if (SPI_execute("SELECT id, pg_catalog.date_part('epoch',"
-					" next_run_at - pg_catalog.clock_timestamp()) * 1000"
-					" FROM mlint.job WHERE enabled ORDER BY next_run_at",
+	if (SPI_execute("SELECT id, CASE WHEN EXISTS (SELECT FROM mlint.job_request r"
+					" WHERE r.job_id = j.id) THEN 0"
+					" ELSE pg_catalog.date_part('epoch', next_run_at"
+					" - pg_catalog.clock_timestamp()) * 1000 END"
+					" FROM mlint.job j WHERE enabled ORDER BY 2",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.job");
 	njobs = SPI_processed;
@@ -286,28 +288,44 @@ mlint_job_main(Datum main_arg)
 	proc_exit(0);
 }
 
+bool
+job_request(const char *name)
+{
+	OwnerScope	scope;
+	Oid			types[1] = {TEXTOID};
+	Datum		args[1] = {CStringGetTextDatum(name)};
+	bool		found;
+
+	owner_begin(&scope);
+	if (SPI_execute_with_args("INSERT INTO mlint.job_request (job_id)"
+							  " SELECT id FROM mlint.job WHERE name = $1",
+							  1, types, args, NULL, false,
+							  0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write mlint.job_request");
+	found = SPI_processed > 0;
+	/* One that had nothing to do so far has now. */
+	if (SPI_execute_with_args("UPDATE mlint.job SET enabled = true"
+							  " WHERE name = $1 AND NOT enabled",
+							  1, types, args, NULL, false,
+							  0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write mlint.job");
+	owner_end(&scope);
+	worker_wake_at_commit(WORKER_SCHEDULER);
+	return found;
+}
+
 /* mlint.job_run_now(name) */
 Datum
 mlint_job_run_now(PG_FUNCTION_ARGS)
 {
-	text	   *name = PG_GETARG_TEXT_PP(0);
-	OwnerScope	scope;
-	Oid			types[1] = {TEXTOID};
-	Datum		args[1] = {PointerGetDatum(name)};
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	owner_begin(&scope);
-	if (SPI_execute_with_args("UPDATE mlint.job SET next_run_at = now(), failures = 0"
-							  " WHERE name = $1", 1, types, args, NULL,
-							  false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not update mlint.job");
-	if (SPI_processed == 0)
+	if (!job_request(name))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("job \"%s\" does not exist", text_to_cstring(name)),
+				 errmsg("job \"%s\" does not exist", name),
 				 errhint("The view mlint.jobs lists them.")));
-	owner_end(&scope);
-	audit(AUDIT_CHANGED, "job.run", "job", text_to_cstring(name), NULL);
-	worker_wake_at_commit(WORKER_SCHEDULER);
+	audit(AUDIT_CHANGED, "job.run", "job", name, NULL);
 	PG_RETURN_VOID();
 }
 

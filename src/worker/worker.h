@@ -81,6 +81,14 @@ extern void worker_init(void);
 extern void worker_wake(WorkerKind kind);
 extern void worker_wake_at_commit(WorkerKind kind);
 
+/*
+ * Have a job run at once, when the current transaction commits; false when
+ * there is none of that name. What is committed with the request is seen by
+ * the run, also when the job is running meanwhile. A job that is disabled until
+ * its first use is enabled.
+ */
+extern bool job_request(const char *name);
+
 /* ---- for the processes themselves ---- */
 
 extern WorkerSlot *MyWorker;
@@ -132,7 +140,7 @@ extern void worker_wait(long timeout_ms);
 extern void worker_activity(const char *fmt,...) pg_attribute_printf(1, 2);
 extern void worker_idle(void);
 
-/* Deliveries ended: event_wait() looks again. */
+/* Deliveries ended, a rotation went on: who waits for that looks again. */
 extern ConditionVariable *worker_delivered(void);
 
 /* ---- between the launcher and everybody ---- */

@@ -256,6 +256,25 @@ SELECT mlint.job_run_now('syntax');
 EOQ
 wait_for_sql($node, 'a job whose command is nonsense',
 	"SELECT last_error LIKE 'syntax error%' FROM mlint.jobs WHERE name = 'syntax'");
+# A job may be a procedure, which commits as it goes.
+$node->safe_psql('postgres', <<'EOQ');
+CREATE TABLE steps (n int);
+CREATE PROCEDURE work_in_steps() LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. 3 LOOP
+		INSERT INTO public.steps VALUES (i);
+		COMMIT;
+	END LOOP;
+	INSERT INTO public.steps VALUES (4);
+	RAISE EXCEPTION 'the fourth step';
+END $$;
+INSERT INTO mlint.job (name, command, every) VALUES ('steps', 'CALL public.work_in_steps()', '1 hour');
+EOQ
+wait_for_sql($node, 'a job that is a procedure fails half-way',
+	"SELECT last_error = 'the fourth step' FROM mlint.jobs WHERE name = 'steps'");
+is($node->safe_psql('postgres', 'SELECT count(*) >= 3 AND max(n) = 3 FROM steps'),
+	't', '... and what it had committed stays');
+$node->safe_psql('postgres', "UPDATE mlint.job SET enabled = false WHERE name = 'steps'");
 wait_for_sql($node, 'retention is a job, and has run',
 	"SELECT last_finished_at IS NOT NULL AND last_error IS NULL FROM mlint.jobs WHERE name = 'event_retention'"
 );

@@ -219,13 +219,15 @@ use Time::HiRes qw(time usleep);
 
 my @running;
 
-# Start one; it records to a file of its own until the test ends.
+# Start one; it records to a file of its own until the test ends. Another
+# script of test/peers may be named that takes the same options.
 sub start
 {
-	my ($class) = @_;
+	my ($class, $script) = @_;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $self = bless {
 		dir => $dir,
+		script => $script // 'receiver.py',
 		record => "$dir/record",
 		port => 0,
 		read_to => 0,
@@ -247,7 +249,7 @@ sub resume
 	my $pid = fork() // die "fork: $!";
 	if ($pid == 0)
 	{
-		exec 'python3', "$MlintTest::peers/receiver.py",
+		exec 'python3', "$MlintTest::peers/$self->{script}",
 		  '--record', $self->{record}, '--port', $self->{port},
 		  '--port-file', $port_file
 		  or POSIX::_exit(127);
@@ -257,7 +259,7 @@ sub resume
 	my $end = time + $MlintTest::deadline;
 	until (-s $port_file)
 	{
-		die 'receiver.py did not start'
+		die "$self->{script} did not start"
 		  if time > $end || waitpid($pid, POSIX::WNOHANG()) == $pid;
 		usleep(10_000);
 	}
@@ -295,12 +297,12 @@ sub control
 	my ($self, $what) = @_;
 	my $socket = IO::Socket::INET->new(
 		PeerAddr => '127.0.0.1',
-		PeerPort => $self->{port}) or die "receiver.py: $!";
+		PeerPort => $self->{port}) or die "$self->{script}: $!";
 
 	print $socket "GET /control/$what HTTP/1.1\r\nHost: localhost\r\n\r\n";
 	my $status = <$socket> // '';
 	close $socket;
-	die "receiver.py: $status" unless $status =~ /^HTTP\S+ 200/;
+	die "$self->{script}: $status" unless $status =~ /^HTTP\S+ 200/;
 	return;
 }
 

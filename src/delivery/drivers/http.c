@@ -252,7 +252,7 @@ typedef struct HttpState
 	HttpSender *sender;
 	SignatureForm signature;
 	int			nkeys;
-	SigningKey **keys;
+	SigningKey *keys[MAX_SIGNATURES];
 } HttpState;
 
 static const char *const methods[] = {"POST", "PUT", "PATCH", NULL};
@@ -554,11 +554,27 @@ http_close(void *arg)
 	state->nkeys = 0;
 }
 
+/* Sign with this secret too. */
+static void
+add_key(HttpState *state, char *secret, size_t len)
+{
+	/* A malformed one raises; the secret goes with its context then. */
+	state->keys[state->nkeys] = signing_key_create(secret, len);
+	state->nkeys++;
+	crypto_wipe(secret, len);
+}
+
+/*
+ * The sender, and the keys: all current secrets, the newest first, and then
+ * those that are valid beside them since a rotation.
+ */
 static void
 open_sender(HttpState *state, const HttpOptions *o, HttpClient *client)
 {
 	HttpTarget	target = {0};
 	HeaderAdder adder;
+	char	   *secret;
+	size_t		len;
 
 	target.url = o->url;
 	target.method = methods[o->method];
@@ -586,17 +602,18 @@ open_sender(HttpState *state, const HttpOptions *o, HttpClient *client)
 		o->signature;
 	if (state->signature == SIGNATURE_NONE)
 		return;
-	state->keys = palloc(sizeof(SigningKey *) * o->signing_secret.n);
 	for (int i = 0; i < o->signing_secret.n; i++)
 	{
-		size_t		len;
-		char	   *secret = credential_resolve(&o->signing_secret.items[i],
-												&len);
-
-		/* A malformed one raises; the secret goes with its context then. */
-		state->keys[i] = signing_key_create(secret, len);
-		state->nkeys++;
-		crypto_wipe(secret, len);
+		secret = credential_resolve(&o->signing_secret.items[i], &len);
+		add_key(state, secret, len);
+	}
+	for (int i = 0; i < o->signing_secret.n && state->nkeys < MAX_SIGNATURES;
+		 i++)
+	{
+		secret = credential_resolve_previous(&o->signing_secret.items[i],
+											 &len);
+		if (secret)
+			add_key(state, secret, len);
 	}
 }
 
