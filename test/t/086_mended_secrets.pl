@@ -49,7 +49,7 @@ is(sql('SELECT mlint.audit_verify(), mlint.audit_verify(0), mlint.audit_verify(1
 	'|||', '... and without it all is well');
 
 # ---- what plans and statistics tell ----
-sub plan
+sub plan_of
 {
 	my ($explain, $query) = @_;
 	my $plan = sql("SET ROLE u; EXPLAIN ($explain) $query");
@@ -61,8 +61,8 @@ sub plan
 my $analyze = 'ANALYZE, COSTS off, TIMING off, SUMMARY off, BUFFERS off';
 for my $view ('secrets WHERE name', 'secret_grants WHERE pattern')
 {
-	is( plan($analyze, "SELECT * FROM mlint.$view = 'prod/3'"),
-		plan($analyze, "SELECT * FROM mlint.$view = 'prod/x'"),
+	is( plan_of($analyze, "SELECT * FROM mlint.$view = 'prod/3'"),
+		plan_of($analyze, "SELECT * FROM mlint.$view = 'prod/x'"),
 		"EXPLAIN ANALYZE of $view tells no forbidden name from an unknown one");
 	is(sql("SET ROLE u; SELECT count(*) FROM mlint.$view = 'prod/7'"), 1, '... and one that is permitted is found');
 }
