@@ -115,7 +115,7 @@ UPDATE mlint.audit_entry SET hash = 'short' WHERE seq = 6;
 SELECT mlint.audit_verify() AS hash;
 ROLLBACK;
 BEGIN;
-UPDATE mlint.audit_entry SET details = NULL WHERE seq = 1;
+UPDATE mlint.audit_entry SET details = '{"changed": true}' WHERE seq = 1;
 SELECT mlint.audit_verify() AS first;
 ROLLBACK;
 BEGIN;
