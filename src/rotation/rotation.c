@@ -42,7 +42,6 @@
 #include "common/credential.h"
 #include "common/crypto.h"
 #include "common/errors.h"
-#include "common/generation.h"
 #include "common/injection.h"
 #include "common/owner.h"
 #include "common/retry.h"
@@ -1016,10 +1015,7 @@ end_overlaps(void)
 		" WHERE overlap_until <= pg_catalog.clock_timestamp()",
 		SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	if (SPI_processed > 0)
-	{
-		(void) generation_bump("secrets");
-		worker_wake_at_commit(WORKER_DISPATCHER);
-	}
+		secret_values_changed();
 	owner_end(&scope);
 }
 

@@ -33,7 +33,7 @@
 #include "common/audit.h"
 #include "common/crypto.h"
 #include "common/errors.h"
-#include "common/generation.h"
+#include "common/credential.h"
 #include "common/owner.h"
 #include "secrets/backend_row.h"
 #include "secrets/cache.h"
@@ -530,15 +530,8 @@ backend_get(const char *backend, const char *name, const char *version,
 static void
 forget_secret(const Backend *b, const char *name)
 {
-	OwnerScope	scope;
-
-	/* Where we may not write, the job finds out within a minute. */
-	if (!cache_forget(b->id, name, false) || XactReadOnly)
-		return;
-	owner_begin(&scope);
-	(void) generation_bump("secrets");
-	owner_end(&scope);
-	worker_wake_at_commit(WORKER_DISPATCHER);
+	if (cache_forget(b->id, name, false))
+		secret_values_changed();
 }
 
 typedef struct PutArguments
@@ -884,13 +877,6 @@ mlint_secret_refresh(PG_FUNCTION_ARGS)
 	}
 	cache_sweep();
 	if (changed > 0)
-	{
-		OwnerScope	scope;
-
-		owner_begin(&scope);
-		(void) generation_bump("secrets");
-		owner_end(&scope);
-		worker_wake_at_commit(WORKER_DISPATCHER);
-	}
+		secret_values_changed();
 	PG_RETURN_INT32(changed);
 }

@@ -23,8 +23,8 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "common/credential.h"
 #include "common/errors.h"
-#include "common/generation.h"
 #include "common/owner.h"
 #include "common/rows.h"
 #include "executor/spi.h"
@@ -281,9 +281,7 @@ store_put(const char *name, const void *data, size_t len,
 static void
 value_changed(const char *name, int version)
 {
-	generation_bump("secrets");
-	/* Deliveries may be waiting for this. */
-	worker_wake_at_commit(WORKER_DISPATCHER);
+	secret_values_changed();
 	if (version > 0)
 		Async_Notify("mlint_secret",
 					 psprintf("{\"name\": \"%s\", \"version\": %d}", name,
