@@ -10,6 +10,8 @@
 #ifndef MLINT_SECRETS_H
 #define MLINT_SECRETS_H
 
+#include "common/compat.h"
+
 /* Names and their limits. */
 #define SECRET_NAME_CHARACTERS \
 	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-"

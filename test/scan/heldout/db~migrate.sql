@@ -1,0 +1,14 @@
+ BEGIN;
+ CREATE TABLE account (id bigint, password_hash text, api_token_digest bytea, reset_token text);
+ COMMENT ON COLUMN account.password_hash IS 'bcrypt, e.g. $2b$12${a:53}';
+ INSERT INTO account VALUES (1, '$2b$12${a:53}', '\x{x:64}', NULL);
++CREATE ROLE reporting LOGIN PASSWORD '{a:13}';
+ CREATE ROLE nightly LOGIN PASSWORD :'nightly_password';
++ALTER USER app WITH ENCRYPTED PASSWORD '{c:11}';
+ CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'db2.corp.net', dbname 'x');
++CREATE USER MAPPING FOR app SERVER other OPTIONS (user 'app', password '{l:12}');
++CREATE SUBSCRIPTION s CONNECTION 'host=db.corp.net user=repl password={l:11} dbname=app' PUBLICATION p;
++SELECT dblink_connect('c', 'hostaddr=10.1.2.3 user=batch password={a:10}');
+ SELECT set_config('app.token', current_setting('app.token', true), false);
+ UPDATE account SET reset_token = encode(gen_random_bytes(32), 'hex');
+ COMMIT;

@@ -1,0 +1,18 @@
+ module.exports = {
+   publicKey: '{b:64}',
+   recaptchaSiteKey: '6Le{w:37}',
++  recaptchaSecret: '6Le{w:37}',
++  session: { secret: '{a:48}', resave: false },
+   firebase: { appId: '1:{d:12}:web:{x:22}', measurementId: 'G-{U:10}' },
++  maps: { key: 'AIza{w:35}' },
+   csrfToken: '{a:36}',
+   gtm: 'GTM-{U:7}',
+   cacheKey: '{x:32}',
++  sendgrid: "SG.{w:22}.{w:43}",
++  twilio: { twilioAuthToken: "{x:32}", sid: 'AC{x:32}' },
+   sessionTokenName: 'corpSessionIdentifier2024',
+   passwordRules: 'minlength: 20; required: lower; required: upper;',
+   passwordError: 'Passwords need 8 characters, 1 digit & 1 Symbol!',
+   buildHash: '{x:20}',
+   i18n: { tokenExpired: 'Your token expired at 10:00', badPassword: 'Wrong!' },
+ };
