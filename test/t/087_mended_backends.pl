@@ -1,15 +1,18 @@
 # What has gone wrong once in rotations, mounts and backends: versions that are
 # stored or destroyed in the middle of a rotation, intervals that lead back,
-# functions that raise books, owners who are no more permitted, files that
-# nobody knew of, backends that hold up the others.
+# functions that raise books, owners who are no more permitted, values before
+# that are of no use, files that nobody knew of, backends that hold up the others
+# or answer with zero bytes.
 
 use strict;
 use warnings;
 
 use Cwd qw(realpath);
+use IO::Socket::INET;
 use IPC::Run ();
 use JSON::PP ();
 use MlintTest;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use SecretTest;
 use Test::More;
@@ -202,6 +205,27 @@ rotated('other');
 my $after_two = sql("SELECT generation FROM mlint.generation WHERE room = 'secrets'");
 is($after_one - $generation, $after_two - $after_one + 1, '... which ends without it too');
 
+# ---- signatures during a grace, with a value before that is none any more ----
+my $receiver = MlintTest::Receiver->start;
+put($_, 'whsec_bm90aGluZw==') for qw(gone malformed);
+sql("SELECT mlint.secret_put('malformed', 'whsec_!')");
+for my $name (qw(gone malformed))
+{
+	sql(rotation($name, generator => { kind => 'hex' }, grace => '1 hour'));
+	is(rotated($name), 't', "a secret that webhooks are signed with is rotated: $name");
+}
+sql("SELECT mlint.secret_destroy('gone', 1)");
+for my $name (qw(gone malformed))
+{
+	create_destination($node, $name, 'http',
+		{ url => $receiver->url("/$name"), signing_secret => { secret => $name }, signature => 'standard' });
+	my $event = publish($node, $name, {});
+	is(sql("SELECT mlint.event_wait($event, '20 s')"), 't', '... a value before that is of no use holds up nothing');
+	my ($request) = $receiver->requests("/$name");
+	is(scalar(() = ($request->{headers}{'webhook-signature'} // '') =~ /v1,/g), 1, '... and signs nothing');
+}
+is(sql("SELECT previous FROM mlint.secrets WHERE name = 'gone'"), '', '... nor is it shown as valid');
+
 # ---- large keys ----
 put('rsa', 'one');
 sql(rotation('rsa', generator => { kind => 'rsa', bits => 8192 }));
@@ -240,5 +264,28 @@ backend($node, 'vault', 'vault', { url => 'http://127.0.0.1:1', token => { secre
 sql("SELECT mlint.secret_drop('token')");
 is(refused('SELECT mlint.secret_refresh()'), 0, 'a backend whose credentials do not resolve does not hold up the others');
 like(shown($node, 'vault', 'last_error'), qr/token/, '... the view tells why');
+
+# ---- a backend that answers with zero bytes ----
+my $peer = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1', ReuseAddr => 1) or die $!;
+my $pid = fork() // die "fork: $!";
+if ($pid == 0)
+{
+	close $_ for *STDOUT, *STDERR;
+	alarm 60;
+	while (my $client = $peer->accept)
+	{
+		while (my $line = <$client>) { last if $line eq "\r\n"; }
+		print $client "HTTP/1.1 200 OK\r\nContent-Length: 900000\r\nConnection: close\r\n\r\n", "\0" x 900_000;
+		close $client;
+	}
+	POSIX::_exit(0);
+}
+put('token', 'one');
+backend($node, 'zero', 'vault', { url => 'http://127.0.0.1:' . $peer->sockport, token => { secret => 'token' } });
+like(refused("SELECT mlint.secret_get('any', backend => 'zero')"), qr/its answer is not JSON/, 'an answer of zero bytes is refused');
+like(refused("SELECT length((mlint.http('GET', 'http://127.0.0.1:@{[ $peer->sockport ]}/')).body)"), qr/\d/, '... and survived');
+unlike(slurp_file($node->logfile), qr/terminated by signal/, '... by every process');
+kill 'KILL', $pid;
+waitpid $pid, 0;
 
 done_testing();
