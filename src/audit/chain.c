@@ -43,6 +43,7 @@
 PG_FUNCTION_INFO_V1(mlint_audit_verify);
 
 #define FETCH_ROWS		1000
+#define INTACT			PG_INT64_MIN	/* no entry: nothing is broken */
 #define FIXED_BYTES		(CRYPTO_SHA256_BYTES + 4 * 8 + 4)
 
 /* ---- hashing ---- */
@@ -213,7 +214,10 @@ find_beginning(ChainHead *head)
 		head->seq = column_int64(0, 1);
 }
 
-/* The first entry from head on, up to the last one, that is not as it was. */
+/*
+ * The first entry from head on, up to the last one, that is not as it was, or
+ * INTACT.
+ */
 static int64
 first_broken(ChainHead *head, int64 from, int64 to, int64 end)
 {
@@ -223,14 +227,14 @@ first_broken(ChainHead *head, int64 from, int64 to, int64 end)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "mlint audit_verify",
 												  ALLOCSET_DEFAULT_SIZES);
-	int64		broken = 0;
+	int64		broken = INTACT;
 
 	cursor = SPI_cursor_open_with_args(NULL,
 									   "SELECT " COLUMNS " FROM mlint.audit_entry e"
 									   " WHERE e.seq >= $1 AND e.seq <= $2"
 									   " ORDER BY e.seq, e.month",
 									   2, types, values, NULL, true, 0);
-	while (broken == 0)
+	while (broken == INTACT)
 	{
 		MemoryContext old;
 
@@ -238,7 +242,7 @@ first_broken(ChainHead *head, int64 from, int64 to, int64 end)
 		if (SPI_processed == 0)
 			break;
 		old = MemoryContextSwitchTo(context);
-		for (uint64 i = 0; i < SPI_processed && broken == 0; i++)
+		for (uint64 i = 0; i < SPI_processed && broken == INTACT; i++)
 		{
 			int64		seq = column_int64(i, 1);
 			int64		expected = head->seq + 1;
@@ -254,16 +258,30 @@ first_broken(ChainHead *head, int64 from, int64 to, int64 end)
 		SPI_freetuptable(SPI_tuptable);
 	}
 	SPI_cursor_close(cursor);
-	if (broken == 0 && head->seq < Min(to, end))
+	if (broken == INTACT && head->seq < Min(to, end))
 		broken = head->seq + 1;
 	return broken;
 }
 
+/* What lies before the beginning: put there, or put back after a purge. */
+static int64
+first_before(const ChainHead *head)
+{
+	bool		isnull;
+	int64		seq;
+
+	(void) run("SELECT min(e.seq) FROM mlint.audit_entry e WHERE e.seq <= $1",
+			   head->seq);
+	seq = DatumGetInt64(column(0, 1, &isnull));
+	return isnull ? INTACT : seq;
+}
+
 /*
- * The log between two entries, 0: its beginning, PG_INT64_MAX: its end. The
- * order of what is read matters, since the log grows meanwhile: first where
- * it must reach to, then the snapshot, then where it may reach to. With the
- * lock no month can be dropped under us.
+ * The log between two entries, PG_INT64_MIN: its beginning, PG_INT64_MAX: its
+ * end. Returns INTACT, or the first entry that is not. The order of what is
+ * read matters, since the log grows meanwhile: first where it must reach to,
+ * then the snapshot, then where it may reach to. With the lock no month can be
+ * dropped under us.
  */
 static int64
 verify(int64 from, int64 to)
@@ -275,7 +293,7 @@ verify(int64 from, int64 to)
 	int64		known = 0;
 	int64		written;
 	int64		committing;
-	int64		broken;
+	int64		broken = INTACT;
 
 	LockRelationOid(log, AccessShareLock);
 	if (audit_area_head(&written, &committing))
@@ -286,30 +304,24 @@ verify(int64 from, int64 to)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	find_beginning(&head);
-	if (head.seq > 0 && from <= head.seq &&
-		run("SELECT min(e.seq) FROM mlint.audit_entry e WHERE e.seq <= $1",
-			head.seq) == 1 && column_int64(0, 1) > 0)
-		broken = column_int64(0, 1);	/* put back after it was purged */
-	else
+	if (from <= head.seq)
+		broken = first_before(&head);
+	else if (from > head.seq + 1)
 	{
-		broken = 0;
-		if (from > head.seq + 1)
-		{
-			head.seq = from - 1;
-			if (run("SELECT e.hash, e.month FROM mlint.audit_entry e"
-					" WHERE e.seq = $1", head.seq) == 0 ||
-				!column_hash(0, 1, head.hash))
-				broken = from <= end ? from : 0;
-		}
-		if (broken == 0)
-			broken = first_broken(&head, head.seq + 1, to, end);
+		head.seq = from - 1;
+		if (run("SELECT e.hash, e.month FROM mlint.audit_entry e"
+				" WHERE e.seq = $1", head.seq) == 0 ||
+			!column_hash(0, 1, head.hash))
+			broken = from <= end ? from : INTACT;
 	}
+	if (broken == INTACT)
+		broken = first_broken(&head, head.seq + 1, to, end);
 	PopActiveSnapshot();
 
 	/* What is there beyond what the auditor ever wrote, somebody else put. */
 	if (audit_area_head(&written, &committing))
 		known = committing;
-	if (broken == 0 && known > 0 && head.seq >= from && head.seq > known)
+	if (broken == INTACT && known > 0 && head.seq >= from && head.seq > known)
 		broken = known + 1;
 	return broken;
 }
@@ -320,7 +332,7 @@ mlint_audit_verify(PG_FUNCTION_ARGS)
 {
 	static const char *const by_index[] = {"enable_seqscan",
 	"enable_bitmapscan", "enable_sort", "enable_incremental_sort"};
-	int64		from = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
+	int64		from = PG_ARGISNULL(0) ? PG_INT64_MIN : PG_GETARG_INT64(0);
 	int64		to = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT64(1);
 	OwnerScope	scope;
 	int64		broken;
@@ -333,7 +345,7 @@ mlint_audit_verify(PG_FUNCTION_ARGS)
 								 false);
 	broken = verify(from, to);
 	owner_end(&scope);
-	if (broken == 0)
+	if (broken == INTACT)
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(broken);
 }

@@ -57,6 +57,7 @@
 #include "common/compat.h"
 #include "common/errors.h"
 #include "common/owner.h"
+#include "common/peertext.h"
 #include "common/retention.h"
 
 PG_FUNCTION_INFO_V1(mlint_audit_note);
@@ -380,7 +381,7 @@ forget_role_names(Datum arg, int cache, uint32 hash)
 	session_role.role = InvalidOid;
 }
 
-/* The name of a role; one that was dropped has a number. */
+/* The name of a role, kept; one that was dropped has a number. */
 static const char *
 role_name(RoleName *known, Oid role)
 {
@@ -396,11 +397,11 @@ role_name(RoleName *known, Oid role)
 	if (HeapTupleIsValid(tuple))
 	{
 		known->name = ((Form_pg_authid) GETSTRUCT(tuple))->rolname;
-		known->role = role;
 		ReleaseSysCache(tuple);
 	}
 	else
 		snprintf(NameStr(known->name), NAMEDATALEN, "%u", role);
+	known->role = role;
 	return NameStr(known->name);
 }
 
@@ -638,6 +639,18 @@ audit_prepared_ended(void)
 		call_to_resolve(area);
 }
 
+/*
+ * The transaction is about to commit. What fails now would be logged with the
+ * statement that has brought it here, and that may contain a secret.
+ */
+static void
+wait_for_changes(void)
+{
+	HIDE_STATEMENT_BEGIN();
+	(void) wait_written(changed_area, changed_ticket);
+	HIDE_STATEMENT_END();
+}
+
 static void
 on_xact(XactEvent event, void *arg)
 {
@@ -647,7 +660,7 @@ on_xact(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
-			(void) wait_written(changed_area, changed_ticket);
+			wait_for_changes();
 			break;
 		case XACT_EVENT_ABORT:
 			call_to_resolve(changed_area);

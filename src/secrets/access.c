@@ -337,6 +337,15 @@ grant_arguments(FunctionCallInfo fcinfo, const char *action)
 	role = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	grant.privilege = text_to_cstring(PG_GETARG_TEXT_PP(2));
 
+	/* As elsewhere; but "local:*" is not "*", which means backends too. */
+	if (strncmp(grant.pattern, "local:", 6) == 0 &&
+		strpbrk(grant.pattern, "*?") == NULL)
+		grant.pattern += 6;
+	else if (strncmp(grant.pattern, "local:", 6) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("a pattern cannot begin with \"local:\""),
+				 errdetail("Names in the local store have no backend before them.")));
 	len = strlen(grant.pattern);
 	if (len == 0 || len > PATTERN_MAX ||
 		strspn(grant.pattern, SECRET_NAME_CHARACTERS ":*?") != len)

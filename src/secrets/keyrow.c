@@ -155,16 +155,23 @@ read_rows(void)
 	known.valid = true;
 }
 
-/* The check value of a key; NULL when there is no such row. */
+/*
+ * The check value of a key; NULL when there is no such row. One that we do not
+ * know may have come with a dump, whose COPY sends no invalidation.
+ */
 static const uint8 *
 key_check(int id)
 {
-	if (!known.valid)
-		read_rows();
-	for (int i = known.n - 1; i >= 0; i--)
+	for (int attempt = 0; attempt < 2; attempt++)
 	{
-		if (known.rows[i].id == id)
-			return known.rows[i].check;
+		if (!known.valid)
+			read_rows();
+		for (int i = known.n - 1; i >= 0; i--)
+		{
+			if (known.rows[i].id == id)
+				return known.rows[i].check;
+		}
+		known.valid = false;
 	}
 	return NULL;
 }
@@ -310,9 +317,11 @@ count_versions(int nrows)
 	return counts;
 }
 
-/* Is the key at hand? If the source gives none, why not (palloc'd). */
+/*
+ * Does the source give a key now? If it gives none at all, why not (palloc'd).
+ */
 static bool
-key_at_hand(const uint8 *check, char **why)
+source_gives(const uint8 *check, char **why)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -352,6 +361,8 @@ mlint_master_keys(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	int64	   *counts;
 	int			nrows;
+	bool		asked = false;
+	char	   *why = NULL;
 
 	InitMaterializedSRF(fcinfo, 0);
 	nrows = newest_id() == 0 ? 0 : known.n;
@@ -363,9 +374,14 @@ mlint_master_keys(PG_FUNCTION_ARGS)
 		Datum		values[7];
 		bool		nulls[7] = {0};
 		bool		current = i == nrows - 1;
-		char	   *why;
-		bool		available = key_at_hand(row.check, &why);
+		bool		available = master_key_held(row.check);
 
+		/* Once is enough: a command may take its time. */
+		if (!available && !asked)
+		{
+			available = source_gives(row.check, &why);
+			asked = true;
+		}
 		values[0] = Int32GetDatum(row.id);
 		values[1] = CStringGetTextDatum(current ? "current" :
 										counts[i] > 0 ? "retiring" :
@@ -452,7 +468,26 @@ typedef struct Rewrapper
 	TupleTableSlot *slot;
 	Snapshot	snapshot;
 	int			key_id;
+	bool		asked;			/* the source, for a key that it had not */
 } Rewrapper;
+
+/*
+ * Can what a key wraps be opened? When its key is lost that is no reason to
+ * leave others as they are; the view mlint.master_key warns of it. Without any
+ * key there is an error.
+ */
+static bool
+rewrap_can_open(Rewrapper *to, int key_id)
+{
+	const uint8 *check = key_check(key_id);
+
+	if (check == NULL || master_key_held(check))
+		return check != NULL;
+	if (!to->asked && master_key_available(check))
+		return true;
+	to->asked = true;
+	return false;
+}
 
 /*
  * Wrap a version's data key with the current master key. False when it was
@@ -478,7 +513,7 @@ rewrap_version(Rewrapper *to, HeapTuple row, const char *name)
 
 	heap_deform_tuple(row, desc, values, nulls);
 	version = DatumGetInt32(values[1]);
-	if (nulls[3] ||
+	if (nulls[3] || !rewrap_can_open(to, DatumGetInt32(values[2])) ||
 		!data_key_unwrap(name, version, DatumGetInt32(values[2]),
 						 DatumGetByteaPP(values[3]), data_key))
 	{
@@ -540,6 +575,7 @@ mlint_secret_rewrap(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	to.key_id = newest_id();
+	to.asked = false;
 	if (to.key_id > 0)
 	{
 		to.relation = table_open(mlint_relation("secret_version"),

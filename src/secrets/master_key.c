@@ -657,6 +657,12 @@ master_key_get(const uint8 *check)
 }
 
 bool
+master_key_held(const uint8 *check)
+{
+	return key_find(check) != NULL;
+}
+
+bool
 master_key_available(const uint8 *check)
 {
 	if (key_find(check))

@@ -25,7 +25,10 @@ extern void master_key_define_settings(void);
  */
 extern const uint8 *master_key_get(const uint8 *check);
 
-/* Is that key at hand? Raises ERRCODE_MLINT_MASTER_KEY when there is none. */
+/* Is that key in memory already? */
+extern bool master_key_held(const uint8 *check);
+
+/* Is it there, or does the source give it? Raises ERRCODE_MLINT_MASTER_KEY when there is none. */
 extern bool master_key_available(const uint8 *check);
 
 /*

@@ -72,7 +72,7 @@ typedef struct Child
 
 static HTAB *databases;
 static Child *children;
-static bool complained = false;
+static TimestampTz complained_at = 0;
 
 static Database *
 database_find(Oid oid)
@@ -218,16 +218,19 @@ start_child(Oid database, WorkerKind kind, int lane, int lanes)
 		return true;
 	if (index < 0 || !worker_start(index, &handle))
 	{
-		if (!complained)
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (now - complained_at >= LOOK_INTERVAL_MS * 1000L)
+		{
+			complained_at = now;
 			ereport(WARNING,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("mlint cannot start a worker for database %u: all of max_worker_processes are taken",
 							database),
 					 errhint("Raise max_worker_processes: mlint needs one for its launcher, and for each database with the extension one scheduler, one auditor, mlint.dispatchers dispatchers (one more with destinations that run SQL) and up to mlint.job_workers jobs.")));
-		complained = true;
+		}
 		return false;
 	}
-	complained = false;
 	child = &children[index];
 	child->handle = handle;
 	child->database = database;
@@ -438,7 +441,6 @@ mlint_launcher_main(Datum main_arg)
 		{
 			list_databases();
 			listed_at = now;
-			complained = false;
 		}
 		reap_children(now);
 		next = keep_workers(now);

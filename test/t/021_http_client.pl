@@ -20,7 +20,7 @@ my $probe = "$dir/http_probe.so";
 chomp(my $include = `pg_config --includedir-server`);
 system_or_bail($cc, '-shared', '-fPIC', '-O', "-I$top/src", "-I$include",
 	'-o', $probe, "$FindBin::RealBin/http_probe.c",
-	(map { "$top/src/common/$_.c" } qw(http netpolicy glob)), '-lcurl');
+	(map { "$top/src/common/$_.c" } qw(http netpolicy glob crypto)), '-lcurl', '-lcrypto');
 my $shim = "$dir/resolver.so";
 system_or_bail($cc, '-shared', '-fPIC', '-O', '-o', $shim,
 	"$FindBin::RealBin/resolver_shim.c", '-ldl');
