@@ -337,6 +337,13 @@ store_destroy(const char *name, int version)
 				 errmsg("secret \"%s\" has no version %d that could be destroyed",
 						name, version),
 				 errhint("mlint.secret_versions lists the versions.")));
+	/* Nor is it valid beside the current one any more. */
+	if (SPI_execute_with_args("UPDATE mlint.secret"
+							  " SET previous_until = '-infinity'"
+							  " WHERE name = $1 AND previous = $2",
+							  3, types, values, NULL,
+							  false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write mlint.secret");
 	value_changed(name, 0);
 	owner_end(&scope);
 }
