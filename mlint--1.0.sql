@@ -54,7 +54,7 @@ CREATE TABLE mlint.generation (
 COMMENT ON TABLE mlint.generation IS
 	'A number for each room whose rows workers keep in memory; it grows with every change of them';
 
-INSERT INTO mlint.generation VALUES ('secrets', 1), ('destinations', 1);
+INSERT INTO mlint.generation VALUES ('destinations', 1);
 
 CREATE FUNCTION mlint.http(
 	method text,
@@ -1778,7 +1778,7 @@ SELECT m.path, m.names, m.format, '0' || pg_catalog.to_char(m.mode / 64 * 100
 		+ m.mode / 8 % 8 * 10 + m.mode % 8, 'FM000') AS mode,
 	CASE WHEN m.dropped_at IS NOT NULL THEN 'removing'
 		WHEN m.error IS NOT NULL THEN 'failed'
-		WHEN m.file IS NULL THEN 'waiting' ELSE 'written' END AS state,
+		WHEN coalesce(m.file, '') = '' THEN 'waiting' ELSE 'written' END AS state,
 	m.versions::jsonb AS versions, m.written_at, m.error,
 	pg_catalog.pg_get_userbyid(m.created_by) AS created_by, m.created_at
 FROM mlint.secret_mount m;

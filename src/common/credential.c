@@ -33,12 +33,21 @@
 static SecretResolver resolve_secret = NULL;
 static SecretResolver resolve_previous = NULL;
 static SecretReadable secret_readable = NULL;
+static SecretGeneration secret_generation = NULL;
+
+uint64
+credential_generation(void)
+{
+	return secret_generation();
+}
 
 void
-credential_register_secrets(SecretResolver resolve, SecretReadable readable)
+credential_register_secrets(SecretResolver resolve, SecretReadable readable,
+							SecretGeneration generation)
 {
 	resolve_secret = resolve;
 	secret_readable = readable;
+	secret_generation = generation;
 }
 
 void

@@ -57,14 +57,23 @@ extern char *credential_resolve(const Credential *c, size_t *len);
 extern char *credential_resolve_previous(const Credential *c, size_t *len);
 
 /*
+ * A number that grows, in this process, when what credentials resolve to may
+ * have changed: whoever keeps a value resolves it again. What was committed
+ * before the transaction began is in it. Needs a transaction.
+ */
+extern uint64 credential_generation(void);
+
+/*
  * How {"secret": ...} is resolved: the secrets room registers itself, so that
  * common/ knows no room. "readable" says whether the secret exists and the
- * role may read it.
+ * role may read it, "generation" is behind credential_generation().
  */
 typedef char *(*SecretResolver) (const char *name, size_t *len);
 typedef bool (*SecretReadable) (const char *name, Oid role);
+typedef uint64 (*SecretGeneration) (void);
 extern void credential_register_secrets(SecretResolver resolve,
-										SecretReadable readable);
+										SecretReadable readable,
+										SecretGeneration generation);
 extern void credential_register_previous(SecretResolver resolve);
 
 #endif

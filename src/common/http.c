@@ -1382,6 +1382,18 @@ exchange_done(HttpRequest *request, const HttpResponse *response, void *arg)
 	*(const HttpResponse **) arg = response;
 }
 
+/* A terminated copy of all bytes: pnstrdup() would end at the first zero. */
+static char *
+bytes_copy(const char *data, size_t len)
+{
+	char	   *copy = palloc(len + 1);
+
+	if (len > 0)
+		memcpy(copy, data, len);
+	copy[len] = '\0';
+	return copy;
+}
+
 /* The response with its texts in the current memory context. */
 static HttpResponse *
 response_copy(const HttpResponse *response)
@@ -1389,8 +1401,8 @@ response_copy(const HttpResponse *response)
 	HttpResponse *copy = palloc(sizeof(HttpResponse));
 
 	*copy = *response;
-	copy->body = pnstrdup(response->body, response->body_len);
-	copy->headers = pnstrdup(response->headers, response->headers_len);
+	copy->body = bytes_copy(response->body, response->body_len);
+	copy->headers = bytes_copy(response->headers, response->headers_len);
 	return copy;
 }
 

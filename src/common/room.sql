@@ -52,7 +52,7 @@ CREATE TABLE mlint.generation (
 COMMENT ON TABLE mlint.generation IS
 	'A number for each room whose rows workers keep in memory; it grows with every change of them';
 
-INSERT INTO mlint.generation VALUES ('secrets', 1), ('destinations', 1);
+INSERT INTO mlint.generation VALUES ('destinations', 1);
 
 CREATE FUNCTION mlint.http(
 	method text,

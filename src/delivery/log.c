@@ -193,21 +193,21 @@ datum_xid8(Datum datum)
 	return U64FromFullTransactionId(DatumGetFullTransactionId(datum));
 }
 
-void
-log_generations(int64 *destinations, int64 *secrets)
+int64
+log_destinations_generation(void)
 {
 	static Statement statement = {
-		"SELECT max(generation) FILTER (WHERE room = 'destinations'),"
-		" max(generation) FILTER (WHERE room = 'secrets')"
-		" FROM mlint.generation"
+		"SELECT max(generation) FROM mlint.generation"
+		" WHERE room = 'destinations'"
 	};
-	bool		lost[2];
+	int64		generation;
+	bool		lost;
 
 	(void) run(&statement, NULL, NULL, true, NULL);
-	*destinations = DatumGetInt64(column(0, 1, &lost[0]));
-	*secrets = DatumGetInt64(column(0, 2, &lost[1]));
-	if (lost[0] || lost[1])
+	generation = DatumGetInt64(column(0, 1, &lost));
+	if (lost)
 		elog(ERROR, "mlint.generation has lost its rows");
+	return generation;
 }
 
 /* ---- events ---- */

@@ -27,7 +27,7 @@ extern void log_abort(void);
 /* ---- reading ---- */
 
 /* Counters that grow with every change of destinations and of secrets. */
-extern void log_generations(int64 *destinations, int64 *secrets);
+extern int64 log_destinations_generation(void);
 
 /*
  * Hand events on, in the log's order, from the cursor. The visitor decides

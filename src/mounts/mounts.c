@@ -13,7 +13,9 @@
  * A file goes with its mount, and when a secret that it names is gone.
  *
  * Each file is a transaction of its own: one that cannot be written says so in
- * its row, and the others are.
+ * its row, and the others are. Before the first time, that it will be written is
+ * a transaction too: whatever happens then, the file is known, and goes with its
+ * mount.
  */
 #include "postgres.h"
 
@@ -38,6 +40,7 @@
 #include "secrets/store.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -64,7 +67,8 @@ typedef struct Mount
 	int			mode;
 	bool		dropped;
 	char	   *versions;		/* that the file has, JSON; NULL: none */
-	char	   *file;			/* as mount_file_state() says; NULL: none */
+	char	   *file;			/* as mount_file_state() says; "": there may
+								 * be one; NULL: none */
 } Mount;
 
 /* The secrets of a text, with their values while it is made. */
@@ -584,8 +588,29 @@ remove_mount(const Mount *mount)
 	owner_end(&scope);
 }
 
-/* Write the file, if it is not as it should be. */
+/* There may be a file from now on, whatever becomes of the attempt. */
 static void
+announce(const Mount *mount)
+{
+	OwnerScope	scope;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(mount->id)};
+
+	owner_begin(&scope);
+	run("UPDATE mlint.secret_mount SET file = '' WHERE id = $1",
+		SPI_OK_UPDATE, 1, types, values);
+	owner_end(&scope);
+	/* On disk before the file is: workers do not wait for that otherwise. */
+	(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
+							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0,
+							 false);
+}
+
+/*
+ * Write the file, if it is not as it should be. False: it was announced, and is
+ * to be written by another transaction.
+ */
+static bool
 write_mount(const Mount *mount, Members *members)
 {
 	char	   *versions = versions_text(members);
@@ -597,10 +622,17 @@ write_mount(const Mount *mount, Members *members)
 		strcmp(mount_file_state(mount->path), mount->file) == 0)
 	{
 		record_error(mount, NULL);
-		return;
+		return true;
 	}
 	if (strcmp(mount->format, "dotenv") == 0)
 		require_distinct(members);
+	if (mount->file == NULL)
+	{
+		/* Where nothing can be written nothing has to be removed. */
+		(void) mount_file_state(mount->path);
+		announce(mount);
+		return false;
+	}
 	members_read(members);
 	PG_TRY();
 	{
@@ -616,10 +648,14 @@ write_mount(const Mount *mount, Members *members)
 	}
 	PG_END_TRY();
 	audit(AUDIT_CHANGED, "mount.write", "mount", mount->path, versions);
+	return true;
 }
 
-/* Bring one mount's file to what it should be, or raise. */
-static void
+/*
+ * Bring one mount's file to what it should be, or raise. False: there is more
+ * to do, in another transaction.
+ */
+static bool
 keep_mount(const Mount *mount, Members *members)
 {
 	char	   *gone;
@@ -627,7 +663,7 @@ keep_mount(const Mount *mount, Members *members)
 	if (mount->dropped)
 		remove_mount(mount);
 	else if (find_members(mount, members, &gone))
-		write_mount(mount, members);
+		return write_mount(mount, members);
 	else
 	{
 		if (mount->file)
@@ -639,6 +675,7 @@ keep_mount(const Mount *mount, Members *members)
 					 "there is no secret that matches" :
 					 psprintf("secret \"%s\" does not exist", gone));
 	}
+	return true;
 }
 
 /* Lock a mount's row; NULL when it is gone. */
@@ -679,8 +716,11 @@ load_mount(int id)
 	return mount;
 }
 
-/* One mount; what goes wrong is in its row. */
-static void
+/*
+ * One mount; what goes wrong is in its row. False: there is more to do, in
+ * another transaction.
+ */
+static bool
 run_mount(int id)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -688,15 +728,16 @@ run_mount(int id)
 	Mount	   *mount = load_mount(id);
 	Members    *members = palloc0(sizeof(Members));
 	char	   *volatile error = NULL;
+	volatile bool done = true;
 
 	if (mount == NULL)
-		return;
+		return true;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
-		keep_mount(mount, members);
+		done = keep_mount(mount, members);
 		PopActiveSnapshot();
 		ReleaseCurrentSubTransaction();
 	}
@@ -716,6 +757,7 @@ run_mount(int id)
 	members_wipe(members);
 	if (error)
 		record_error(mount, error);
+	return done;
 }
 
 /* CALL mlint.secret_mount_run() */
@@ -750,11 +792,16 @@ mlint_secret_mount_run(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < n; i++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextSwitchTo(TopTransactionContext);
-		run_mount(ids[i]);
-		MemoryContextSwitchTo(own);
-		SPI_commit();
+		bool		done;
+
+		do
+		{
+			CHECK_FOR_INTERRUPTS();
+			MemoryContextSwitchTo(TopTransactionContext);
+			done = run_mount(ids[i]);
+			MemoryContextSwitchTo(own);
+			SPI_commit();
+		} while (!done);
 	}
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");

@@ -26,7 +26,7 @@ SELECT m.path, m.names, m.format, '0' || pg_catalog.to_char(m.mode / 64 * 100
 		+ m.mode / 8 % 8 * 10 + m.mode % 8, 'FM000') AS mode,
 	CASE WHEN m.dropped_at IS NOT NULL THEN 'removing'
 		WHEN m.error IS NOT NULL THEN 'failed'
-		WHEN m.file IS NULL THEN 'waiting' ELSE 'written' END AS state,
+		WHEN coalesce(m.file, '') = '' THEN 'waiting' ELSE 'written' END AS state,
 	m.versions::jsonb AS versions, m.written_at, m.error,
 	pg_catalog.pg_get_userbyid(m.created_by) AS created_by, m.created_at
 FROM mlint.secret_mount m;

@@ -198,6 +198,12 @@ generator_parse(Jsonb *json, Oid owner)
 	return g;
 }
 
+bool
+generator_by_function(Jsonb *json)
+{
+	return rotation_kind(json, kinds, "the generator") == GENERATE_FUNCTION;
+}
+
 /* A number below n, all equally likely; n is at most 256. */
 static int
 random_below(int n)
@@ -276,10 +282,32 @@ bio_text(BIO *bio, size_t *len)
 	return copy;
 }
 
-/*
- * A key pair. The large RSA keys take seconds, in which nothing interrupts:
- * OpenSSL has no way out, and the process is a job's own.
- */
+/* OpenSSL asks between candidates whether it is to go on. */
+static int
+not_interrupted(EVP_PKEY_CTX * ctx)
+{
+	return !ProcDiePending && !QueryCancelPending;
+}
+
+/* An RSA key, which takes seconds when it is large; NULL if interrupted. */
+static EVP_PKEY *
+generate_rsa(int bits)
+{
+	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "RSA", NULL);
+	EVP_PKEY   *pair = NULL;
+
+	if (ctx && EVP_PKEY_keygen_init(ctx) == 1 &&
+		EVP_PKEY_CTX_set_rsa_keygen_bits(ctx, bits) == 1)
+	{
+		EVP_PKEY_CTX_set_cb(ctx, not_interrupted);
+		if (EVP_PKEY_generate(ctx, &pair) != 1)
+			pair = NULL;
+	}
+	EVP_PKEY_CTX_free(ctx);
+	return pair;
+}
+
+/* A key pair. */
 static void
 generate_pair(const Generator *g, Generated *out)
 {
@@ -291,7 +319,7 @@ generate_pair(const Generator *g, Generated *out)
 	switch ((GeneratorKind) g->kind)
 	{
 		case GENERATE_RSA:
-			pair = EVP_RSA_gen((unsigned int) g->bits);
+			pair = generate_rsa(g->bits);
 			break;
 		case GENERATE_EC:
 			pair = EVP_EC_gen(curves[g->curve]);
@@ -311,6 +339,7 @@ generate_pair(const Generator *g, Generated *out)
 	EVP_PKEY_free(pair);
 	BIO_free(private);
 	BIO_free(public);
+	CHECK_FOR_INTERRUPTS();
 	if (out->data == NULL || out->public_key == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -319,8 +348,8 @@ generate_pair(const Generator *g, Generated *out)
 }
 
 static void
-generate_by_function(const Generator *g, const char *name, Oid owner,
-					 Generated *out)
+generate_with_function(const Generator *g, const char *name, Oid owner,
+					   Generated *out)
 {
 	Oid			function = find_function(g, owner);
 	Datum		argument = CStringGetTextDatum(name);
@@ -372,7 +401,7 @@ generator_run(const Generator *g, const char *name, Oid owner, Generated *out)
 	switch ((GeneratorKind) g->kind)
 	{
 		case GENERATE_FUNCTION:
-			generate_by_function(g, name, owner, out);
+			generate_with_function(g, name, owner, out);
 			break;
 		case GENERATE_PASSWORD:
 			generate_password(g, out);

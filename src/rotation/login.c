@@ -154,6 +154,8 @@ session_execute(Session *session, const char *sql)
 	PGresult   *result;
 	bool		ok = true;
 
+	/* Else libpq shows the line that the server says is wrong. */
+	(void) PQsetErrorVerbosity(conn, PQERRORS_TERSE);
 	if (!PQsendQuery(conn, sql))
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONNECTION),

@@ -42,12 +42,12 @@
 #include "common/credential.h"
 #include "common/crypto.h"
 #include "common/errors.h"
-#include "common/generation.h"
 #include "common/injection.h"
 #include "common/owner.h"
 #include "common/retry.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "rotation/rotation.h"
@@ -78,6 +78,8 @@ PG_FUNCTION_INFO_V1(mlint_secret_rotation_run);
 /* How long a run stays for deliveries that are under way, and looks again. */
 #define DELIVERY_WAIT_MS	30000
 #define DELIVERY_LOOK_MS	1000
+/* Bytes of what is said of a failure. */
+#define REASON_MAX			2000
 /* Somebody who waits looks again after so long in any case. */
 #define LOOK_MS				1000
 
@@ -224,12 +226,13 @@ local_name(FunctionCallInfo fcinfo, int privilege, const char *action)
 	return name;
 }
 
-/* An interval's length in seconds, a month being 30 days. */
+/* An interval's length in seconds, as EXTRACT(epoch FROM ...) has it. */
 static double
 interval_s(const Interval *i)
 {
-	return (i->month * 30.0 + i->day) * SECS_PER_DAY +
-		i->time / (double) USECS_PER_SEC;
+	return i->month / MONTHS_PER_YEAR * DAYS_PER_YEAR * SECS_PER_DAY +
+		(i->month % MONTHS_PER_YEAR * (double) DAYS_PER_MONTH + i->day) *
+		SECS_PER_DAY + i->time / (double) USECS_PER_SEC;
 }
 
 static void
@@ -260,6 +263,11 @@ check_times(const Interval *every, const Interval *grace,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"every\" must be between one minute and 68 years")));
+	/* "1 month -30 days" is a step back in February. */
+	if (every->month < 0 || every->day < 0 || every->time < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("no part of \"every\" may be negative")));
 	if (interval_s(grace) < 0 || interval_s(grace) > INTERVAL_MAX_S)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -294,7 +302,7 @@ check_options(const char *name, Oid owner, Jsonb *generator, Jsonb *apply,
 /*
  * mlint.secret_rotation_set(name, every, generator, apply, verify, grace,
  * on_failure, warn_before). Whoever says where values go reads them, so that
- * takes the privilege to read.
+ * takes the privilege to read; whoever makes values writes them.
  */
 Datum
 mlint_secret_rotation_set(PG_FUNCTION_ARGS)
@@ -317,6 +325,8 @@ mlint_secret_rotation_set(PG_FUNCTION_ARGS)
 	}
 	if (!PG_ARGISNULL(3) || !PG_ARGISNULL(4))
 		secret_require(name, SECRET_READ, "rotation.set");
+	if (generator_by_function(PG_GETARG_JSONB_P(2)))
+		secret_require(name, SECRET_WRITE, "rotation.set");
 	if (!store_find(name, &secret))
 		secret_unknown(name);
 	if (PG_ARGISNULL(7))
@@ -556,7 +566,11 @@ put_off(const Rotation *r, int64 delay_us)
 		" WHERE secret_id = $1", SPI_OK_UPDATE, 2, types, values, NULL);
 }
 
-/* Is the owner still somebody who may rotate this, and say where it goes? */
+/*
+ * Is the owner still somebody who may rotate this, and say where it goes? Asked
+ * before each value that goes there: it may be long after the one before, and
+ * one that somebody has stored since the owner lost his privileges.
+ */
 static void
 check_owner(const Rotation *r)
 {
@@ -567,11 +581,61 @@ check_owner(const Rotation *r)
 				 errhint("Set the rotation again as another role.")));
 	if (!secret_permitted(r->owner, r->name, SECRET_ROTATE) ||
 		((r->apply || r->verify) &&
-		 !secret_permitted(r->owner, r->name, SECRET_READ)))
+		 !secret_permitted(r->owner, r->name, SECRET_READ)) ||
+		(generator_by_function(r->generator) &&
+		 !secret_permitted(r->owner, r->name, SECRET_WRITE)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("role \"%s\", which set the rotation, has not the privileges for it any more",
-						GetUserNameFromId(r->owner, true))));
+						GetUserNameFromId(r->owner, true)),
+				 errhint("Grant them again, or drop the rotation and set it as another role.")));
+	check_options(r->name, r->owner, r->generator, r->apply, r->verify,
+				  r->on_failure);
+}
+
+/* Is the version being tried still there, or did somebody destroy it by hand? */
+static bool
+version_lives(const Rotation *r)
+{
+	OwnerScope	scope;
+	Oid			types[] = {INT8OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(r->secret_id),
+	Int32GetDatum(r->version)};
+	bool		lives;
+
+	owner_begin(&scope);
+	run("SELECT FROM mlint.secret_version WHERE secret_id = $1"
+		" AND version = $2 AND destroyed_at IS NULL FOR UPDATE",
+		SPI_OK_SELECT, 2, types, values, NULL);
+	lives = SPI_processed > 0;
+	owner_end(&scope);
+	return lives;
+}
+
+/*
+ * Lock the secret until the end of the transaction, and see that its current
+ * version is still the one that this step began with: what somebody has stored
+ * by hand meanwhile is newer than what we have.
+ */
+static void
+require_unchanged(const Rotation *r, int expected)
+{
+	OwnerScope	scope;
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(r->secret_id)};
+	bool		isnull;
+	int			current;
+
+	owner_begin(&scope);
+	run("SELECT version FROM mlint.secret WHERE id = $1 FOR NO KEY UPDATE",
+		SPI_OK_SELECT, 1, types, values, NULL);
+	current = SPI_processed == 0 ? 0 : DatumGetInt32(column(1, &isnull));
+	owner_end(&scope);
+	if (current != expected)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("version %d of secret \"%s\" was stored during the rotation",
+						current, r->name)));
 }
 
 /* idle: a new value, stored where nobody reads it yet. */
@@ -584,8 +648,6 @@ step_generate(Rotation *r)
 	Datum		values[3];
 
 	check_owner(r);
-	check_options(r->name, r->owner, r->generator, r->apply, r->verify,
-				  r->on_failure);
 	generator_run(generator_parse(r->generator, r->owner), r->name, r->owner,
 				  &made);
 	at_hand.data = made.data;
@@ -667,11 +729,17 @@ is_atomic(const Rotation *r)
 static void
 step_apply(Rotation *r)
 {
-	bool		done = apply_version(r, r->version);
+	bool		done;
 
+	if (r->event_id == 0)
+		check_owner(r);
+	done = apply_version(r, r->version);
 	INJECTION("rotation-applied");
 	if (done && is_atomic(r))
+	{
+		require_unchanged(r, r->old_version);
 		secret_make_current(r->name, r->version, r->grace_s);
+	}
 	enter_state(r, done ? ROTATION_VERIFYING : ROTATION_APPLYING);
 }
 
@@ -685,7 +753,13 @@ finish(Rotation *r)
 		CStringGetTextDatum(r->name), Int32GetDatum(r->version),
 	Int32GetDatum(r->old_version)};
 
-	/* Again, if it is that already: without effect. */
+	/* It may be that already; then this is without effect. */
+	require_unchanged(r, is_atomic(r) ? r->version : r->old_version);
+	if (!version_lives(r))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("version %d of secret \"%s\" was destroyed during the rotation",
+						r->version, r->name)));
 	secret_make_current(r->name, r->version, r->grace_s);
 	audit_rotation(AUDIT_CHANGED, "rotation.finish", r, NULL);
 	owner_begin(&scope);
@@ -722,7 +796,7 @@ abandon(Rotation *r, int64 delay_us, bool pause)
 	Datum		values[] = {Int64GetDatum(r->secret_id),
 	Int32GetDatum(r->version), BoolGetDatum(pause)};
 
-	if (r->version > 0)
+	if (version_lives(r))
 		store_destroy(r->name, r->version);
 	owner_begin(&scope);
 	run("DELETE FROM mlint.secret_public_key"
@@ -763,12 +837,15 @@ step_restore(Rotation *r)
 
 	if (version > 0)
 	{
+		if (r->event_id == 0)
+			check_owner(r);
 		if (!apply_version(r, version))
 		{
 			enter_state(r, ROTATION_RESTORING);
 			return;
 		}
 		INJECTION("rotation-restored");
+		require_unchanged(r, r->current);
 		if (version != r->current)
 			secret_make_current(r->name, version, 0);
 		/* What took effect with this transaction, nobody sees yet. */
@@ -803,20 +880,39 @@ advance(Rotation *r)
 	}
 }
 
-/* An error's message without the value that it may repeat. */
+/*
+ * An error's message without the value that it may repeat, and of a length that
+ * goes into an event, an audit entry and a row: functions of the user's have no
+ * measure.
+ */
 static char *
 without_value(const char *message)
 {
-	const char *at;
+	StringInfoData out;
+	const char *at = NULL;
+	int			len;
 
-	if (at_hand.data == NULL || at_hand.len < 4 ||
-		strlen(at_hand.data) != at_hand.len)
-		return pstrdup(message);
-	at = strstr(message, at_hand.data);
-	return at == NULL ? pstrdup(message) :
-		psprintf("%.*s[...]%s", (int) (at - message), message,
-				 strstr(at + at_hand.len, at_hand.data) ? "" :
-				 at + at_hand.len);
+	initStringInfo(&out);
+	if (at_hand.data && at_hand.len >= 4 &&
+		strlen(at_hand.data) == at_hand.len)
+		at = strstr(message, at_hand.data);
+	while (at && out.len <= REASON_MAX)
+	{
+		appendBinaryStringInfo(&out, message,
+							   Min(at - message, REASON_MAX + 1));
+		appendStringInfoString(&out, "[...]");
+		message = at + at_hand.len;
+		at = strstr(message, at_hand.data);
+	}
+	len = strlen(message);
+	appendBinaryStringInfo(&out, message, Min(len, REASON_MAX + 1));
+	if (out.len > REASON_MAX)
+	{
+		out.len = pg_mbcliplen(out.data, out.len, REASON_MAX);
+		out.data[out.len] = '\0';
+		appendStringInfoString(&out, "...");
+	}
+	return out.data;
 }
 
 /* May the target have the new value, now that a step in this state failed? */
@@ -919,7 +1015,8 @@ next_due(void)
 		" JOIN mlint.secret s ON s.id = r.secret_id"
 		" WHERE NOT r.paused AND r.next_at <= pg_catalog.clock_timestamp()"
 		" ORDER BY r.state = 'idle', r.next_at LIMIT 1"
-		" FOR UPDATE OF r SKIP LOCKED", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+		" FOR UPDATE OF r SKIP LOCKED"
+		" FOR KEY SHARE OF s SKIP LOCKED", SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed > 0)
 	{
 		old = MemoryContextSwitchTo(context);
@@ -1015,11 +1112,13 @@ end_overlaps(void)
 	run("UPDATE mlint.secret_rotation SET overlap_until = NULL"
 		" WHERE overlap_until <= pg_catalog.clock_timestamp()",
 		SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	/* The secret's own word: the rotation may be gone meanwhile. */
+	run("UPDATE mlint.secret SET previous_until = '-infinity'"
+		" WHERE previous_until > '-infinity'"
+		" AND previous_until <= pg_catalog.clock_timestamp()",
+		SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	if (SPI_processed > 0)
-	{
-		(void) generation_bump("secrets");
-		worker_wake_at_commit(WORKER_DISPATCHER);
-	}
+		secret_values_changed();
 	owner_end(&scope);
 }
 

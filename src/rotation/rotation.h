@@ -35,6 +35,9 @@ typedef struct Generated
 /* Parse and check; functions must be the owner's to call. */
 extern Generator *generator_parse(Jsonb *json, Oid owner);
 
+/* Does a function of the owner's make the values, who so knows them? */
+extern bool generator_by_function(Jsonb *json);
+
 /* A new value, palloc'd; the caller wipes it. */
 extern void generator_run(const Generator *generator, const char *name,
 						  Oid owner, Generated *out);

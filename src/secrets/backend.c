@@ -27,13 +27,14 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "common/audit.h"
 #include "common/crypto.h"
 #include "common/errors.h"
-#include "common/generation.h"
+#include "common/credential.h"
 #include "common/owner.h"
 #include "secrets/backend_row.h"
 #include "secrets/cache.h"
@@ -530,15 +531,8 @@ backend_get(const char *backend, const char *name, const char *version,
 static void
 forget_secret(const Backend *b, const char *name)
 {
-	OwnerScope	scope;
-
-	/* Where we may not write, the job finds out within a minute. */
-	if (!cache_forget(b->id, name, false) || XactReadOnly)
-		return;
-	owner_begin(&scope);
-	(void) generation_bump("secrets");
-	owner_end(&scope);
-	worker_wake_at_commit(WORKER_DISPATCHER);
+	if (cache_forget(b->id, name, false))
+		secret_values_changed();
 }
 
 typedef struct PutArguments
@@ -776,7 +770,67 @@ tend_body(Backend *b, void *arg)
 	return b->kind->tend(b);
 }
 
-/* Let each backend keep up what runs out; one that fails says so in the view. */
+/*
+ * One piece of the job's work, in a subtransaction: what it raises (a credential
+ * that does not resolve) is the view's and the log's, and not the others' loss.
+ */
+static bool
+run_apart(bool (*work) (int32 id, const CacheWatched *watched), int32 id,
+		  const CacheWatched *watched)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner resources = CurrentResourceOwner;
+	volatile bool changed = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		changed = work(id, watched);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		BackendState *state;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		/* Who cancels means the whole. */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		state = backend_state_lock(id);
+		state->last_error_at = GetCurrentTimestamp();
+		strlcpy(state->last_error, error->message, sizeof(state->last_error));
+		backend_state_unlock(state);
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not keep up a secret backend: %s",
+						error->message)));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = resources;
+	return changed;
+}
+
+/* Let a backend keep up what runs out; one that fails says so in the view. */
+static bool
+tend_one(int32 id, const CacheWatched *none)
+{
+	Call	   *call = call_begin(NULL, id, "keep up", NULL);
+
+	if (call == NULL)
+		return false;
+	if (call->backend.kind->tend)
+		(void) call_run(call, tend_body, NULL);
+	call_end(call);
+	return false;
+}
+
 static void
 tend_backends(void)
 {
@@ -799,15 +853,7 @@ tend_backends(void)
 	owner_end(&scope);
 
 	for (int i = 0; i < n; i++)
-	{
-		Call	   *call = call_begin(NULL, ids[i], "keep up", NULL);
-
-		if (call == NULL)
-			continue;
-		if (call->backend.kind->tend)
-			(void) call_run(call, tend_body, NULL);
-		call_end(call);
-	}
+		(void) run_apart(tend_one, ids[i], NULL);
 }
 
 /*
@@ -816,10 +862,9 @@ tend_backends(void)
  * told by whoever did it.
  */
 static bool
-refresh_one(const CacheWatched *watched)
+refresh_one(int32 id, const CacheWatched *watched)
 {
-	Call	   *call = call_begin(NULL, watched->backend, "refresh",
-								  watched->name);
+	Call	   *call = call_begin(NULL, id, "refresh", watched->name);
 	Backend    *b;
 	CacheItem	item;
 	SecretValue before;
@@ -878,19 +923,14 @@ mlint_secret_refresh(PG_FUNCTION_ARGS)
 		MemoryContext old = MemoryContextSwitchTo(each);
 
 		CHECK_FOR_INTERRUPTS();
-		changed += refresh_one(lfirst(lc));
+		changed += run_apart(refresh_one,
+							 ((CacheWatched *) lfirst(lc))->backend,
+							 lfirst(lc));
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(each);
 	}
 	cache_sweep();
 	if (changed > 0)
-	{
-		OwnerScope	scope;
-
-		owner_begin(&scope);
-		(void) generation_bump("secrets");
-		owner_end(&scope);
-		worker_wake_at_commit(WORKER_DISPATCHER);
-	}
+		secret_values_changed();
 	PG_RETURN_INT32(changed);
 }

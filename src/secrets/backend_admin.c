@@ -25,8 +25,8 @@
 #include "common/argument.h"
 #include "common/audit.h"
 #include "common/compat.h"
+#include "common/credential.h"
 #include "common/errors.h"
-#include "common/generation.h"
 #include "common/owner.h"
 #include "common/peertext.h"
 #include "secrets/backend_row.h"
@@ -140,14 +140,6 @@ check_options(const BackendKind *kind, Jsonb *options, Oid role,
 					   &check);
 }
 
-/* The ids of destinations' drivers stand for values: have them read again. */
-static void
-tell_dispatchers(void)
-{
-	(void) generation_bump("secrets");
-	worker_wake_at_commit(WORKER_DISPATCHER);
-}
-
 /* mlint.secret_backend_create(name, kind, options) */
 Datum
 mlint_secret_backend_create(PG_FUNCTION_ARGS)
@@ -192,7 +184,7 @@ mlint_secret_backend_create(PG_FUNCTION_ARGS)
 	/* Ids begin again when the extension is created again. */
 	(void) cache_forget(id, NULL, true);
 	backend_state_forget(id);
-	tell_dispatchers();
+	secret_values_changed();
 	owner_end(&scope);
 	(void) job_request("secret_refresh");
 	PG_RETURN_VOID();
@@ -256,7 +248,7 @@ mlint_secret_backend_alter(PG_FUNCTION_ARGS)
 	state = backend_state_lock(id);
 	breaker_reset(&state->breaker);
 	backend_state_unlock(state);
-	tell_dispatchers();
+	secret_values_changed();
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }
@@ -283,7 +275,7 @@ mlint_secret_backend_drop(PG_FUNCTION_ARGS)
 	(void) cache_forget(DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
 													SPI_tuptable->tupdesc, 1,
 													&isnull)), NULL, false);
-	tell_dispatchers();
+	secret_values_changed();
 	owner_end(&scope);
 	audit(AUDIT_CHANGED, "secret_backend.drop", "secret_backend", name, NULL);
 	PG_RETURN_VOID();

@@ -639,11 +639,19 @@ cache_count(int32 backend, BackendState *copy)
 	TimestampTz now = GetCurrentTimestamp();
 	dshash_seq_status seq;
 	Entry	   *entry;
-	BackendState *state = backend_state_lock(backend);
+	StateKey	key = state_key(backend);
+	StateEntry *state;
 	int			n = 0;
 
-	*copy = *state;
-	backend_state_unlock(state);
+	/* Whoever looks makes none: he may look for what has never been there. */
+	attach();
+	memset(copy, 0, sizeof(*copy));
+	state = dshash_find(states, &key, false);
+	if (state)
+	{
+		*copy = state->state;
+		dshash_release_lock(states, state);
+	}
 	dshash_seq_init(&seq, entries, false);
 	while ((entry = dshash_seq_next(&seq)) != NULL)
 	{

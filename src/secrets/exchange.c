@@ -202,8 +202,11 @@ backend_fail(Backend *b, int sqlstate, bool down, const char *detail,
 	b->hint = hint;
 	if (detail && detail[0] != '\0')
 	{
-		char	   *shown = MemoryContextStrdup(b->context, detail);
+		size_t		len = strlen(detail);
+		char	   *shown = MemoryContextAlloc(b->context, len +
+											   sizeof("..."));
 
+		memcpy(shown, detail, len + 1);
 		strike_out(b, shown);
 		for (char *p = shown; *p; p++)
 		{

@@ -24,6 +24,7 @@
 #include "common/owner.h"
 #include "common/peertext.h"
 #include "common/plaintext.h"
+#include "common/rows.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -37,9 +38,11 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_secret_put);
 PG_FUNCTION_INFO_V1(mlint_secret_put_bytes);
@@ -55,7 +58,18 @@ static const char *const secret_types[] = {
 	"encryption_key", "oauth_token", "service_account", "webhook_secret"
 };
 
+/*
+ * That values have changed is told by a relcache invalidation of the view
+ * mlint.secrets, which nothing else invalidates: it comes to all processes
+ * with the commit, also that of a prepared transaction, and locks nothing, so
+ * that transactions which store secrets do not wait for each other.
+ */
+static Oid	values_relation = InvalidOid;
+static uint64 values_changed = 0;
+
 static char *resolve_reference(const char *name, size_t *len);
+static uint64 secret_generation(void);
+static void count_change(Datum arg, Oid relid);
 
 void
 secrets_init(void)
@@ -64,7 +78,31 @@ secrets_init(void)
 	keyrow_init();
 	access_init();
 	backend_init();
-	credential_register_secrets(resolve_reference, secret_permitted_to_read);
+	credential_register_secrets(resolve_reference, secret_permitted_to_read,
+								secret_generation);
+	CacheRegisterRelcacheCallback(count_change, (Datum) 0);
+}
+
+static void
+count_change(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == values_relation)
+		values_changed++;
+}
+
+void
+secret_values_changed(void)
+{
+	CacheInvalidateRelcacheByRelid(mlint_relation("secrets"));
+	worker_wake_at_commit(WORKER_DISPATCHER);
+}
+
+static uint64
+secret_generation(void)
+{
+	if (!OidIsValid(values_relation))
+		values_relation = mlint_relation("secrets");
+	return values_changed;
 }
 
 void

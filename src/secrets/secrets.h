@@ -81,4 +81,10 @@ extern void secret_make_current(const char *name, int version, int grace_s);
 
 extern void secret_wipe(SecretValue *value);
 
+/*
+ * Values have changed, or will have at the commit of this transaction:
+ * whoever keeps one in memory resolves it again. No row is locked.
+ */
+extern void secret_values_changed(void);
+
 #endif

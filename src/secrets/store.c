@@ -23,8 +23,8 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "common/credential.h"
 #include "common/errors.h"
-#include "common/generation.h"
 #include "common/owner.h"
 #include "common/rows.h"
 #include "executor/spi.h"
@@ -281,9 +281,7 @@ store_put(const char *name, const void *data, size_t len,
 static void
 value_changed(const char *name, int version)
 {
-	generation_bump("secrets");
-	/* Deliveries may be waiting for this. */
-	worker_wake_at_commit(WORKER_DISPATCHER);
+	secret_values_changed();
 	if (version > 0)
 		Async_Notify("mlint_secret",
 					 psprintf("{\"name\": \"%s\", \"version\": %d}", name,
@@ -339,6 +337,13 @@ store_destroy(const char *name, int version)
 				 errmsg("secret \"%s\" has no version %d that could be destroyed",
 						name, version),
 				 errhint("mlint.secret_versions lists the versions.")));
+	/* Nor is it valid beside the current one any more. */
+	if (SPI_execute_with_args("UPDATE mlint.secret"
+							  " SET previous_until = '-infinity'"
+							  " WHERE name = $1 AND previous = $2",
+							  3, types, values, NULL,
+							  false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write mlint.secret");
 	value_changed(name, 0);
 	owner_end(&scope);
 }

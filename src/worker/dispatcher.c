@@ -145,7 +145,7 @@ static int64 pending_bytes = 0; /* of the bodies of the others */
 static int	nflying = 0;
 static bool deferred = false;	/* a slow destination waits for a place */
 static TimestampTz next_timer = 0;	/* some destination may be due then */
-static int64 secrets_generation = -1;
+static uint64 secrets_generation = 0;
 static uint64 policy_generation = 0;
 static bool log_has_more = true;
 static TimestampTz log_read_at = 0;
@@ -166,11 +166,10 @@ passed(TimestampTz since, long ms, TimestampTz now)
 static void
 refresh(void)
 {
-	int64		destinations;
-	int64		secrets;
+	int64		destinations = log_destinations_generation();
+	uint64		secrets = credential_generation();
 	bool		sql_lane;
 
-	log_generations(&destinations, &secrets);
 	if (secrets != secrets_generation)
 	{
 		destinations_mark_stale();
@@ -1362,7 +1361,6 @@ level_lanes(int lanes)
 	OldLane    *old;
 	int			n;
 	int64		destinations;
-	int64		secrets;
 	bool		sql_lane;
 	bool		more = true;
 
@@ -1380,7 +1378,7 @@ level_lanes(int lanes)
 		for (more = true; more;)
 		{
 			begin(true);
-			log_generations(&destinations, &secrets);
+			destinations = log_destinations_generation();
 			destinations_load(destinations, &sql_lane);
 			more = level_part(&old[i]);
 			log_save_cursor(old[i].lane, old[i].cursor);
@@ -1389,7 +1387,7 @@ level_lanes(int lanes)
 	}
 
 	begin(true);
-	log_generations(&destinations, &secrets);
+	destinations = log_destinations_generation();
 	for (int i = 0; i < n; i++)
 	{
 		destinations_init(old[i].lane, old[i].lanes);

@@ -20,6 +20,7 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
+#include "utils/resowner.h"
 
 #include "common/compat.h"
 #include "worker/worker.h"
@@ -105,27 +106,30 @@ startup_shared(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
-/* Wake whom this transaction has work for, once it is visible. */
+/* Nobody is woken for a transaction that does not commit now. */
 static void
-wake_on_xact_end(XactEvent event, void *arg)
+forget_wakes(XactEvent event, void *arg)
 {
-	switch (event)
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		wake_kinds = 0;
+}
+
+/*
+ * Wake whom the transaction has work for, when it is visible and its cache
+ * invalidations have been sent: the phase that comes after both.
+ */
+static void
+wake_at_commit(ResourceReleasePhase phase, bool commit, bool top, void *arg)
+{
+	if (wake_kinds == 0 || phase != RESOURCE_RELEASE_AFTER_LOCKS || !commit ||
+		!top)
+		return;
+	for (int kind = WORKER_LAUNCHER; kind <= WORKER_JOB; kind++)
 	{
-		case XACT_EVENT_COMMIT:
-			for (int kind = WORKER_LAUNCHER; kind <= WORKER_JOB; kind++)
-			{
-				if (wake_kinds & (1U << kind))
-					worker_wake(kind);
-			}
-			wake_kinds = 0;
-			break;
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			wake_kinds = 0;
-			break;
-		default:
-			break;
+		if (wake_kinds & (1U << kind))
+			worker_wake(kind);
 	}
+	wake_kinds = 0;
 }
 
 void
@@ -148,7 +152,8 @@ worker_init(void)
 	shmem_request_hook = request_shared;
 	previous_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = startup_shared;
-	RegisterXactCallback(wake_on_xact_end, NULL);
+	RegisterXactCallback(forget_wakes, NULL);
+	RegisterResourceReleaseCallback(wake_at_commit, NULL);
 	stepaside_init();
 
 	launcher.bgw_flags = BGWORKER_SHMEM_ACCESS |

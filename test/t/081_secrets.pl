@@ -260,6 +260,36 @@ like(by('postgres', "SELECT mlint.secret_get('k')", 'kept'), qr/ML010/, 'more ke
 sql("ALTER SYSTEM RESET mlint.master_key_file; SELECT pg_reload_conf()");
 wait_for_sql($node, 'the setting is gone', "SELECT current_setting('mlint.master_key_file') = ''");
 
+# ---- who stores secrets waits for nobody, and dispatchers hear of it ----
+
+my $other = $node->background_psql('postgres');
+$other->query_safe("BEGIN; SELECT mlint.secret_put('one', 'x')");
+like(sql("SET statement_timeout = '20s'; SELECT mlint.secret_put('two', 'y')"), qr/^1$/m,
+	'a transaction that stores a secret does not hold up another');
+$other->query_safe('ROLLBACK');
+$other->quit;
+
+my $receiver = MlintTest::Receiver->start;
+create_destination($node, 'signed', 'http',
+	{ url => $receiver->url('/ok'), signing_secret => { secret => 'key' } });
+sub state_of
+{
+	my ($what, $expected) = @_;
+	my $event = sql("SELECT mlint.send('signed', 'secret.test', '{}')");
+	wait_for_sql($node, $what, "SELECT state FROM mlint.deliveries WHERE event_id = $event", $expected);
+	return;
+}
+state_of('signed with a secret', 'delivered');
+sql("BEGIN; SELECT mlint.secret_drop('key'); PREPARE TRANSACTION 'drop'");
+state_of('a drop that is only prepared changes nothing', 'delivered');
+sql("COMMIT PREPARED 'drop'");
+state_of('dropped, deliveries wait', 'pending');
+sql("SELECT mlint.secret_put('key', 'back')");
+wait_for_sql($node, 'stored again, they go out',
+	"SELECT count(*) = 0 FROM mlint.deliveries WHERE state = 'pending'");
+sql("SELECT mlint.destination_drop('signed')");
+$receiver->stop if $receiver->can('stop');
+
 # ---- where the plaintext is not ----
 
 # Whether a process's memory, as a core file would have it, holds a text.

@@ -565,6 +565,30 @@ add_key(HttpState *state, char *secret, size_t len)
 }
 
 /*
+ * The same with one from before a rotation: if it is malformed nothing has ever
+ * been signed with it, and nobody will miss it.
+ */
+static void
+add_previous_key(HttpState *state, char *secret, size_t len)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		add_key(state, secret, len);
+	}
+	PG_CATCH();
+	{
+		crypto_wipe(secret, len);
+		if (geterrcode() != ERRCODE_MLINT_CONFIGURATION)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+}
+
+/*
  * The sender, and the keys: all current secrets, the newest first, and then
  * those that are valid beside them since a rotation.
  */
@@ -613,7 +637,7 @@ open_sender(HttpState *state, const HttpOptions *o, HttpClient *client)
 		secret = credential_resolve_previous(&o->signing_secret.items[i],
 											 &len);
 		if (secret)
-			add_key(state, secret, len);
+			add_previous_key(state, secret, len);
 	}
 }
 
