@@ -220,7 +220,7 @@ secret_unknown(const char *name)
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("secret \"%s\" does not exist, or you may not do that with it",
 					name),
-			 errhint("The view mlint.secrets lists those that are, and what you may do with each. Others are granted by their owners and by members of mlint_admin, with mlint.secret_grant.")));
+			 errhint("The view mlint.secrets lists those that are, and what you may do with each. Others are granted by their owners and by members of mlint_admin, with mlint.secret_grant. A new name takes the privilege write on a pattern that it matches.")));
 }
 
 void
