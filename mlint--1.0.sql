@@ -1659,6 +1659,7 @@ INSERT INTO mlint.event_type VALUES
 	('secret.expiring', 'A secret''s rotation is due soon, or overdue'),
 	('secret.apply', 'For the destination of a rotation: the version of a secret to use from now on');
 
+-- As in mlint.secrets, nothing but these conditions chooses among names.
 CREATE VIEW mlint.rotations WITH (security_barrier) AS
 SELECT s.name, CASE WHEN r.paused THEN 'paused' ELSE r.state END AS state,
 	r.every, r.last_rotated_at, r.next_at, r.failures, r.last_error,
@@ -1667,9 +1668,10 @@ SELECT s.name, CASE WHEN r.paused THEN 'paused' ELSE r.state END AS state,
 	r.overlap_until, r.generator, r.apply, r.verify, r.grace, r.warn_before,
 	r.on_failure, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.created_at
 FROM mlint.secret_rotation r
-JOIN mlint.secret s ON s.id = r.secret_id
-CROSS JOIN LATERAL (SELECT mlint.secret_privileges(s.name) AS privileges OFFSET 0) p
-WHERE p.privileges <> '{}';
+JOIN (SELECT a.id, a.name, a.version,
+		mlint.secret_privileges(a.name) AS privileges
+	FROM mlint.secret a OFFSET 0) s ON s.id = r.secret_id
+WHERE s.privileges <> '{}';
 COMMENT ON VIEW mlint.rotations IS 'The secrets that are rotated, of those that the current user may do something with';
 COMMENT ON COLUMN mlint.rotations.name IS 'Name of the secret';
 COMMENT ON COLUMN mlint.rotations.state IS 'idle, paused, or the step that is to come: generated, applying, verifying, restoring';
@@ -1695,9 +1697,10 @@ CREATE VIEW mlint.secret_public_keys WITH (security_barrier) AS
 SELECT s.name, k.version, k.version = s.version AS current, k.public_key,
 	k.created_at
 FROM mlint.secret_public_key k
-JOIN mlint.secret s ON s.id = k.secret_id
-CROSS JOIN LATERAL (SELECT mlint.secret_privileges(s.name) AS privileges OFFSET 0) p
-WHERE p.privileges <> '{}';
+JOIN (SELECT a.id, a.name, a.version,
+		mlint.secret_privileges(a.name) AS privileges
+	FROM mlint.secret a OFFSET 0) s ON s.id = k.secret_id
+WHERE s.privileges <> '{}';
 COMMENT ON VIEW mlint.secret_public_keys IS 'The public parts of key pairs that rotation generated, of secrets that the current user may do something with';
 COMMENT ON COLUMN mlint.secret_public_keys.name IS 'Name of the secret that holds the private part';
 COMMENT ON COLUMN mlint.secret_public_keys.version IS 'Its version';
@@ -1840,7 +1843,8 @@ GRANT EXECUTE ON FUNCTION
 	mlint.secret_mount_create(text, text, text, text, text[]),
 	mlint.secret_mount_drop(text) TO mlint_admin;
 GRANT EXECUTE ON FUNCTION mlint.secret_env(text[]) TO mlint_user;
-GRANT SELECT ON mlint.secret_mounts TO mlint_reader;
+-- It names secrets.
+GRANT SELECT ON mlint.secret_mounts TO mlint_admin;
 -- scan: credentials that lie where they should not.
 
 CREATE TABLE mlint.secret_rule (

@@ -88,4 +88,5 @@ GRANT EXECUTE ON FUNCTION
 	mlint.secret_mount_create(text, text, text, text, text[]),
 	mlint.secret_mount_drop(text) TO mlint_admin;
 GRANT EXECUTE ON FUNCTION mlint.secret_env(text[]) TO mlint_user;
-GRANT SELECT ON mlint.secret_mounts TO mlint_reader;
+-- It names secrets.
+GRANT SELECT ON mlint.secret_mounts TO mlint_admin;

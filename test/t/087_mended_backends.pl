@@ -198,12 +198,8 @@ sql(rotation('grace', grace => '1 hour'));
 is(rotated('grace'), 't', 'a rotation with a grace');
 sql("SELECT mlint.secret_rotation_drop('grace')");
 sql("UPDATE mlint.secret SET previous_until = clock_timestamp() WHERE name = 'grace'");
-my $generation = sql("SELECT generation FROM mlint.generation WHERE room = 'secrets'");
 rotated('other');
-my $after_one = sql("SELECT generation FROM mlint.generation WHERE room = 'secrets'");
-rotated('other');
-my $after_two = sql("SELECT generation FROM mlint.generation WHERE room = 'secrets'");
-is($after_one - $generation, $after_two - $after_one + 1, '... which ends without it too');
+is(sql("SELECT previous_until = '-infinity' FROM mlint.secret WHERE name = 'grace'"), 't', '... which ends without it too');
 
 # ---- signatures during a grace, with a value before that is none any more ----
 my $receiver = MlintTest::Receiver->start;
