@@ -314,9 +314,11 @@ sub memory_holds
 		my $bytes = '';
 
 		sysseek $memory, $map->{from}, 0 or next;
-		while (length $bytes < $map->{to} - $map->{from})
+		# No further: what comes behind may be left out of core files.
+		my $size = $map->{to} - $map->{from};
+		while (length $bytes < $size)
 		{
-			sysread $memory, $bytes, 1 << 22, length $bytes or last;
+			sysread $memory, $bytes, $size - length $bytes, length $bytes or last;
 		}
 		$found = 1 if index($bytes, $text) >= 0;
 	}
