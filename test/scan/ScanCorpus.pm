@@ -127,7 +127,7 @@ sub false_friends
 		'friends/package-lock.json' => $many->(200, <<'EOT'),
     "node_modules/pkg-{l:6}": {
       "version": "{d:1}.{d:1}.{d:2}",
-      "resolved": "https://registry.npmjs.org/pkg/-/pkg-{d:1}.tgz",
+      "resolved": "https://packages.example.com/pkg/-/pkg-{d:1}.tgz",
       "integrity": "sha512-{b:86}=="
     },
 EOT
