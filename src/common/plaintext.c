@@ -73,8 +73,17 @@ plaintext_take(Datum argument)
 
 	if (value != given)
 		p.detoasted = value;
-	utf8 = convert(data, VARSIZE_ANY_EXHDR(value), GetDatabaseEncoding(),
-				   PG_UTF8, &p.len);
+	PG_TRY();
+	{
+		utf8 = convert(data, VARSIZE_ANY_EXHDR(value), GetDatabaseEncoding(),
+					   PG_UTF8, &p.len);
+	}
+	PG_CATCH();
+	{
+		plaintext_wipe(&p);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	if (utf8 != data)
 		p.converted = utf8;
 	p.data = utf8;

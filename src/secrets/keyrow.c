@@ -521,9 +521,16 @@ rewrap_version(Rewrapper *to, HeapTuple row, const char *name)
 		return false;
 	}
 	values[2] = Int32GetDatum(to->key_id);
-	values[3] = PointerGetDatum(data_key_wrap(name, version, to->key_id,
-											  data_key));
-	crypto_wipe(data_key, sizeof(data_key));
+	PG_TRY();
+	{
+		values[3] = PointerGetDatum(data_key_wrap(name, version, to->key_id,
+												  data_key));
+	}
+	PG_FINALLY();
+	{
+		crypto_wipe(data_key, sizeof(data_key));
+	}
+	PG_END_TRY();
 
 	changed = heap_modify_tuple(row, desc, values, nulls, replace);
 	ExecForceStoreHeapTuple(changed, to->slot, false);
