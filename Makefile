@@ -6,7 +6,7 @@ MODULE_big = mlint
 DATA = mlint--1.0.sql
 
 # The rooms, in the order in which their SQL must run.
-ROOMS = common worker delivery audit secrets rotation mounts scan
+ROOMS = common worker delivery audit secrets rotation mounts scan ratelimit
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
 HEADERS = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))

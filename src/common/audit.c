@@ -59,6 +59,7 @@
 #include "common/owner.h"
 #include "common/peertext.h"
 #include "common/retention.h"
+#include "common/shmem.h"
 
 PG_FUNCTION_INFO_V1(mlint_audit_note);
 
@@ -95,8 +96,6 @@ static int	durability = DURABILITY_FLUSH;
 static char *retention = NULL;
 static void (*summon_auditor) (void) = NULL;
 static void (*write_directly) (const AuditRecord *record) = NULL;
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
 
 /* The changes of the current transaction: the last one's ticket, and how deep
  * in subtransactions there may be any. */
@@ -120,41 +119,33 @@ shared_size(void)
 					mul_size(area_count(), sizeof(AuditArea)));
 }
 
-static void
-request_shared(void)
+static int
+lock_count(void)
 {
-	if (previous_request_hook)
-		previous_request_hook();
-	RequestAddinShmemSpace(shared_size());
-	RequestNamedLWLockTranche("mlint audit", 1 + area_count());
+	return 1 + area_count();
 }
 
 static void
-startup_shared(void)
+init_shared(LWLockPadded *locks)
 {
-	bool		found;
-
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("mlint audit", shared_size(), &found);
-	if (!found)
+	shared->lock = &locks[0].lock;
+	ConditionVariableInit(&shared->opened);
+	shared->nareas = area_count();
+	for (int i = 0; i < shared->nareas; i++)
 	{
-		LWLockPadded *locks = GetNamedLWLockTranche("mlint audit");
-
-		memset(shared, 0, shared_size());
-		shared->lock = &locks[0].lock;
-		ConditionVariableInit(&shared->opened);
-		shared->nareas = area_count();
-		for (int i = 0; i < shared->nareas; i++)
-		{
-			shared->areas[i].lock = &locks[i + 1].lock;
-			for (int k = 0; k < lengthof(shared->areas[i].moved); k++)
-				ConditionVariableInit(&shared->areas[i].moved[k]);
-		}
+		shared->areas[i].lock = &locks[i + 1].lock;
+		for (int k = 0; k < lengthof(shared->areas[i].moved); k++)
+			ConditionVariableInit(&shared->areas[i].moved[k]);
 	}
-	LWLockRelease(AddinShmemInitLock);
 }
+
+static const SharedPart part = {
+	.name = "mlint audit",
+	.size = shared_size,
+	.locks = lock_count,
+	.memory = (void **) &shared,
+	.init = init_shared,
+};
 
 /* The area of this database, or NULL. It may have an auditor or not. */
 static AuditArea *
@@ -838,10 +829,7 @@ audit_init(void)
 							   "They are dropped by whole months.",
 							   &retention, "1 year", PGC_SIGHUP, 0,
 							   retention_check, NULL, NULL);
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shared;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup_shared;
+	shared_part(&part);
 	RegisterXactCallback(on_xact, NULL);
 	RegisterSubXactCallback(on_subxact, NULL);
 }

@@ -36,5 +36,7 @@
 #define ERRCODE_MLINT_SECRET_CORRUPT	MAKE_SQLSTATE('M','L','0','1','1')
 /* The audit log cannot be written, so what it must record does not happen. */
 #define ERRCODE_MLINT_AUDIT				MAKE_SQLSTATE('M','L','0','1','2')
+/* A rate limit refuses; the detail says when to try again. */
+#define ERRCODE_MLINT_RATE_LIMITED		MAKE_SQLSTATE('M','L','0','1','3')
 
 #endif

@@ -14,15 +14,14 @@
 #include "funcapi.h"
 #include "lib/dshash.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/dsa.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "common/compat.h"
+#include "common/shmem.h"
 #include "delivery/stats.h"
 
 PG_FUNCTION_INFO_V1(mlint_destination_stats);
@@ -43,109 +42,42 @@ typedef struct StatsEntry
 	DestinationCounters counters;
 } StatsEntry;
 
-typedef struct StatsShared
-{
-	int			tranche;
-	dshash_table_handle table;
-	char		area[FLEXIBLE_ARRAY_MEMBER];
-} StatsShared;
+static const SharedTable stats_table = {sizeof(StatsKey), sizeof(StatsEntry)};
 
-static StatsShared *shared = NULL;
+static SharedArea *shared = NULL;
 static dsa_area *area = NULL;
 static dshash_table *table = NULL;
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
 
 static Size
 shared_size(void)
 {
-	return offsetof(StatsShared, area) + MAXALIGN(AREA_BYTES);
-}
-
-static char *
-shared_area(void)
-{
-	return (char *) MAXALIGN(shared->area);
+	return shared_area_size(AREA_BYTES);
 }
 
 static void
-table_parameters(dshash_parameters *params)
+init_shared(LWLockPadded *locks)
 {
-	memset(params, 0, sizeof(*params));
-	params->key_size = sizeof(StatsKey);
-	params->entry_size = sizeof(StatsEntry);
-	params->compare_function = dshash_memcmp;
-	params->hash_function = dshash_memhash;
-#if PG_VERSION_NUM >= 170000
-	params->copy_function = dshash_memcpy;
-#endif
-	params->tranche_id = shared->tranche;
+	shared_area_create(shared, AREA_BYTES, &stats_table, 1);
 }
 
-static void
-request_shared(void)
-{
-	if (previous_request_hook)
-		previous_request_hook();
-	RequestAddinShmemSpace(add_size(shared_size(), MAXIMUM_ALIGNOF));
-}
-
-static void
-startup_shared(void)
-{
-	bool		found;
-
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("mlint destinations",
-							 add_size(shared_size(), MAXIMUM_ALIGNOF), &found);
-	if (!found)
-	{
-		dshash_parameters params;
-		dsa_area   *first;
-		dshash_table *created;
-
-		shared->tranche = LWLockNewTrancheId();
-		first = dsa_create_in_place(shared_area(), AREA_BYTES,
-									shared->tranche, NULL);
-		dsa_pin(first);
-		/* The postmaster must not create segments: keep to what is here. */
-		dsa_set_size_limit(first, AREA_BYTES);
-		table_parameters(&params);
-		created = dshash_create(first, &params, NULL);
-		shared->table = dshash_get_hash_table_handle(created);
-		dsa_set_size_limit(first, SIZE_MAX);
-		dshash_detach(created);
-		dsa_detach(first);
-	}
-	LWLockRelease(AddinShmemInitLock);
-}
+static const SharedPart part = {
+	.name = "mlint destinations",
+	.size = shared_size,
+	.memory = (void **) &shared,
+	.init = init_shared,
+};
 
 void
 stats_init(void)
 {
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shared;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup_shared;
+	shared_part(&part);
 }
 
 static void
 attach(void)
 {
-	MemoryContext old;
-	dshash_parameters params;
-
-	if (table)
-		return;
-	LWLockRegisterTranche(shared->tranche, "mlint destinations");
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	area = dsa_attach_in_place(shared_area(), NULL);
-	dsa_pin_mapping(area);
-	table_parameters(&params);
-	table = dshash_attach(area, &params, shared->table, NULL);
-	MemoryContextSwitchTo(old);
+	if (table == NULL)
+		area = shared_area_attach(shared, part.name, &stats_table, 1, &table);
 }
 
 static int

@@ -30,11 +30,10 @@
 
 #include "common/compat.h"
 #include "common/crypto.h"
+#include "common/shmem.h"
 #include "lib/dshash.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/dsa.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -88,98 +87,40 @@ typedef struct StateEntry
 
 typedef struct CacheShared
 {
-	int			tranche;
-	dshash_table_handle entries;
-	dshash_table_handle states;
 	pg_atomic_uint64 bytes;		/* of all entries and their bodies */
-	char		area[FLEXIBLE_ARRAY_MEMBER];
+	SharedArea	area;			/* last: it has no fixed size */
 } CacheShared;
+
+static const SharedTable tables[] = {
+	{sizeof(EntryKey), sizeof(Entry)},
+	{sizeof(StateKey), sizeof(StateEntry)}
+};
 
 static CacheShared *shared = NULL;
 static uint8 *cache_key = NULL;
 static dsa_area *area = NULL;
 static dshash_table *entries = NULL;
 static dshash_table *states = NULL;
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
 
 static Size
 shared_size(void)
 {
-	return offsetof(CacheShared, area) + MAXALIGN(AREA_BYTES);
-}
-
-static char *
-shared_area(void)
-{
-	return (char *) MAXALIGN(shared->area);
+	return add_size(offsetof(CacheShared, area), shared_area_size(AREA_BYTES));
 }
 
 static void
-table_parameters(dshash_parameters *params, size_t key_size, size_t entry_size)
+init_shared(LWLockPadded *locks)
 {
-	memset(params, 0, sizeof(*params));
-	params->key_size = key_size;
-	params->entry_size = entry_size;
-	params->compare_function = dshash_memcmp;
-	params->hash_function = dshash_memhash;
-#if PG_VERSION_NUM >= 170000
-	params->copy_function = dshash_memcpy;
-#endif
-	params->tranche_id = shared->tranche;
+	pg_atomic_init_u64(&shared->bytes, 0);
+	shared_area_create(&shared->area, AREA_BYTES, tables, lengthof(tables));
 }
 
-static dshash_table_handle
-table_create(dsa_area *in, size_t key_size, size_t entry_size)
-{
-	dshash_parameters params;
-	dshash_table *created;
-	dshash_table_handle handle;
-
-	table_parameters(&params, key_size, entry_size);
-	created = dshash_create(in, &params, NULL);
-	handle = dshash_get_hash_table_handle(created);
-	dshash_detach(created);
-	return handle;
-}
-
-static void
-request_shared(void)
-{
-	if (previous_request_hook)
-		previous_request_hook();
-	RequestAddinShmemSpace(add_size(shared_size(), MAXIMUM_ALIGNOF));
-}
-
-static void
-startup_shared(void)
-{
-	bool		found;
-
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("mlint secret cache",
-							 add_size(shared_size(), MAXIMUM_ALIGNOF), &found);
-	if (!found)
-	{
-		dsa_area   *first;
-
-		shared->tranche = LWLockNewTrancheId();
-		pg_atomic_init_u64(&shared->bytes, 0);
-		first = dsa_create_in_place(shared_area(), AREA_BYTES,
-									shared->tranche, NULL);
-		dsa_pin(first);
-		/* The postmaster must not create segments: keep to what is here. */
-		dsa_set_size_limit(first, AREA_BYTES);
-		shared->entries = table_create(first, sizeof(EntryKey), sizeof(Entry));
-		shared->states = table_create(first, sizeof(StateKey),
-									  sizeof(StateEntry));
-		dsa_set_size_limit(first, SIZE_MAX);
-		dsa_detach(first);
-	}
-	LWLockRelease(AddinShmemInitLock);
-}
+static const SharedPart part = {
+	.name = "mlint secret cache",
+	.size = shared_size,
+	.memory = (void **) &shared,
+	.init = init_shared,
+};
 
 /* Draw the key, in the postmaster. Its page is copied to each child. */
 static void
@@ -203,34 +144,22 @@ void
 cache_init(void)
 {
 	make_key();
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shared;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup_shared;
+	shared_part(&part);
 }
 
 static void
 attach(void)
 {
-	MemoryContext old;
-	dshash_parameters params;
+	dshash_table *attached[lengthof(tables)];
 
 	if (states)
 		return;
 	/* Locks are not inherited with the page. */
 	(void) mlock(cache_key, CRYPTO_KEY_BYTES);
-	LWLockRegisterTranche(shared->tranche, "mlint secret cache");
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	if (area == NULL)
-	{
-		area = dsa_attach_in_place(shared_area(), NULL);
-		dsa_pin_mapping(area);
-	}
-	table_parameters(&params, sizeof(EntryKey), sizeof(Entry));
-	entries = dshash_attach(area, &params, shared->entries, NULL);
-	table_parameters(&params, sizeof(StateKey), sizeof(StateEntry));
-	states = dshash_attach(area, &params, shared->states, NULL);
-	MemoryContextSwitchTo(old);
+	area = shared_area_attach(&shared->area, part.name, tables,
+							  lengthof(tables), attached);
+	entries = attached[0];
+	states = attached[1];
 }
 
 /* ---- entries ---- */

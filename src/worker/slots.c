@@ -23,6 +23,7 @@
 #include "utils/resowner.h"
 
 #include "common/compat.h"
+#include "common/shmem.h"
 #include "worker/worker.h"
 
 #define MAX_HOLDS 16
@@ -52,8 +53,6 @@ int			worker_job_limit = 2;
 WorkerSlot *MyWorker = NULL;
 
 static WorkerShared *shared = NULL;
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
 static uint32 wake_kinds = 0;	/* bits of WorkerKind, woken at commit */
 
 /* What each kind of worker is called, and where it begins. */
@@ -77,34 +76,28 @@ shared_size(void)
 					mul_size(max_worker_processes, sizeof(WorkerSlot)));
 }
 
-static void
-request_shared(void)
+static int
+lock_count(void)
 {
-	if (previous_request_hook)
-		previous_request_hook();
-	RequestAddinShmemSpace(shared_size());
-	RequestNamedLWLockTranche("mlint workers", 1);
+	return 1;
 }
 
 static void
-startup_shared(void)
+init_shared(LWLockPadded *locks)
 {
-	bool		found;
-
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("mlint workers", shared_size(), &found);
-	if (!found)
-	{
-		memset(shared, 0, shared_size());
-		shared->lock = &GetNamedLWLockTranche("mlint workers")->lock;
-		shared->nslots = max_worker_processes;
-		ConditionVariableInit(&shared->slot_freed);
-		ConditionVariableInit(&shared->delivered);
-	}
-	LWLockRelease(AddinShmemInitLock);
+	shared->lock = &locks[0].lock;
+	shared->nslots = max_worker_processes;
+	ConditionVariableInit(&shared->slot_freed);
+	ConditionVariableInit(&shared->delivered);
 }
+
+static const SharedPart part = {
+	.name = "mlint workers",
+	.size = shared_size,
+	.locks = lock_count,
+	.memory = (void **) &shared,
+	.init = init_shared,
+};
 
 /* Nobody is woken for a transaction that does not commit now. */
 static void
@@ -148,10 +141,7 @@ worker_init(void)
 							&worker_job_limit, 2, 1, 64,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shared;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup_shared;
+	shared_part(&part);
 	RegisterXactCallback(forget_wakes, NULL);
 	RegisterResourceReleaseCallback(wake_at_commit, NULL);
 	stepaside_init();

@@ -1,0 +1,111 @@
+/*
+ * table.h
+ *		The shared table of keys: what is remembered of each identifier.
+ *
+ * One key is one identifier under one rule. The table has room for
+ * mlint.rate_max_keys, asked for when the server starts; keys are spread over
+ * partitions, each with its lock, under which state and counters change. No
+ * lock is held when a function of this header returns.
+ *
+ * When the table is full, keys that are idle (as good as new) make room. If
+ * there is none, an identifier that is not known shares one key of its rule
+ * with all others in that position ("crowded"), so that no number of new
+ * identifiers makes known ones forget what they have used.
+ *
+ * None of it is transactional: what was taken stays taken after a rollback.
+ */
+#ifndef MLINT_RATE_TABLE_H
+#define MLINT_RATE_TABLE_H
+
+#include "ratelimit/law.h"
+
+/*
+ * An identifier as the table knows it: up to RATE_KEY_TEXT bytes are kept as
+ * they are; of a longer one a beginning and the first 16 bytes of its SHA-256,
+ * so that two are never mistaken for each other.
+ */
+#define RATE_KEY_TEXT	40
+
+typedef struct RateKey
+{
+	uint32		hash;
+	uint16		rule;			/* RateRule's slot */
+	uint8		len;			/* bytes of text; 255: a digest is in it */
+	char		text[RATE_KEY_TEXT];
+} RateKey;
+
+extern void rate_key(RateKey *key, int rule_slot, const char *identifier,
+					 Size len);
+
+/* What is asked of one key. */
+typedef struct RateAsk
+{
+	RateKey		key;
+	const RateLaw *law;
+	int64		cost;
+} RateAsk;
+
+/*
+ * Decide on n questions together, RATE_MAX_TOGETHER at most and of different
+ * keys: what the intent says is done to all, if all are allowed, or to none.
+ * Returns whether it was; each verdict is what its own key has to say. A key that
+ * somebody waits for (queue.h) refuses whoever is not in_turn. Each ask of intent
+ * TAKE or TAKE_NOW counts as one check, allowed or refused as the whole was.
+ * *crowded, if not NULL, is set when a key was shared for want of room.
+ */
+#define RATE_MAX_TOGETHER	16
+
+extern bool table_decide(const RateAsk *asks, int n, RateIntent intent,
+						 bool in_turn, RateVerdict *verdicts, bool *crowded);
+
+/* Is somebody waiting for this key? While so, it is not made room of. */
+extern void table_set_waiting(const RateKey *key, bool waiting);
+
+/* Put a borrowed slice into a key of a RATE_SLICE law. */
+extern void table_lend(const RateKey *key, int64 granted, int64 until);
+
+/* Forget all keys of a rule; of one only: table_decide(RATE_FORGET). */
+extern void table_forget_rule(int rule_slot);
+
+/* Microseconds since 1970. Tests of an injection build can set it. */
+extern int64 rate_now(void);
+
+/* ---- rules in shared memory: their keys' number, and their counters ---- */
+
+#define RATE_WAIT_BUCKETS	40	/* bucket i: waits below 2^((i+1)/2) * 100 us */
+
+typedef struct RateTotals
+{
+	uint64		allowed;		/* checks */
+	uint64		refused;
+	uint64		crowded;		/* among these, decided by the shared key */
+	uint64		evictions;		/* idle keys that made room for others */
+	uint64		waited;			/* rate_acquire calls that slept */
+	int64		keys;			/* now remembered */
+	uint32		waits[RATE_WAIT_BUCKETS];
+} RateTotals;
+
+/*
+ * The slot of a rule of the current database; taken if it has none yet, the
+ * law kept so that idle keys can be told. Raises
+ * ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all are in use by rules that still
+ * remember something.
+ */
+extern int	table_rule_slot(int64 rule_id, const RateLaw *law);
+extern void table_totals(int rule_slot, RateTotals *totals);
+extern void table_count_wait(int rule_slot, int64 waited_us);
+
+/* One key, for mlint.rate_top(); all of a rule, palloc'd. */
+typedef struct RateKeyUse
+{
+	RateKey		key;
+	uint64		allowed;
+	uint64		refused;
+} RateKeyUse;
+
+extern RateKeyUse *table_keys(int rule_slot, int *n);
+
+/* Settings and shared memory; saving at shutdown, loading at start. */
+extern void table_init(void);
+
+#endif
