@@ -40,6 +40,7 @@ COMMENT ON TABLE mlint.rate_rule IS 'Rate limits: what is let through';
 CREATE TABLE mlint.rate_override (
 	rule_id bigint NOT NULL REFERENCES mlint.rate_rule ON DELETE CASCADE,
 	identifier text NOT NULL,
+	digest bytea NOT NULL, -- SHA-256: the identifier may not fit an index
 	action text NOT NULL CHECK (action IN ('allow', 'deny', 'limit')),
 	rate bigint CHECK (rate > 0),
 	burst bigint CHECK (burst > 0),
@@ -47,12 +48,10 @@ CREATE TABLE mlint.rate_override (
 	reason text,
 	set_by oid NOT NULL,
 	set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (rule_id, digest),
 	CHECK ((action = 'limit') = (rate IS NOT NULL)),
 	CHECK (burst IS NULL OR rate IS NOT NULL)
 );
--- An identifier may be longer than an index entry.
-CREATE UNIQUE INDEX rate_override_key ON mlint.rate_override
-	(rule_id, pg_catalog.sha256(pg_catalog.convert_to(identifier, 'UTF8')));
 COMMENT ON TABLE mlint.rate_override IS 'Identifiers for which a rule does not hold as it is written';
 
 CREATE TYPE mlint.rate_decision AS (
