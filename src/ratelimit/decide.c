@@ -30,6 +30,7 @@
 #include "common/audit.h"
 #include "common/errors.h"
 #include "ratelimit/decide.h"
+#include "ratelimit/queue.h"
 #include "ratelimit/ratelimit.h"
 #include "ratelimit/remote.h"
 
@@ -606,5 +607,6 @@ mlint_rate_reset(PG_FUNCTION_ARGS)
 		rate_decide(&name, &len, 1, identifier, idlen, 1, RATE_FORGET, true,
 					&answer);
 	}
+	queue_wake();
 	PG_RETURN_VOID();
 }

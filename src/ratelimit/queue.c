@@ -60,7 +60,7 @@ same_key(const RateKey *a, const RateKey *b)
 		memcmp(a->text, b->text, Min(a->len, RATE_KEY_TEXT)) == 0;
 }
 
-/* Who is the first to wait for a key, in the list from a node on? */
+/* Who is the first to wait for a key? */
 static Place *
 first_of_line(const RateKey *key)
 {
@@ -91,6 +91,14 @@ queue_join(const RateKey *key, int64 cost)
 	place->waiting = true;
 	dlist_push_tail(&lines->waiting, &place->node);
 	LWLockRelease(lines->lock);
+}
+
+bool
+queue_in_line(const RateKey *key)
+{
+	Place	   *place = my_place();
+
+	return place->waiting && same_key(&place->key, key);
 }
 
 int64
@@ -137,23 +145,13 @@ queue_leave(void)
 }
 
 void
-queue_wake(const RateKey *key)
+queue_wake(void)
 {
+	dlist_iter	iter;
+
 	LWLockAcquire(lines->lock, LW_SHARED);
-	if (key)
-	{
-		Place	   *first = first_of_line(key);
-
-		if (first)
-			SetLatch(first->latch);
-	}
-	else
-	{
-		dlist_iter	iter;
-
-		dlist_foreach(iter, &lines->waiting)
-			SetLatch(dlist_container(Place, node, iter.cur)->latch);
-	}
+	dlist_foreach(iter, &lines->waiting)
+		SetLatch(dlist_container(Place, node, iter.cur)->latch);
 	LWLockRelease(lines->lock);
 }
 

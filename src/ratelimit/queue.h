@@ -18,17 +18,17 @@
  */
 extern void queue_join(const RateKey *key, int64 cost);
 
+/* Do we stand in the line of this very key? */
+extern bool queue_in_line(const RateKey *key);
+
 /* The cost of all that are ahead of us; 0: it is our turn. */
 extern int64 queue_ahead(void);
 
 /* Leave, and wake who is first then. Harmless for one who does not wait. */
 extern void queue_leave(void);
 
-/*
- * Wake the first in a key's line, or with NULL the first in each, because a
- * limit has changed.
- */
-extern void queue_wake(const RateKey *key);
+/* Have all that wait look again, because something has been reset. */
+extern void queue_wake(void);
 
 /* Shared memory. Called once by ratelimit_init(). */
 extern void queue_init(void);

@@ -31,6 +31,7 @@
 #include "common/owner.h"
 #include "common/rows.h"
 #include "ratelimit/decide.h"
+#include "ratelimit/ratelimit.h"
 
 #define NAME_MAX_BYTES		63
 #define SETTING_MAX_BYTES	255
@@ -412,6 +413,21 @@ audit_details(FunctionCallInfo fcinfo)
 	return details.data;
 }
 
+static RateRuleUser rule_user = NULL;
+
+void
+rate_rule_watch(RateRuleUser user)
+{
+	rule_user = user;
+}
+
+/* Which worker keeps to the rule? NULL: none. */
+static char *
+worker_of_rule(const char *name)
+{
+	return rule_user ? rule_user(name) : NULL;
+}
+
 /* mlint.rate_rule_create(name, algorithm, rate, per, ...) */
 Datum
 mlint_rate_rule_create(PG_FUNCTION_ARGS)
@@ -539,6 +555,19 @@ mlint_rate_rule_alter(PG_FUNCTION_ARGS)
 				PG_GETARG_INT64(i) == 0;
 	}
 	check_rule(&row, &per);
+	if (!row.nulls[BACKEND] &&
+		field_word(&row, MODE, rate_mode_words) == RATE_EXACT)
+	{
+		char	   *user = worker_of_rule(name);
+
+		if (user)
+			ereport(ERROR,
+					(errcode(ERRCODE_MLINT_CONFIGURATION),
+					 errmsg("rate limit \"%s\" cannot be of mode exact with a backend, since %s keeps to it",
+							name, user),
+					 errdetail("Each of its decisions would be a question to the backend, and a worker does not wait for that."),
+					 errhint("Use mode leased.")));
+	}
 	audit(AUDIT_CHANGED, "rate_rule.alter", "rate_rule", name,
 		  audit_details(fcinfo));
 	owner_begin(&scope);
@@ -561,7 +590,14 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(name)};
 	OwnerScope	scope;
+	char	   *user = worker_of_rule(name);
 
+	if (user)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop rate limit \"%s\", since %s keeps to it",
+						name, user),
+				 errhint("Give it another limit, or none, first.")));
 	owner_begin(&scope);
 	changed("rate_rule");
 	if (SPI_execute_with_args("DELETE FROM mlint.rate_rule WHERE name = $1",
