@@ -1,0 +1,14 @@
+/*
+ * ratelimit.c
+ *		The room's beginning; see ratelimit.h.
+ */
+#include "postgres.h"
+
+#include "ratelimit/ratelimit.h"
+#include "ratelimit/table.h"
+
+void
+ratelimit_init(void)
+{
+	table_init();
+}
