@@ -4,11 +4,15 @@
  */
 #include "postgres.h"
 
+#include "ratelimit/queue.h"
 #include "ratelimit/ratelimit.h"
+#include "ratelimit/rule.h"
 #include "ratelimit/table.h"
 
 void
 ratelimit_init(void)
 {
 	table_init();
+	rule_init();
+	queue_init();
 }
