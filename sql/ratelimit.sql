@@ -266,6 +266,7 @@ CREATE TABLE upload (tenant text, n int);
 CREATE TRIGGER limit_uploads BEFORE INSERT ON upload FOR EACH ROW EXECUTE FUNCTION mlint.rate_limit_trigger('fixed', 'tenant');
 INSERT INTO upload SELECT 'a', n FROM generate_series(1, 3) n;
 INSERT INTO upload VALUES ('b', 1), (NULL, 1), ('', 1), (NULL, 2);
+\set VERBOSITY terse
 INSERT INTO upload VALUES ('', 2);
 SELECT mlint.rate_rule_alter('fixed', strategy => 'retry_after');
 INSERT INTO upload VALUES ('a', 4);
