@@ -189,7 +189,7 @@ bucket_decide(const RateLaw *law, RateState *state, int64 now, int64 cost,
 		}
 		excess = bucket_excess(law, idle_at, value, now);
 		if (law->algorithm == RATE_LEAKY_BUCKET && intent == RATE_TAKE_NOW)
-			excess = Max(excess, delay);
+			excess = delay;		/* which is no less */
 		if (excess > 0)
 		{
 			verdict->allowed = false;

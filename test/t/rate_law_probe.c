@@ -519,6 +519,8 @@ change_law(RateLaw *law, RateState *state, Model *model, int64 now)
 	else if (law->algorithm == RATE_SLIDING_WINDOW)
 	{
 		HOLDS("taken goes on", taken_of(state) <= taken_of(&before));
+		if (before.idle_at <= now)
+			SAME("what no longer counts", taken_of(state), 0);
 		if (before.idle_at > now && law->per != old.per &&
 			!fits_by_chance(law, &before))
 			SAME("all of it", taken_of(state), taken_of(&before));
