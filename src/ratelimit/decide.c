@@ -134,14 +134,16 @@ begin_part(Part *part, const RateRule *rule, const char *identifier, Size len,
 
 /* Why it is as it is, of what this server's memory decided. */
 static const char *
-local_reason(const RateVerdict *verdict, int64 cost, bool crowded)
+local_reason(const RateVerdict *verdict, int64 cost, RateIntent intent,
+			 bool crowded)
 {
 	if (unlikely(crowded))
 		return "crowded";
 	if (verdict->allowed)
 		return NULL;
-	return verdict->remaining >= cost && verdict->delay == 0 ? "waiting" :
-		"limited";
+	/* What is there but may not be taken is for others, who wait. */
+	return verdict->remaining >= cost && intent != RATE_TAKE_NOW ?
+		"waiting" : "limited";
 }
 
 static void
@@ -197,7 +199,7 @@ ask_parts(Part *parts, int n, int64 cost, RateIntent intent, bool in_turn)
 	{
 		asked[i]->verdict = verdicts[i];
 		asked[i]->answered = true;
-		asked[i]->reason = local_reason(&verdicts[i], cost, crowded);
+		asked[i]->reason = local_reason(&verdicts[i], cost, intent, crowded);
 	}
 	return allowed;
 }
@@ -267,7 +269,7 @@ decide_one(const RateRule *rule, const char *identifier, Size len, int64 cost,
 		(void) table_decide(&ask, 1, intent, in_turn, &answer->verdict,
 							&crowded);
 		answer->degraded = false;
-		answer->reason = local_reason(&answer->verdict, cost, crowded);
+		answer->reason = local_reason(&answer->verdict, cost, intent, crowded);
 		return;
 	}
 	if (!part.settled)

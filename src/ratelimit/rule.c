@@ -373,7 +373,7 @@ load_rule(const char *name, Size len, const char *key_name)
 	if (row == NULL)
 		return NULL;
 	read_overrides(&rule);
-	rule.slot = table_rule_slot(rule.id, &rule.law);
+	rule.slot = table_rule_slot(rule.id);
 	entry = hash_search(cache.rules, key_name, HASH_ENTER, NULL);
 	entry->rule = rule;
 	return &entry->rule;
@@ -387,12 +387,15 @@ find_rule(const char *name, Size len)
 	RuleEntry  *entry;
 
 	if (cache.last && cache.last->name_len == len &&
-		memcmp(cache.last->name, name, len) == 0)
+		memcmp(cache.last->name, name, len) == 0 &&
+		table_rule_kept(cache.last->slot, cache.last->id))
 		return cache.last;
 	if (len >= NAME_ROOM)
 		return NULL;
 	memcpy(key, name, len);
 	entry = hash_search(cache.rules, key, HASH_FIND, NULL);
+	if (entry && !table_rule_kept(entry->rule.slot, entry->rule.id))
+		entry->rule.slot = table_rule_slot(entry->rule.id);
 	return cache.last = entry ? &entry->rule : load_rule(name, len, key);
 }
 
