@@ -2096,7 +2096,7 @@ RETURNS mlint.rate_decision
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'mlint_rate_acquire';
 COMMENT ON FUNCTION mlint.rate_acquire(text, text, bigint, interval) IS
-	'Take from a limit by the strategy of its rule: raises ML013, returns the refusal, waits up to max_wait (null: the rule''s), slows down, or lets through';
+	'Take from a limit by the strategy of its rule. hard raises ML013; retry_after returns the refusal; queue waits its turn, in order of arrival, up to max_wait (null: the rule''s), or returns the refusal, at once if that is too short; throttle slows down from half the capacity on, then is as queue; graceful lets through. A leaky_bucket is waited for by any. Nothing is taken while waiting. What the transaction has locked stays locked meanwhile: call it first';
 
 CREATE FUNCTION mlint.rate_reset(rule text, identifier text DEFAULT NULL)
 RETURNS void
@@ -2130,12 +2130,13 @@ RETURN (
 	SELECT pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
 		'RateLimit-Limit', (decision).capacity::text,
 		'RateLimit-Remaining', (decision).remaining::text,
-		'RateLimit-Reset', greatest(t.reset - t.now, 0)::bigint::text,
+		'RateLimit-Reset', CASE WHEN t.reset IS NOT NULL THEN
+			greatest(t.reset - t.now, 0)::bigint::text END,
 		'X-RateLimit-Limit', (decision).capacity::text,
 		'X-RateLimit-Remaining', (decision).remaining::text,
 		'X-RateLimit-Reset', t.reset::bigint::text,
-		'Retry-After', CASE WHEN NOT (decision).allowed THEN
-			greatest(pg_catalog.ceil(
+		'Retry-After', CASE WHEN NOT (decision).allowed
+			AND (decision).retry_after IS NOT NULL THEN greatest(pg_catalog.ceil(
 				EXTRACT(epoch FROM (decision).retry_after)), 1)::bigint::text END))
 	FROM (SELECT CASE WHEN pg_catalog.isfinite((decision).reset_at) THEN
 			pg_catalog.ceil(EXTRACT(epoch FROM (decision).reset_at)) END AS reset,
