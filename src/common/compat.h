@@ -110,6 +110,25 @@ mlint_xid_in_clog(uint64 xid)
 	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false)
 #endif
 
+/* 16 has JSON's semantic actions return an error; 17 moved the lexer. */
+#include "common/jsonapi.h"
+#include "mb/pg_wchar.h"
+#if PG_VERSION_NUM < 160000
+typedef void mlint_json_result;
+#define mlint_json_done()				return
+#else
+typedef JsonParseErrorType mlint_json_result;
+#define mlint_json_done()				return JSON_SUCCESS
+#endif
+#if PG_VERSION_NUM < 170000
+#define mlint_json_lexer(text, len) \
+	makeJsonLexContextCstringLen(unconstify(char *, text), len, \
+								 GetDatabaseEncoding(), true)
+#else
+#define mlint_json_lexer(text, len) \
+	makeJsonLexContextCstringLen(NULL, text, len, GetDatabaseEncoding(), true)
+#endif
+
 /* 18 has pg_noreturn in place of pg_attribute_noreturn(). */
 #ifndef pg_attribute_noreturn
 #define pg_attribute_noreturn()			__attribute__((noreturn))

@@ -220,6 +220,26 @@ destination_id(const char *name, char **driver)
 	return id;
 }
 
+char *
+destination_of_rate_rule(const char *rule)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(rule)};
+	OwnerScope	scope;
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *found = NULL;
+	bool		isnull;
+
+	owner_begin(&scope);
+	if (run("SELECT format('destination \"%s\"', name) FROM mlint.destination"
+			" WHERE options->>'rate_rule' = $1 AND dropped_at IS NULL"
+			" ORDER BY name LIMIT 1", 1, types, values, NULL) > 0)
+		found = MemoryContextStrdup(caller,
+									TextDatumGetCString(column(1, &isnull)));
+	owner_end(&scope);
+	return found;
+}
+
 /* ---- create, alter, drop ---- */
 
 /*

@@ -35,4 +35,7 @@ extern int64 event_publish(const char *type, Jsonb *data, Jsonb *metadata,
  */
 extern int32 destination_id(const char *name, char **driver);
 
+/* Who keeps to a rate limit, 'destination "x"' (palloc'd), or NULL. */
+extern char *destination_of_rate_rule(const char *rule);
+
 #endif

@@ -218,6 +218,7 @@ load_row(HeapTuple tuple, TupleDesc desc)
 		d->next_due = PG_INT64_MAX;
 	d->lagging = d->next_due <= GetCurrentTimestamp();
 	d->hold_until = 0;
+	d->limited_until = 0;
 	d->after_time = DT_NOBEGIN;
 	d->after_id = 0;
 }

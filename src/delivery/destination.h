@@ -56,6 +56,7 @@ typedef struct Destination
 								 * queue up behind them */
 	TimestampTz next_due;		/* PG_INT64_MAX: there are none */
 	TimestampTz hold_until;		/* the peer has asked for a pause */
+	TimestampTz limited_until;	/* its rate limit has refused */
 	TimestampTz after_time;		/* what is up to here has been taken up */
 	int64		after_id;
 

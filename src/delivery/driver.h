@@ -73,6 +73,8 @@ typedef struct DeliveryOptions
 	int			max_in_flight;
 	bool		ordered;
 	char	   *transform;
+	char	   *rate_rule;		/* NULL: as fast as can be */
+	char	   *rate_identifier;	/* NULL: the destination's name */
 	RetryPolicy retry;
 	BreakerPolicy breaker;
 } DeliveryOptions;

@@ -14,8 +14,10 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
+#include "common/errors.h"
 #include "common/userfunction.h"
 #include "delivery/driver.h"
+#include "ratelimit/ratelimit.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_driver_options);
@@ -49,6 +51,12 @@ static const Option delivery_options[] = {
 	{"transform", OPTION_FUNCTION, offsetof(DeliveryOptions, transform),
 		NULL, 0, 0, NULL, NULL, false,
 	"function (jsonb) returns jsonb that makes the body from the event"},
+	{"rate_rule", OPTION_TEXT, offsetof(DeliveryOptions, rate_rule),
+		NULL, 0, 0, NULL, NULL, false,
+	"rate limit that deliveries to this destination keep to, one token each"},
+	{"rate_identifier", OPTION_TEXT,
+		offsetof(DeliveryOptions, rate_identifier), NULL, 0, 0, NULL, NULL, false,
+	"whom the limit counts; by default the destination, by its name"},
 	{"retry", OPTION_GROUP, 0, NULL, 0, 0, NULL, retry_options, false,
 	"when a failed delivery is tried again"},
 	{"breaker", OPTION_GROUP, 0, NULL, 0, 0, NULL, breaker_options, false,
@@ -102,6 +110,20 @@ check_credential(const Credential *credential, const char *option, void *arg)
 							  check->destination));
 }
 
+static void
+check_rate_rule(const DeliveryOptions *options, const char *destination)
+{
+	if (options->rate_rule)
+		rate_rule_check_for_worker(options->rate_rule,
+								   psprintf("option \"rate_rule\" of destination \"%s\"",
+											destination));
+	else if (options->rate_identifier)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONFIGURATION),
+				 errmsg("destination \"%s\" has a rate_identifier, but no rate_rule",
+						destination)));
+}
+
 void
 driver_check(const Driver *driver, const void *options, Oid owner,
 			 const char *destination)
@@ -115,6 +137,7 @@ driver_check(const Driver *driver, const void *options, Oid owner,
 	if (common->transform)
 		(void) driver_function(common->transform, JSONBOID, owner,
 							   "transform");
+	check_rate_rule(common, destination);
 	if (driver->check)
 		driver->check(options, owner);
 }

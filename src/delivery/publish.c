@@ -46,6 +46,7 @@
 #include "common/retention.h"
 #include "delivery/delivery.h"
 #include "delivery/stats.h"
+#include "ratelimit/ratelimit.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_publish);
@@ -96,6 +97,7 @@ delivery_init(void)
 							   &event_retention, "7 days", PGC_SIGHUP, 0,
 							   retention_check, NULL, NULL);
 	stats_init();
+	rate_rule_watch(destination_of_rate_rule);
 	CacheRegisterRelcacheCallback(forget_target, (Datum) 0);
 }
 

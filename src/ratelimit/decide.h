@@ -9,6 +9,8 @@
 #ifndef MLINT_RATE_DECIDE_H
 #define MLINT_RATE_DECIDE_H
 
+#include "fmgr.h"
+
 #include "ratelimit/rule.h"
 
 typedef struct RateAnswer
@@ -38,5 +40,23 @@ extern void rate_decide(const char *const *names, const Size *lens, int n,
  */
 extern const char *rate_identify(const RateRule *rule, const char *given,
 								 Size *len);
+
+/*
+ * Arguments of SQL functions, read in place: a rule's name must not be null,
+ * an identifier that is null counts as empty, and so does a cost as an error.
+ */
+extern const char *rate_rule_argument(FunctionCallInfo fcinfo, int n,
+									  Size *len);
+extern const char *rate_identifier_argument(FunctionCallInfo fcinfo, int n,
+											Size *len);
+extern int64 rate_cost_argument(FunctionCallInfo fcinfo, int n);
+
+/* An answer as mlint.rate_decision, which the function is declared to return. */
+extern Datum rate_answer_datum(FunctionCallInfo fcinfo, const char *rule,
+							   Size len, const RateAnswer *answer);
+
+/* Microseconds as an interval or a time; PG_INT64_MAX is for ever. */
+extern void rate_us_interval(int64 us, Interval *interval);
+extern TimestampTz rate_us_timestamp(int64 us);
 
 #endif

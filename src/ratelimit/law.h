@@ -8,13 +8,15 @@
  *
  * All times are microseconds since 1970-01-01 00:00 UTC; all arithmetic is on
  * integers and exact: a token of `per`/`rate` microseconds is kept as a whole
- * part and a remainder over `rate`.
+ * part and a remainder over `rate`. Only where a rule's rate changes, what a
+ * bucket owes may move by less than a microsecond.
  *
  * What each admits:
  *
  *	token bucket	over any interval t at most burst + rate * t / per
  *	leaky bucket	the same into a queue of burst places; what leaves it
- *					(the time of the decision plus its delay) is spaced by
+ *					(the time of the decision plus its delay, which is
+ *					rounded up to a microsecond) is spaced by
  *					cost * per / rate
  *	fixed window	at most rate in each window [k * per, (k + 1) * per)
  *	sliding window	at most rate in any window of length per; and it admits
@@ -45,6 +47,9 @@ typedef enum RateAlgorithm
 /* A segment of a sliding window: six bits say which step, the rest how much. */
 #define RATE_SLIDING_MAX	((INT64CONST(1) << 26) - 1)
 
+/* Times are from 0 to here: the year 4253. */
+#define RATE_MAX_TIME		(INT64CONST(1) << 56)
+
 #define RATE_MIN_PER		INT64CONST(1000)
 #define RATE_MAX_PER		(INT64CONST(3660) * 86400 * 1000000)
 
@@ -60,14 +65,14 @@ typedef struct RateLaw
 	int64		token_rest;		/* and rest / rate of one */
 	int64		full_us;		/* time from empty to full, the same */
 	int64		full_rest;
-	int64		step_us;		/* of a sliding window */
 } RateLaw;
 
 /*
  * What is remembered of one key. From idle_at on it is as if it had never
- * been used. value is of the buckets: a rest over rate to be added to idle_at;
- * of the fixed window and the slice: tokens taken, or left. A state of zeros is
- * a fresh one.
+ * been used. value is of the buckets: value / rate microseconds before idle_at
+ * it is so already; of the fixed window and the slice: tokens taken, or left. A
+ * state of zeros is a fresh one. A state that another law has made, but of the
+ * same algorithm, will do: what it owes counts, as if taken now if need be.
  */
 typedef struct RateState
 {
@@ -83,7 +88,8 @@ typedef struct RateVerdict
 	int64		remaining;		/* tokens that could be taken now, after this */
 	int64		capacity;
 	int64		retry_after;	/* refused: microseconds until this cost could
-								 * pass if nobody else came; else 0 */
+								 * pass if nobody else came; else 0. A slice
+								 * does not know: 0 */
 	int64		reset_at;		/* when all of the capacity is there again */
 	int64		delay;			/* allowed by a leaky bucket: wait so long */
 } RateVerdict;
@@ -92,8 +98,8 @@ typedef enum RateIntent
 {
 	RATE_TAKE,
 	RATE_TAKE_NOW,				/* only if there is no delay */
-	RATE_PEEK,					/* as TAKE, but the state stays */
-	RATE_GIVE,					/* give back what was taken; always allowed */
+	RATE_PEEK,					/* as TAKE, but nothing is taken */
+	RATE_GIVE,					/* give back what was just taken; allowed */
 	RATE_FORGET					/* like fresh; always allowed */
 } RateIntent;
 
@@ -105,7 +111,7 @@ extern const char *law_prepare(RateLaw *law);
 
 /*
  * cost is from 1 to law->burst: more can never be met, and is the caller's
- * error to raise.
+ * error to raise. now is from 0 to RATE_MAX_TIME.
  */
 extern void law_decide(const RateLaw *law, RateState *state, int64 now,
 					   int64 cost, RateIntent intent, RateVerdict *verdict);

@@ -11,17 +11,24 @@
 
 #include "ratelimit/table.h"
 
-/* Stand at the end of the key's line. Returns the cost of those ahead. */
-extern int64 queue_join(const RateKey *key, int64 cost);
+/*
+ * Stand at the end of the key's line. Checks of others no longer overtake.
+ * From here on the caller must see to it that queue_leave() is called, also
+ * after an error and when the process exits.
+ */
+extern void queue_join(const RateKey *key, int64 cost);
 
-/* Is it our turn? */
-extern bool queue_first(void);
+/* Do we stand in the line of this very key? */
+extern bool queue_in_line(const RateKey *key);
 
-/* Leave, and wake who is first then. Also called when the process exits. */
+/* The cost of all that are ahead of us; 0: it is our turn. */
+extern int64 queue_ahead(void);
+
+/* Leave, and wake who is first then. Harmless for one who does not wait. */
 extern void queue_leave(void);
 
-/* Wake the first in a key's line, because the limit has changed. */
-extern void queue_wake(const RateKey *key);
+/* Have all that wait look again, because something has been reset. */
+extern void queue_wake(void);
 
 /* Shared memory. Called once by ratelimit_init(). */
 extern void queue_init(void);

@@ -30,4 +30,14 @@ extern bool rate_pass(const char *rule, const char *identifier,
  */
 extern void rate_rule_check_for_worker(const char *rule, const char *what);
 
+/*
+ * A room whose workers keep to rules says so once, at the server's start, with
+ * a function that is given a rule's name and returns who keeps to it, such as
+ * 'destination "x"', or NULL. Such a rule cannot be dropped, nor become one
+ * that a worker must not keep to.
+ */
+typedef char *(*RateRuleUser) (const char *rule);
+
+extern void rate_rule_watch(RateRuleUser user);
+
 #endif

@@ -2,7 +2,7 @@
 
 CREATE TABLE mlint.rate_backend (
 	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	name text NOT NULL UNIQUE CHECK (name <> 'local'),
+	name text COLLATE "C" NOT NULL UNIQUE CHECK (name <> 'local'),
 	kind text NOT NULL,
 	options jsonb NOT NULL,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -12,7 +12,7 @@ COMMENT ON TABLE mlint.rate_backend IS 'Stores that rate limits of several serve
 
 CREATE TABLE mlint.rate_rule (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	name text NOT NULL CONSTRAINT rate_rule_name UNIQUE,
+	name text COLLATE "C" NOT NULL CONSTRAINT rate_rule_name UNIQUE,
 	algorithm text NOT NULL CHECK (algorithm IN
 		('token_bucket', 'leaky_bucket', 'fixed_window', 'sliding_window')),
 	rate bigint NOT NULL CHECK (rate > 0),
@@ -27,7 +27,7 @@ CREATE TABLE mlint.rate_rule (
 	ipv6_prefix int NOT NULL CHECK (ipv6_prefix BETWEEN 0 AND 128),
 	max_wait interval NOT NULL CHECK (max_wait >= '0'),
 	pre_request boolean NOT NULL,
-	backend text REFERENCES mlint.rate_backend (name),
+	backend text COLLATE "C" REFERENCES mlint.rate_backend (name),
 	mode text NOT NULL CHECK (mode IN ('exact', 'leased')),
 	fail text NOT NULL CHECK (fail IN ('open', 'closed', 'local')),
 	lease bigint CHECK (lease > 0),
@@ -39,21 +39,30 @@ COMMENT ON TABLE mlint.rate_rule IS 'Rate limits: what is let through';
 
 CREATE TABLE mlint.rate_override (
 	rule_id bigint NOT NULL REFERENCES mlint.rate_rule ON DELETE CASCADE,
-	identifier text NOT NULL,
+	identifier text COLLATE "C" NOT NULL,
 	action text NOT NULL CHECK (action IN ('allow', 'deny', 'limit')),
 	rate bigint CHECK (rate > 0),
 	burst bigint CHECK (burst > 0),
 	expires_at timestamptz,
 	reason text,
-	set_by oid NOT NULL,
+	set_by text NOT NULL,
 	set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	CHECK ((action = 'limit') = (rate IS NOT NULL)),
 	CHECK (burst IS NULL OR rate IS NOT NULL)
 );
--- An identifier may be longer than an index entry.
-CREATE UNIQUE INDEX rate_override_key ON mlint.rate_override
-	(rule_id, pg_catalog.sha256(pg_catalog.convert_to(identifier, 'UTF8')));
+-- All of a rule, which is how they are read.
+CREATE INDEX rate_override_rule ON mlint.rate_override (rule_id);
+-- An identifier may be longer than an entry of a btree, and of any bytes.
+ALTER TABLE mlint.rate_override ADD CONSTRAINT rate_override_key
+	EXCLUDE USING hash ((rule_id::text || ':' || identifier) WITH =);
 COMMENT ON TABLE mlint.rate_override IS 'Identifiers for which a rule does not hold as it is written';
+
+-- pg_dump takes the rows along.
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_backend', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_backend_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_rule', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_rule_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_override', '');
 
 CREATE TYPE mlint.rate_decision AS (
 	allowed boolean,
@@ -174,13 +183,69 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'mlint_rate_override_drop';
 COMMENT ON FUNCTION mlint.rate_override_drop(text, text) IS 'End an override';
 
--- ---- HTTP ----
+-- ---- HTTP, triggers ----
 
 CREATE FUNCTION mlint.rate_headers(decision mlint.rate_decision) RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN NULL::jsonb;
+LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+RETURN (
+	SELECT pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+		'RateLimit-Limit', (decision).capacity::text,
+		'RateLimit-Remaining', (decision).remaining::text,
+		'RateLimit-Reset', greatest(t.reset - t.now, 0)::bigint::text,
+		'X-RateLimit-Limit', (decision).capacity::text,
+		'X-RateLimit-Remaining', (decision).remaining::text,
+		'X-RateLimit-Reset', t.reset::bigint::text,
+		'Retry-After', CASE WHEN NOT (decision).allowed THEN
+			greatest(pg_catalog.ceil(
+				EXTRACT(epoch FROM (decision).retry_after)), 1)::bigint::text END))
+	FROM (SELECT CASE WHEN pg_catalog.isfinite((decision).reset_at) THEN
+			pg_catalog.ceil(EXTRACT(epoch FROM (decision).reset_at)) END AS reset,
+		pg_catalog.floor(EXTRACT(epoch FROM pg_catalog.clock_timestamp())) AS now) t
+);
 COMMENT ON FUNCTION mlint.rate_headers(mlint.rate_decision) IS
-	'The headers of an HTTP response that tell a client of its limit: RateLimit-*, X-RateLimit-*, and Retry-After for a refusal';
+	'The headers of an HTTP response that tell a client of its limit: RateLimit-* (Reset in seconds from now), X-RateLimit-* (Reset as Unix time), and Retry-After for a refusal';
+
+CREATE FUNCTION mlint.rate_check_pre_request() RETURNS mlint.rate_decision
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_check_pre_request';
+COMMENT ON FUNCTION mlint.rate_check_pre_request() IS
+	'Take 1 from all limits that have pre_request, or from none, each for the identifier that its scope makes of the session; null when there are none';
+
+CREATE FUNCTION mlint.rate_pre_request() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	decision mlint.rate_decision := mlint.rate_check_pre_request();
+	headers jsonb;
+BEGIN
+	IF decision.allowed IS NULL THEN
+		RETURN;
+	END IF;
+	headers := mlint.rate_headers(decision);
+	IF NOT decision.allowed THEN
+		RAISE SQLSTATE 'PGRST' USING
+			MESSAGE = jsonb_build_object('code', 'ML013',
+				'message', 'Too many requests',
+				'details', format('Rate limit "%s": %s', decision.rule, decision.reason),
+				'hint', coalesce(format('Try again in %s s.', headers->>'Retry-After'),
+					'Waiting does not help.'))::text,
+			DETAIL = jsonb_build_object('status', 429, 'status_text', 'Too Many Requests',
+				'headers', headers)::text;
+	END IF;
+	PERFORM set_config('response.headers',
+		(coalesce(nullif(current_setting('response.headers', true), ''), '[]')::jsonb
+			|| (SELECT jsonb_agg(jsonb_build_object(h.key, h.value))
+				FROM jsonb_each(headers) h))::text, true);
+END
+$$;
+COMMENT ON FUNCTION mlint.rate_pre_request() IS
+	'For db-pre-request of PostgREST: take 1 from all limits that have pre_request; answers 429 with the headers of mlint.rate_headers, or adds these to the response';
+
+CREATE FUNCTION mlint.rate_limit_trigger() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_limit_trigger';
+COMMENT ON FUNCTION mlint.rate_limit_trigger() IS
+	'Limits inserts: BEFORE INSERT FOR EACH ROW EXECUTE FUNCTION mlint.rate_limit_trigger(rule, column) takes 1 for the column''s value, as rate_acquire, and raises ML013 for a refusal';
 
 -- ---- what others see ----
 
@@ -190,3 +255,107 @@ SELECT r.name, r.algorithm, r.rate, r.per, r.burst, r.strategy, r.scope,
 	coalesce(r.backend, 'local') AS backend, r.mode, r.fail, r.lease,
 	r.description, r.created_at, r.altered_at
 FROM mlint.rate_rule r;
+COMMENT ON VIEW mlint.rate_rules IS 'The rate limits';
+COMMENT ON COLUMN mlint.rate_rules.name IS 'Name of the limit';
+COMMENT ON COLUMN mlint.rate_rules.algorithm IS 'token_bucket, leaky_bucket, fixed_window or sliding_window';
+COMMENT ON COLUMN mlint.rate_rules.rate IS 'How much passes ...';
+COMMENT ON COLUMN mlint.rate_rules.per IS '... in so long';
+COMMENT ON COLUMN mlint.rate_rules.burst IS 'How much a bucket holds; null: as much as rate';
+COMMENT ON COLUMN mlint.rate_rules.strategy IS 'What rate_acquire does when it is used up: hard (raises), retry_after (returns the refusal), queue (waits in order of arrival), throttle (slows down before), graceful (lets pass, and says so)';
+COMMENT ON COLUMN mlint.rate_rules.scope IS 'Whom an identifier stands for: global (all), user, ip, endpoint, or custom (what each call gives)';
+COMMENT ON COLUMN mlint.rate_rules.setting IS 'Setting where user, ip or endpoint is found when a call gives none: name, or name>key for a member of a JSON object';
+COMMENT ON COLUMN mlint.rate_rules.ipv4_prefix IS 'Scope ip: addresses that agree in so many bits are one identifier';
+COMMENT ON COLUMN mlint.rate_rules.ipv6_prefix IS 'The same for IPv6';
+COMMENT ON COLUMN mlint.rate_rules.max_wait IS 'How long rate_acquire waits at most';
+COMMENT ON COLUMN mlint.rate_rules.pre_request IS 'Whether mlint.rate_pre_request takes from it';
+COMMENT ON COLUMN mlint.rate_rules.backend IS 'Where it is kept: local for this server''s memory, or the name of a store that several servers share';
+COMMENT ON COLUMN mlint.rate_rules.mode IS 'With a backend: exact (asked for each decision), or leased (parts of the limit are borrowed)';
+COMMENT ON COLUMN mlint.rate_rules.fail IS 'When the backend is away: open (lets pass), closed (refuses), or local (each server for itself)';
+COMMENT ON COLUMN mlint.rate_rules.lease IS 'How much is borrowed at a time; null: mlint chooses';
+COMMENT ON COLUMN mlint.rate_rules.description IS 'What it is for';
+COMMENT ON COLUMN mlint.rate_rules.created_at IS 'When it was made';
+COMMENT ON COLUMN mlint.rate_rules.altered_at IS 'When it was changed last; null: never';
+
+CREATE VIEW mlint.rate_overrides AS
+SELECT r.name AS rule, o.identifier, o.action, o.rate, o.burst, o.expires_at,
+	coalesce(o.expires_at <= pg_catalog.clock_timestamp(), false) AS expired,
+	o.reason, o.set_by, o.set_at
+FROM mlint.rate_override o JOIN mlint.rate_rule r ON r.id = o.rule_id;
+COMMENT ON VIEW mlint.rate_overrides IS 'Identifiers for which a limit does not hold as it is written';
+COMMENT ON COLUMN mlint.rate_overrides.rule IS 'Name of the limit';
+COMMENT ON COLUMN mlint.rate_overrides.identifier IS 'For whom; of scope ip an address as the limit masks it';
+COMMENT ON COLUMN mlint.rate_overrides.action IS 'allow (passes always), deny (never) or limit (by another rate)';
+COMMENT ON COLUMN mlint.rate_overrides.rate IS 'The other rate';
+COMMENT ON COLUMN mlint.rate_overrides.burst IS 'The other burst; null: as much as rate';
+COMMENT ON COLUMN mlint.rate_overrides.expires_at IS 'Until when; null: until it is dropped';
+COMMENT ON COLUMN mlint.rate_overrides.expired IS 'Whether that has passed, so that the limit holds again';
+COMMENT ON COLUMN mlint.rate_overrides.reason IS 'Why; of deny it is the reason that the decision shows';
+COMMENT ON COLUMN mlint.rate_overrides.set_by IS 'Who set it';
+COMMENT ON COLUMN mlint.rate_overrides.set_at IS 'When';
+
+CREATE FUNCTION mlint.rate_totals(rule text, OUT allowed bigint,
+	OUT refused bigint, OUT crowded bigint, OUT waited bigint,
+	OUT wait_p50 interval, OUT wait_p99 interval, OUT identifiers bigint,
+	OUT evictions bigint)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_totals';
+COMMENT ON FUNCTION mlint.rate_totals(text) IS 'Behind the view mlint.stat_rate_limits';
+
+CREATE VIEW mlint.stat_rate_limits AS
+SELECT r.name AS rule, t.allowed + t.refused AS checks, t.allowed, t.refused,
+	t.crowded, t.waited, t.wait_p50, t.wait_p99, t.identifiers, t.evictions
+FROM mlint.rate_rule r, mlint.rate_totals(r.name) t;
+COMMENT ON VIEW mlint.stat_rate_limits IS 'What the rate limits have decided on this server since their counters began, which a crash ends';
+COMMENT ON COLUMN mlint.stat_rate_limits.rule IS 'Name of the limit';
+COMMENT ON COLUMN mlint.stat_rate_limits.checks IS 'Decisions, without those that an override of allow or deny made and without peeks';
+COMMENT ON COLUMN mlint.stat_rate_limits.allowed IS 'Decisions that let pass';
+COMMENT ON COLUMN mlint.stat_rate_limits.refused IS 'Decisions that refused';
+COMMENT ON COLUMN mlint.stat_rate_limits.crowded IS 'Decisions on an identifier for which mlint.rate_max_keys left no room, so that it shared with others';
+COMMENT ON COLUMN mlint.stat_rate_limits.waited IS 'Calls of rate_acquire that waited';
+COMMENT ON COLUMN mlint.stat_rate_limits.wait_p50 IS 'Half of these waited no longer than that, to within a factor of 1.5';
+COMMENT ON COLUMN mlint.stat_rate_limits.wait_p99 IS 'The same of 99 in a hundred';
+COMMENT ON COLUMN mlint.stat_rate_limits.identifiers IS 'Identifiers that are remembered now';
+COMMENT ON COLUMN mlint.stat_rate_limits.evictions IS 'Identifiers that had used nothing lately and were forgotten to make room for others';
+
+CREATE FUNCTION mlint.rate_top(rule text, n int DEFAULT 10,
+	OUT identifier text, OUT allowed bigint, OUT refused bigint)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10
+AS 'MODULE_PATHNAME', 'mlint_rate_top';
+COMMENT ON FUNCTION mlint.rate_top(text, int) IS
+	'Of the identifiers that a limit remembers, the n that were checked most often and the n that were refused most often, by the number of checks; of a long one the beginning and ...';
+
+REVOKE ALL ON FUNCTION
+	mlint.rate_rule_create(text, text, bigint, interval, bigint, text, text,
+		text, interval, text, text, bigint, text, int, int, boolean, text),
+	mlint.rate_rule_alter(text, text, bigint, interval, bigint, text, text,
+		text, interval, text, text, bigint, text, int, int, boolean, text),
+	mlint.rate_rule_drop(text), mlint.rate_check(text, text, bigint),
+	mlint.rate_allow(text, text, bigint), mlint.rate_peek(text, text, bigint),
+	mlint.rate_check_all(text[], text, bigint),
+	mlint.rate_acquire(text, text, bigint, interval),
+	mlint.rate_reset(text, text),
+	mlint.rate_override_set(text, text, text, bigint, bigint, timestamptz, text),
+	mlint.rate_override_drop(text, text),
+	mlint.rate_headers(mlint.rate_decision), mlint.rate_check_pre_request(),
+	mlint.rate_pre_request(), mlint.rate_limit_trigger(),
+	mlint.rate_totals(text), mlint.rate_top(text, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.rate_rule_create(text, text, bigint, interval, bigint, text, text,
+		text, interval, text, text, bigint, text, int, int, boolean, text),
+	mlint.rate_rule_alter(text, text, bigint, interval, bigint, text, text,
+		text, interval, text, text, bigint, text, int, int, boolean, text),
+	mlint.rate_rule_drop(text), mlint.rate_reset(text, text),
+	mlint.rate_override_set(text, text, text, bigint, bigint, timestamptz, text),
+	mlint.rate_override_drop(text, text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION
+	mlint.rate_check(text, text, bigint), mlint.rate_allow(text, text, bigint),
+	mlint.rate_peek(text, text, bigint),
+	mlint.rate_check_all(text[], text, bigint),
+	mlint.rate_acquire(text, text, bigint, interval),
+	mlint.rate_headers(mlint.rate_decision), mlint.rate_check_pre_request(),
+	mlint.rate_pre_request(), mlint.rate_limit_trigger() TO mlint_user;
+GRANT EXECUTE ON FUNCTION mlint.rate_totals(text), mlint.rate_top(text, int)
+	TO mlint_reader;
+GRANT SELECT ON mlint.rate_rules, mlint.rate_overrides, mlint.stat_rate_limits
+	TO mlint_reader;

@@ -21,6 +21,11 @@
  * delivery stands for itself: its row is changed or deleted with the next
  * commit.
  *
+ * A destination with a rate limit asks it for each delivery: for one from the
+ * log just before it is submitted, for one from mlint.pending before its row is
+ * taken up. So a backlog lies still, however long it is: its rows are written
+ * once, and read and deleted as they may pass.
+ *
  * The work inside callbacks of the HTTP client is limited to taking notes;
  * everything that may raise happens in the loop. An error there ends the
  * process, and the launcher starts another.
@@ -45,6 +50,7 @@
 #include "common/peertext.h"
 #include "delivery/destination.h"
 #include "delivery/log.h"
+#include "ratelimit/ratelimit.h"
 #include "worker/worker.h"
 
 PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
@@ -85,6 +91,9 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 #define POLL_MS				60000
 /* A destination that cannot be disabled now is tried again after this. */
 #define DISABLE_RETRY_MS	1000
+/* A rate limit that refuses is asked again in between, as it may change. */
+#define LIMIT_MIN_US		1000
+#define LIMIT_MAX_US		(5 * INT64CONST(1000000))
 /* Our class of advisory locks; and no lane, what whoever levels them holds. */
 #define LOCK_CLASS			0x4D4C
 #define LOCK_LEVEL			1000
@@ -116,6 +125,7 @@ typedef struct Delivery
 	DeliveryState state;
 	bool		had_row;		/* has one in mlint.pending */
 	bool		recorded;		/* committed with its own work */
+	bool		passed;			/* its rate limit has let it pass */
 	int			attempts;
 	int			slot;			/* in MyWorker->in_flight */
 	TimestampTz first_attempt_at;
@@ -336,13 +346,30 @@ unavailable_until(Destination *d, TimestampTz now)
 	return until;
 }
 
+/* Has its rate limit refused, and may not yet be asked again? */
+static bool
+limit_refuses(const Destination *d, TimestampTz now)
+{
+	/* A clock that was set back must not make it long. */
+	return d->limited_until > now && d->limited_until - now <= LIMIT_MAX_US;
+}
+
+/* When may something new be begun? */
+static TimestampTz
+paused_until(Destination *d, TimestampTz now)
+{
+	TimestampTz until = unavailable_until(d, now);
+
+	return limit_refuses(d, now) ? Max(until, d->limited_until) : until;
+}
+
 /* Look at the destination's pending rows again at the right time. */
 static void
 set_timer(Destination *d, TimestampTz now)
 {
 	if (d->next_due == PG_INT64_MAX || d->nready > 0)
 		return;
-	next_timer = Min(next_timer, Max(d->next_due, unavailable_until(d, now)));
+	next_timer = Min(next_timer, Max(d->next_due, paused_until(d, now)));
 }
 
 static void
@@ -618,6 +645,106 @@ transform(Delivery *delivery)
 		delivery->attempt.transformed;
 }
 
+/* ---- rate limits ---- */
+
+/* Whose limit is being asked, so that an error can be told. */
+static Destination *asking = NULL;
+
+static bool
+is_limited(const Destination *d)
+{
+	return d->options && d->options->rate_rule;
+}
+
+/*
+ * May one more go to this destination? If not, it is paused. In a
+ * transaction; an error is for ask_failed().
+ */
+static bool
+ask_limit(Destination *d, TimestampTz now)
+{
+	int64		retry_after = 0;
+	bool		passed;
+
+	asking = d;
+	passed = rate_pass(d->options->rate_rule,
+					   d->options->rate_identifier ?
+					   d->options->rate_identifier : d->name, &retry_after);
+	asking = NULL;
+	if (!passed)
+		d->limited_until = now +
+			Max(LIMIT_MIN_US, Min(retry_after, LIMIT_MAX_US));
+	return passed;
+}
+
+/*
+ * After an error: was it a rate limit that cannot be asked? Then the error is
+ * cleared, with its transaction, and the destination waits.
+ */
+static bool
+ask_failed(TimestampTz now)
+{
+	Destination *d = asking;
+	ErrorData  *error;
+
+	asking = NULL;
+	if (d == NULL || geterrcode() == ERRCODE_QUERY_CANCELED)
+		return false;
+	MemoryContextSwitchTo(deliveries_context);
+	error = CopyErrorData();
+	FlushErrorState();
+	log_abort();
+	ereport(LOG,
+			(errmsg("mlint: destination \"%s\" waits, since its rate limit \"%s\" cannot be asked: %s",
+					d->name, d->options->rate_rule, error->message)));
+	FreeErrorData(error);
+	d->limited_until = now + LIMIT_MAX_US;
+	return true;
+}
+
+/* Ask for one that comes from the log, in a transaction of its own. */
+static bool
+passes_limit(Destination *d, TimestampTz now)
+{
+	MemoryContext old = CurrentMemoryContext;
+	volatile bool passed = false;
+
+	PG_TRY();
+	{
+		begin(false);
+		passed = ask_limit(d, now);
+		log_commit();
+	}
+	PG_CATCH();
+	{
+		if (!ask_failed(now))
+			PG_RE_THROW();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	return passed;
+}
+
+/* The limit has refused: park what it has not let pass. */
+static void
+park_limited(Destination *d, TimestampTz now)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &d->ready)
+	{
+		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
+
+		if (delivery->passed)
+			continue;
+		dlist_delete(&delivery->node);
+		d->nready--;
+		nready--;
+		nfresh--;
+		park(delivery, now, NULL);
+	}
+}
+
 /* Start what can be started, a delivery of each destination in turn. */
 static void
 submit_ready(TimestampTz now)
@@ -664,7 +791,17 @@ submit_ready(TimestampTz now)
 			continue;
 		}
 
-		delivery = pop_ready(d);
+		delivery = dlist_head_element(Delivery, node, &d->ready);
+		if (is_limited(d) && !delivery->passed)
+		{
+			delivery->passed = !limit_refuses(d, now) && passes_limit(d, now);
+			if (!delivery->passed)
+				park_limited(d, now);
+			activate(d);
+			set_timer(d, now);
+			continue;
+		}
+		(void) pop_ready(d);
 		activate(d);
 		if (OidIsValid(d->transform))
 		{
@@ -689,6 +826,9 @@ submit_ready(TimestampTz now)
 		dlist_push_tail(&d->flying, &delivery->node);
 		d->in_flight++;
 		nflying++;
+		/* The next may pass before this one has ended. */
+		if (is_limited(d))
+			set_timer(d, now);
 		d->driver->submit(d->state, &delivery->attempt);
 	}
 }
@@ -733,7 +873,7 @@ route(Delivery *delivery, TimestampTz now)
 			park(delivery, scheduled, NULL);
 			return;
 		}
-		if (d->lagging || unavailable_until(d, now) > now)
+		if (d->lagging || paused_until(d, now) > now)
 		{
 			park(delivery, now, d->broken);
 			return;
@@ -870,6 +1010,7 @@ typedef struct PendingTaker
 	Destination *destination;
 	TimestampTz now;
 	int			taken;
+	int			room;			/* with a rate limit: what can go now */
 	TimestampTz last_time;
 	int64		last_id;
 	TimestampTz blocked_until;	/* ordered: one waits, and all behind it */
@@ -889,12 +1030,20 @@ take_pending(PendingRow *row, void *arg)
 		row->event->id;
 	if (!known && row->next_attempt_at > taker->now)
 		taker->blocked_until = row->next_attempt_at;
+	else if (!known && is_limited(d) &&
+			 (taker->taken == taker->room || !ask_limit(d, taker->now)))
+	{
+		/* It stays where it is, and so do those behind it. */
+		event_release(row->event);
+		return false;
+	}
 	if (!known && taker->blocked_until == 0)
 	{
 		Delivery   *delivery = create_delivery(d, row->event);
 		MemoryContext old = MemoryContextSwitchTo(deliveries_context);
 
 		delivery->had_row = true;
+		delivery->passed = true;
 		delivery->attempts = row->attempts;
 		delivery->first_attempt_at = row->first_attempt_at;
 		taker->deliveries = lappend(taker->deliveries, delivery);
@@ -923,6 +1072,8 @@ read_pending(Destination *d, TimestampTz now)
 		record(now);
 	taker.destination = d;
 	taker.now = now;
+	taker.last_time = d->after_time;
+	taker.last_id = d->after_id;
 
 	begin(true);
 	refresh();
@@ -941,6 +1092,13 @@ read_pending(Destination *d, TimestampTz now)
 	/* A few rounds' worth: others want to be in memory too. */
 	if (d->breaker.state == BREAKER_CLOSED)
 		limit = Min(PENDING_BATCH, 4 * d->options->max_in_flight);
+	/* What a limit lets pass must go at once. The next end sets the timer. */
+	taker.room = max_in_flight(d) - d->in_flight;
+	if (is_limited(d) && taker.room <= 0)
+	{
+		log_commit();
+		return;
+	}
 	PG_TRY();
 	{
 		visited = log_read_pending(d->id, d->options->ordered, now,
@@ -949,9 +1107,10 @@ read_pending(Destination *d, TimestampTz now)
 	}
 	PG_CATCH();
 	{
-		if (!log_blame_event())
+		if (log_blame_event())
+			log_abort();
+		else if (!ask_failed(now))
 			PG_RE_THROW();
-		log_abort();
 		foreach(lc, taker.deliveries)
 			free_delivery(lfirst(lc));
 		list_free(taker.deliveries);
@@ -1017,7 +1176,7 @@ read_due(TimestampTz now)
 		if (d->breaker.state != BREAKER_CLOSED)
 			stats_exchange(d->id, NULL, &d->breaker, &d->breaker_resets);
 		if (d->nready == 0 && d->next_due <= now &&
-			unavailable_until(d, now) <= now)
+			paused_until(d, now) <= now)
 			read_pending(d, now);
 		else
 			set_timer(d, now);

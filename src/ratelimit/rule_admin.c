@@ -1,0 +1,804 @@
+/*
+ * rule_admin.c
+ *		Rules and overrides as an administrator sees them: create, alter, drop.
+ *
+ * Whatever can be known to be wrong with a rule is refused here, with what to
+ * do instead. All of a rule is checked as it will be: alter reads the row,
+ * puts what is given over it and checks the whole, with its overrides.
+ *
+ * The invalidation that makes every process read again is entered before the
+ * row is written: so the end of that statement makes it known to this session
+ * too, and a rollback takes it back.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "common/argument.h"
+#include "common/audit.h"
+#include "common/errors.h"
+#include "common/owner.h"
+#include "common/rows.h"
+#include "ratelimit/decide.h"
+#include "ratelimit/ratelimit.h"
+
+#define NAME_MAX_BYTES		63
+#define SETTING_MAX_BYTES	255
+/* Of each text that the audit log gets; as JSON it may be six times as long. */
+#define AUDIT_TEXT_BYTES	300
+
+PG_FUNCTION_INFO_V1(mlint_rate_rule_create);
+PG_FUNCTION_INFO_V1(mlint_rate_rule_alter);
+PG_FUNCTION_INFO_V1(mlint_rate_rule_drop);
+PG_FUNCTION_INFO_V1(mlint_rate_override_set);
+PG_FUNCTION_INFO_V1(mlint_rate_override_drop);
+
+/* The arguments of create and alter, in their order. */
+typedef enum RuleField
+{
+	NAME, ALGORITHM, RATE, PER, BURST, STRATEGY, SCOPE, BACKEND, MAX_WAIT,
+	MODE, FAIL, LEASE, SETTING, IPV4_PREFIX, IPV6_PREFIX, PRE_REQUEST,
+	DESCRIPTION, NFIELDS
+} RuleField;
+
+static const struct
+{
+	const char *name;
+	Oid			type;
+	bool		optional;		/* may be null in a rule */
+}			fields[NFIELDS] = {
+	{"name", TEXTOID, false},
+	{"algorithm", TEXTOID, false},
+	{"rate", INT8OID, false},
+	{"per", INTERVALOID, false},
+	{"burst", INT8OID, true},
+	{"strategy", TEXTOID, false},
+	{"scope", TEXTOID, false},
+	{"backend", TEXTOID, true},
+	{"max_wait", INTERVALOID, false},
+	{"mode", TEXTOID, false},
+	{"fail", TEXTOID, false},
+	{"lease", INT8OID, true},
+	{"setting", TEXTOID, true},
+	{"ipv4_prefix", INT4OID, false},
+	{"ipv6_prefix", INT4OID, false},
+	{"pre_request", BOOLOID, false},
+	{"description", TEXTOID, true},
+};
+
+#define COLUMNS \
+	"name, algorithm, rate, per, burst, strategy, scope, backend, max_wait," \
+	" mode, fail, lease, setting, ipv4_prefix, ipv6_prefix, pre_request," \
+	" description"
+
+/* A rule as it is to be. */
+typedef struct RuleRow
+{
+	Datum		values[NFIELDS];
+	bool		nulls[NFIELDS];
+	RateLaw		law;
+} RuleRow;
+
+static char *
+field_text(const RuleRow *row, RuleField field)
+{
+	return row->nulls[field] ? NULL : TextDatumGetCString(row->values[field]);
+}
+
+static int64
+field_int64(const RuleRow *row, RuleField field)
+{
+	return row->nulls[field] ? 0 : DatumGetInt64(row->values[field]);
+}
+
+/* ---- what a rule may be ---- */
+
+static bool
+has_control_character(const char *text)
+{
+	for (const char *p = text; *p; p++)
+	{
+		if ((unsigned char) *p < ' ' || *p == 0x7f)
+			return true;
+	}
+	return false;
+}
+
+static void
+check_name(const char *name)
+{
+	size_t		len = strlen(name);
+
+	if (len == 0 || len > NAME_MAX_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("the name of a rate limit must be 1 to %d bytes long",
+						NAME_MAX_BYTES)));
+	if (has_control_character(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("the name of a rate limit must not contain control characters")));
+}
+
+/* The place of a word in its list, or an error that shows the list. */
+static int
+known_word(const char *what, const char *const *words, const char *word)
+{
+	int			i = rate_word(words, word);
+	StringInfoData known;
+
+	if (i >= 0)
+		return i;
+	initStringInfo(&known);
+	for (int w = 0; words[w]; w++)
+		appendStringInfo(&known, "%s%s", w > 0 ? ", " : "", words[w]);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("there is no %s \"%s\" of rate limits", what, word),
+			 errhint("It is one of: %s.", known.data)));
+}
+
+static int
+field_word(const RuleRow *row, RuleField field, const char *const *words)
+{
+	return known_word(fields[field].name, words, field_text(row, field));
+}
+
+/* A length of time in microseconds, of at least min_us. */
+static int64
+field_us(const RuleRow *row, RuleField field, int64 min_us,
+		 const char *min_words)
+{
+	Interval   *interval = DatumGetIntervalP(row->values[field]);
+	int64		us;
+
+	if (interval->month != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" of a rate limit must not have months or years",
+						fields[field].name),
+				 errdetail("An interval with months has no fixed length."),
+				 errhint("Write it in days; a day is 24 hours.")));
+	if (!rate_interval_us(interval, &us) || us < min_us)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" of a rate limit must be between %s and %d days",
+						fields[field].name, min_words,
+						(int) (RATE_MAX_PER / USECS_PER_DAY))));
+	return us;
+}
+
+/* What law_prepare() has against it, as an error. */
+static void
+check_law(RateLaw *law, const char *name, RateAlgorithm algorithm, int64 rate,
+		  int64 per, int64 burst, bool burst_given)
+{
+	const char *wrong;
+
+	if (rate <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the rate of rate limit \"%s\" must be greater than zero",
+						name),
+				 errhint("To let nobody pass, use mlint.rate_override_set(rule, identifier, 'deny').")));
+	if (burst_given &&
+		(algorithm == RATE_FIXED_WINDOW || algorithm == RATE_SLIDING_WINDOW))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("rate limit \"%s\" cannot have a burst", name),
+				 errdetail("A %s admits up to its rate at once.",
+						   rate_algorithm_words[algorithm]),
+				 errhint("Leave burst out; token_bucket and leaky_bucket have one.")));
+	if (burst_given && burst <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the burst of rate limit \"%s\" must be greater than zero",
+						name)));
+	wrong = rate_law(law, algorithm, rate, per, burst);
+	if (wrong)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("rate limit \"%s\" is not possible: %s", name, wrong)));
+}
+
+/*
+ * The setting where an identifier is found; whoever names it must be allowed
+ * to see it, since its value will be seen by those who watch the limit.
+ */
+static void
+check_setting(const char *setting, RateScope scope)
+{
+	const char *key = strchr(setting, '>');
+	char	   *name = pnstrdup(setting, key ? key - setting : strlen(setting));
+
+	if (scope == RATE_GLOBAL || scope == RATE_CUSTOM)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a rate limit of scope %s takes no setting",
+						rate_scope_words[scope]),
+				 errdetail(scope == RATE_GLOBAL ?
+						   "It has one identifier for all." :
+						   "Its identifier is the one that each call gives."),
+				 errhint("Scopes user, ip and endpoint can take the identifier from a setting.")));
+	if (name[0] == '\0' || (key && key[1] == '\0') ||
+		strlen(setting) > SETTING_MAX_BYTES || has_control_character(setting))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid setting of a rate limit"),
+				 errdetail("It is the name of a setting such as app.user, or name>key for a setting that holds a JSON object, such as request.headers>x-api-key; at most %d bytes.",
+						   SETTING_MAX_BYTES)));
+	(void) GetConfigOption(name, true, true);
+}
+
+static void
+check_backend(const char *name)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(name)};
+	OwnerScope	scope;
+
+	owner_begin(&scope);
+	if (SPI_execute_with_args("SELECT FROM mlint.rate_backend WHERE name = $1",
+							  1, types, values, NULL, false,
+							  0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.rate_backend");
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("rate limit backend \"%s\" does not exist", name),
+				 errhint("'local' is this server's memory. A store that several servers share is made with mlint.rate_backend_create().")));
+	owner_end(&scope);
+}
+
+static void
+check_prefix(const RuleRow *row, RuleField field, int max)
+{
+	int			prefix = DatumGetInt32(row->values[field]);
+
+	if (prefix < 0 || prefix > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" of a rate limit must be between 0 and %d",
+						fields[field].name, max)));
+}
+
+/* All of a rule; what is as good as not given becomes null. */
+static void
+check_rule(RuleRow *row, int64 *per)
+{
+	char	   *name;
+	RateAlgorithm algorithm;
+	RateScope	scope;
+	RateMode	mode;
+
+	for (int i = 0; i < NFIELDS; i++)
+	{
+		if (row->nulls[i] && !fields[i].optional)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", fields[i].name)));
+	}
+	name = field_text(row, NAME);
+	check_name(name);
+	algorithm = field_word(row, ALGORITHM, rate_algorithm_words);
+	(void) field_word(row, STRATEGY, rate_strategy_words);
+	scope = field_word(row, SCOPE, rate_scope_words);
+	mode = field_word(row, MODE, rate_mode_words);
+	(void) field_word(row, FAIL, rate_fail_words);
+	*per = field_us(row, PER, RATE_MIN_PER, "1 millisecond");
+	(void) field_us(row, MAX_WAIT, 0, "zero");
+	check_law(&row->law, name, algorithm, field_int64(row, RATE), *per,
+			  field_int64(row, BURST), !row->nulls[BURST]);
+	if (!row->nulls[SETTING])
+		check_setting(field_text(row, SETTING), scope);
+	check_prefix(row, IPV4_PREFIX, 32);
+	check_prefix(row, IPV6_PREFIX, 128);
+
+	if (!row->nulls[BACKEND] && strcmp(field_text(row, BACKEND), "local") == 0)
+		row->nulls[BACKEND] = true;
+	if (!row->nulls[BACKEND])
+		check_backend(field_text(row, BACKEND));
+	if (mode == RATE_LEASED && row->nulls[BACKEND])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("rate limit \"%s\" cannot be leased without a backend",
+						name),
+				 errdetail("A lease is a part of a limit that several servers share."),
+				 errhint("Name a backend that was made with mlint.rate_backend_create(), or use mode exact.")));
+	if (mode == RATE_LEASED && algorithm == RATE_LEAKY_BUCKET)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a leaky_bucket cannot be leased"),
+				 errdetail("Several servers that each have a part of it could not keep the spacing."),
+				 errhint("Use mode exact, or a token_bucket.")));
+	if (!row->nulls[LEASE])
+	{
+		int64		lease = field_int64(row, LEASE);
+
+		if (mode != RATE_LEASED)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("rate limit \"%s\" has a lease but is not leased",
+							name),
+					 errhint("Leave lease out, or use mode leased.")));
+		if (lease <= 0 || lease > row->law.burst)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the lease of rate limit \"%s\" must be between 1 and %lld",
+							name, (long long) row->law.burst),
+					 errdetail("That is all that there is at once.")));
+	}
+}
+
+/* ---- writing ---- */
+
+/* Every process, this one included, reads that table's rows again. */
+static void
+changed(const char *table)
+{
+	CacheInvalidateRelcacheByRelid(mlint_relation(table));
+}
+
+/* Run a statement on the whole row; how many rows were touched? */
+static uint64
+write_row(const char *sql, RuleRow *row)
+{
+	Oid			types[NFIELDS];
+	char		nulls[NFIELDS + 1];
+
+	for (int i = 0; i < NFIELDS; i++)
+	{
+		types[i] = fields[i].type;
+		nulls[i] = row->nulls[i] ? 'n' : ' ';
+	}
+	nulls[NFIELDS] = '\0';
+	if (SPI_execute_with_args(sql, NFIELDS, types, row->values, nulls, false,
+							  0) < 0)
+		elog(ERROR, "could not write mlint.rate_rule");
+	return SPI_processed;
+}
+
+/* The beginning of a text, for the audit log. */
+static char *
+clip(const char *text, int bytes)
+{
+	return pnstrdup(text, pg_mbcliplen(text, strlen(text), bytes));
+}
+
+/* What is given of a rule, as JSON. */
+static char *
+audit_details(FunctionCallInfo fcinfo)
+{
+	StringInfoData details;
+
+	initStringInfo(&details);
+	for (int i = 1; i < NFIELDS; i++)
+	{
+		Oid			output;
+		bool		varlena;
+		char	   *text;
+
+		if (PG_ARGISNULL(i))
+			continue;
+		getTypeOutputInfo(fields[i].type, &output, &varlena);
+		text = OidOutputFunctionCall(output, PG_GETARG_DATUM(i));
+
+		appendStringInfo(&details, "%s\"%s\": ", details.len ? ", " : "{",
+						 fields[i].name);
+		if (fields[i].type == INT8OID || fields[i].type == INT4OID)
+			appendStringInfoString(&details, text);
+		else if (fields[i].type == BOOLOID)
+			appendStringInfoString(&details, text[0] == 't' ? "true" :
+								   "false");
+		else
+		{
+			escape_json(&details,
+						clip(text, AUDIT_TEXT_BYTES));
+		}
+	}
+	if (details.len == 0)
+		return NULL;
+	appendStringInfoChar(&details, '}');
+	return details.data;
+}
+
+static RateRuleUser rule_user = NULL;
+
+void
+rate_rule_watch(RateRuleUser user)
+{
+	rule_user = user;
+}
+
+/* Which worker keeps to the rule? NULL: none. */
+static char *
+worker_of_rule(const char *name)
+{
+	return rule_user ? rule_user(name) : NULL;
+}
+
+/* mlint.rate_rule_create(name, algorithm, rate, per, ...) */
+Datum
+mlint_rate_rule_create(PG_FUNCTION_ARGS)
+{
+	RuleRow		row;
+	OwnerScope	scope;
+	int64		per;
+
+	for (int i = 0; i < NFIELDS; i++)
+	{
+		row.values[i] = PG_GETARG_DATUM(i);
+		row.nulls[i] = PG_ARGISNULL(i);
+	}
+	check_rule(&row, &per);
+	audit(AUDIT_CHANGED, "rate_rule.create", "rate_rule",
+		  field_text(&row, NAME), audit_details(fcinfo));
+	owner_begin(&scope);
+	changed("rate_rule");
+	if (write_row("INSERT INTO mlint.rate_rule (" COLUMNS ") VALUES"
+				  " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+				  " $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING",
+				  &row) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("rate limit \"%s\" already exists",
+						field_text(&row, NAME)),
+				 errhint("mlint.rate_rule_alter() changes it.")));
+	owner_end(&scope);
+	PG_RETURN_VOID();
+}
+
+/*
+ * The rule's row, locked, so that it and its overrides are changed by one at
+ * a time; in the memory that was current before.
+ */
+static int64
+read_row(const char *name, RuleRow *row, MemoryContext context)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(name)};
+	MemoryContext spi;
+	SPITupleTable *result;
+	bool		isnull;
+
+	if (SPI_execute_with_args("SELECT " COLUMNS ", id FROM mlint.rate_rule"
+							  " WHERE name = $1 FOR UPDATE", 1, types, values,
+							  NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.rate_rule");
+	if (SPI_processed == 0)
+		rate_rule_unknown(name, strlen(name));
+	result = SPI_tuptable;
+	spi = MemoryContextSwitchTo(context);
+	for (int i = 0; i < NFIELDS; i++)
+	{
+		row->values[i] = SPI_getbinval(result->vals[0], result->tupdesc, i + 1,
+									   &row->nulls[i]);
+		if (!row->nulls[i])
+			row->values[i] = datumCopy(row->values[i],
+									   get_typbyval(fields[i].type),
+									   get_typlen(fields[i].type));
+	}
+	MemoryContextSwitchTo(spi);
+	return DatumGetInt64(SPI_getbinval(result->vals[0], result->tupdesc,
+									   NFIELDS + 1, &isnull));
+}
+
+/* Each override that limits must be possible under the rule as it will be. */
+static void
+check_overrides(int64 id, const RuleRow *row, int64 per)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(id)};
+	SPITupleTable *result;
+
+	if (SPI_execute_with_args("SELECT DISTINCT rate, burst"
+							  " FROM mlint.rate_override"
+							  " WHERE rule_id = $1 AND action = 'limit'",
+							  1, types, values, NULL, false,
+							  0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.rate_override");
+	result = SPI_tuptable;
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		RateLaw		law;
+		bool		isnull;
+		bool		no_burst;
+		int64		rate = DatumGetInt64(SPI_getbinval(result->vals[i],
+													   result->tupdesc, 1,
+													   &isnull));
+		int64		burst = DatumGetInt64(SPI_getbinval(result->vals[i],
+														result->tupdesc, 2,
+														&no_burst));
+
+		check_law(&law, psprintf("%s\" with its override to %lld per \"per",
+								 field_text(row, NAME), (long long) rate),
+				  row->law.algorithm, rate, per, no_burst ? 0 : burst,
+				  !no_burst);
+	}
+}
+
+/* mlint.rate_rule_alter(name, ...): what is null stays. */
+Datum
+mlint_rate_rule_alter(PG_FUNCTION_ARGS)
+{
+	char	   *name = required_text(fcinfo, 0, "name");
+	MemoryContext caller = CurrentMemoryContext;
+	RuleRow		row;
+	OwnerScope	scope;
+	int64		id;
+	int64		per;
+
+	owner_begin(&scope);
+	id = read_row(name, &row, caller);
+	owner_end(&scope);
+	for (int i = 1; i < NFIELDS; i++)
+	{
+		if (PG_ARGISNULL(i))
+			continue;
+		row.values[i] = PG_GETARG_DATUM(i);
+		row.nulls[i] = false;
+		/* 0 and the empty string take away. */
+		if (fields[i].optional && i != BACKEND)
+			row.nulls[i] = fields[i].type == TEXTOID ?
+				VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(i)) == 0 :
+				PG_GETARG_INT64(i) == 0;
+	}
+	check_rule(&row, &per);
+	if (!row.nulls[BACKEND] &&
+		field_word(&row, MODE, rate_mode_words) == RATE_EXACT)
+	{
+		char	   *user = worker_of_rule(name);
+
+		if (user)
+			ereport(ERROR,
+					(errcode(ERRCODE_MLINT_CONFIGURATION),
+					 errmsg("rate limit \"%s\" cannot be of mode exact with a backend, since %s keeps to it",
+							name, user),
+					 errdetail("Each of its decisions would be a question to the backend, and a worker does not wait for that."),
+					 errhint("Use mode leased.")));
+	}
+	audit(AUDIT_CHANGED, "rate_rule.alter", "rate_rule", name,
+		  audit_details(fcinfo));
+	owner_begin(&scope);
+	check_overrides(id, &row, per);
+	changed("rate_rule");
+	(void) write_row("UPDATE mlint.rate_rule SET (" COLUMNS ") ="
+					 " ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+					 " $13, $14, $15, $16, $17),"
+					 " altered_at = pg_catalog.clock_timestamp()"
+					 " WHERE name = $1", &row);
+	owner_end(&scope);
+	PG_RETURN_VOID();
+}
+
+/* mlint.rate_rule_drop(name) */
+Datum
+mlint_rate_rule_drop(PG_FUNCTION_ARGS)
+{
+	char	   *name = required_text(fcinfo, 0, "name");
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(name)};
+	OwnerScope	scope;
+	char	   *user = worker_of_rule(name);
+
+	if (user)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop rate limit \"%s\", since %s keeps to it",
+						name, user),
+				 errhint("Give it another limit, or none, first.")));
+	owner_begin(&scope);
+	changed("rate_rule");
+	if (SPI_execute_with_args("DELETE FROM mlint.rate_rule WHERE name = $1",
+							  1, types, values, NULL, false,
+							  0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete from mlint.rate_rule");
+	if (SPI_processed == 0)
+		rate_rule_unknown(name, strlen(name));
+	owner_end(&scope);
+	audit(AUDIT_CHANGED, "rate_rule.drop", "rate_rule", name, NULL);
+	PG_RETURN_VOID();
+}
+
+/* ---- overrides ---- */
+
+/*
+ * Whom an override is about, as decisions know him: an address masked as the
+ * rule does it, any other identifier as it is.
+ */
+static char *
+override_identifier(const RuleRow *row, char *given)
+{
+	RateRule	rule = {0};
+	Size		len = strlen(given);
+
+	rule.name = field_text(row, NAME);
+	rule.scope = rate_word(rate_scope_words, field_text(row, SCOPE));
+	rule.ipv4_prefix = DatumGetInt32(row->values[IPV4_PREFIX]);
+	rule.ipv6_prefix = DatumGetInt32(row->values[IPV6_PREFIX]);
+	if (given[0] == '\0' &&
+		(rule.scope == RATE_USER || rule.scope == RATE_IP))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an override of rate limit \"%s\" must name an identifier",
+						rule.name),
+				 errdetail("Under scope %s no identifier is empty.",
+						   rate_scope_words[rule.scope])));
+	if (given[0] == '\0')
+		return given;
+	if (rule.scope == RATE_GLOBAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an override of rate limit \"%s\" must be of the empty identifier",
+						rule.name),
+				 errdetail("Under scope global all share one identifier, ''.")));
+	return pnstrdup(rate_identify(&rule, given, &len), len);
+}
+
+/* Delete the override, if there is one. */
+static bool
+delete_override(int64 rule_id, const char *identifier)
+{
+	Oid			types[] = {INT8OID, TEXTOID};
+	Datum		values[2];
+
+	values[0] = Int64GetDatum(rule_id);
+	values[1] = CStringGetTextDatum(identifier);
+	if (SPI_execute_with_args("DELETE FROM mlint.rate_override"
+							  " WHERE (rule_id::text || ':' || identifier)"
+							  " = ($1::text || ':' || $2)",
+							  2, types, values, NULL, false,
+							  0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete from mlint.rate_override");
+	return SPI_processed > 0;
+}
+
+static char *
+audit_override(const char *identifier, const char *action, int64 rate,
+			   int64 burst, const char *expires_at, const char *reason)
+{
+	StringInfoData details;
+
+	initStringInfo(&details);
+	appendStringInfoString(&details, "{\"identifier\": ");
+	escape_json(&details, clip(identifier, AUDIT_TEXT_BYTES));
+	if (action)
+		appendStringInfo(&details, ", \"action\": \"%s\"", action);
+	if (rate)
+		appendStringInfo(&details, ", \"rate\": %lld", (long long) rate);
+	if (burst)
+		appendStringInfo(&details, ", \"burst\": %lld", (long long) burst);
+	if (expires_at)
+		appendStringInfo(&details, ", \"expires_at\": \"%s\"", expires_at);
+	if (reason)
+	{
+		appendStringInfoString(&details, ", \"reason\": ");
+		escape_json(&details, clip(reason, AUDIT_TEXT_BYTES));
+	}
+	appendStringInfoChar(&details, '}');
+	return details.data;
+}
+
+/*
+ * mlint.rate_override_set(rule, identifier, action, rate, burst, expires_at,
+ * reason)
+ */
+Datum
+mlint_rate_override_set(PG_FUNCTION_ARGS)
+{
+	static Oid	types[] = {INT8OID, TEXTOID, TEXTOID, INT8OID, INT8OID,
+	TIMESTAMPTZOID, TEXTOID, TEXTOID};
+	char	   *name = required_text(fcinfo, 0, "rule");
+	char	   *identifier = required_text(fcinfo, 1, "identifier");
+	char	   *word = required_text(fcinfo, 2, "action");
+	RateAction	action = known_word("action", rate_action_words, word);
+	int64		rate = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT64(3);
+	int64		burst = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT64(4);
+	char	   *reason = PG_ARGISNULL(6) ? NULL :
+	text_to_cstring(PG_GETARG_TEXT_PP(6));
+	char	   *expires_at = NULL;
+	MemoryContext caller = CurrentMemoryContext;
+	RuleRow		row;
+	Datum		values[8];
+	char		nulls[] = "        ";
+	OwnerScope	scope;
+	int64		id;
+
+	if (action != RATE_LIMIT && !(PG_ARGISNULL(3) && PG_ARGISNULL(4)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an override with action %s takes neither rate nor burst",
+						word),
+				 errhint("They are of action limit.")));
+	if (action == RATE_LIMIT && PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an override with action limit must have a rate")));
+	if (!PG_ARGISNULL(5))
+	{
+		if (PG_GETARG_TIMESTAMPTZ(5) <= GetCurrentTimestamp())
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("expires_at of an override must lie in the future"),
+					 errhint("mlint.rate_override_drop() ends an override now.")));
+		expires_at = pstrdup(timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(5)));
+	}
+
+	owner_begin(&scope);
+	id = read_row(name, &row, caller);
+	owner_end(&scope);
+	identifier = override_identifier(&row, identifier);
+	if (action == RATE_LIMIT)
+	{
+		int64		per;
+
+		if (!rate_interval_us(DatumGetIntervalP(row.values[PER]), &per))
+			elog(ERROR, "interval of a rate limit is out of range");
+		check_law(&row.law, name,
+				  rate_word(rate_algorithm_words, field_text(&row, ALGORITHM)),
+				  rate, per, burst, !PG_ARGISNULL(4));
+	}
+	audit(AUDIT_CHANGED, "rate_override.set", "rate_rule", name,
+		  audit_override(identifier, word, rate, burst, expires_at, reason));
+
+	values[0] = Int64GetDatum(id);
+	values[1] = CStringGetTextDatum(identifier);
+	for (int i = 2; i < 7; i++)
+	{
+		values[i] = PG_GETARG_DATUM(i);
+		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
+	}
+	values[7] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+	owner_begin(&scope);
+	changed("rate_override");
+	(void) delete_override(id, identifier);
+	if (SPI_execute_with_args("INSERT INTO mlint.rate_override (rule_id,"
+							  " identifier, action, rate, burst, expires_at,"
+							  " reason, set_by)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+							  8, types, values, nulls, false,
+							  0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write mlint.rate_override");
+	owner_end(&scope);
+	PG_RETURN_VOID();
+}
+
+/* mlint.rate_override_drop(rule, identifier) */
+Datum
+mlint_rate_override_drop(PG_FUNCTION_ARGS)
+{
+	char	   *name = required_text(fcinfo, 0, "rule");
+	char	   *identifier = required_text(fcinfo, 1, "identifier");
+	MemoryContext caller = CurrentMemoryContext;
+	RuleRow		row;
+	OwnerScope	scope;
+	int64		id;
+
+	owner_begin(&scope);
+	id = read_row(name, &row, caller);
+	owner_end(&scope);
+	identifier = override_identifier(&row, identifier);
+	owner_begin(&scope);
+	changed("rate_override");
+	if (!delete_override(id, identifier))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("rate limit \"%s\" has no override for this identifier",
+						name),
+				 errhint("The view mlint.rate_overrides lists them.")));
+	owner_end(&scope);
+	audit(AUDIT_CHANGED, "rate_override.drop", "rate_rule", name,
+		  audit_override(identifier, NULL, 0, 0, NULL, NULL));
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,325 @@
+# rate_acquire(): who waits for a rate limit waits in order of arrival, for no
+# longer than allowed, and is gone from the line however the wait ends.
+
+use strict;
+use warnings;
+
+use IPC::Run ();
+use Test::More;
+use Time::HiRes qw(time);
+
+use MlintTest;
+
+my $node = mlint_node('acquire', conf => 'max_connections = 60');
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+# A rule; more arguments of rate_rule_create() as SQL.
+sub rule
+{
+	my ($name, $algorithm, $rate, $per, $more) = @_;
+	sql("SELECT mlint.rate_rule_create('$name', '$algorithm', $rate, '$per'" . ($more ? ", $more" : '') . ')');
+	return;
+}
+
+# Sessions that each run a script at the same time; what it says is known when
+# finish() returns: [exit code, stdout, stderr].
+sub start
+{
+	my ($script, $name) = @_;
+	my ($out, $err) = ('', '');
+	my $connection = $node->connstr('postgres');
+	$connection .= " application_name=$name" if defined $name;
+	my $run = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-q', '-v', 'ON_ERROR_STOP=1', '-v',
+			'VERBOSITY=verbose', '-d', $connection, '-c', $script ], '<', \undef, '>', \$out, '2>', \$err);
+	return { run => $run, out => \$out, err => \$err };
+}
+
+sub finish
+{
+	my ($session) = @_;
+	$session->{run}->finish;
+	chomp(my $out = ${ $session->{out} });
+	return ($session->{run}->full_result(0) >> 8, $out, ${ $session->{err} });
+}
+
+# How many wait for a rate limit?
+my $asleep = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+  . " AND query LIKE '%rate_acquire%' AND wait_event_type = 'Extension'";
+sub wait_for_sleepers
+{
+	my ($n, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_for_sql($node, $what // "$n wait", $asleep, $n);
+}
+
+# Start sessions one by one, so that the order of arrival is known.
+sub line_up
+{
+	my ($script, @names) = @_;
+	my @sessions;
+	for my $name (@names)
+	{
+		my $before = sql($asleep);
+		push @sessions, start($script =~ s/:name/$name/gr, $name);
+		wait_for_sql($node, "$name waits", $asleep, $before + 1) or return @sessions;
+	}
+	return @sessions;
+}
+
+sub pid_of { return sql("SELECT pid FROM pg_stat_activity WHERE application_name = '$_[0]'"); }
+sub seconds { my ($code) = @_; my $start = time; $code->(); return time - $start; }
+
+sql('CREATE TABLE passed (n serial, who text, at timestamptz DEFAULT clock_timestamp())');
+sub order { return sql("SELECT string_agg(who, ' ' ORDER BY n) FROM passed"); }
+sub clear { sql('TRUNCATE passed RESTART IDENTITY'); return; }
+my $take = "SELECT mlint.rate_acquire('RULE', 'k', 1, '60 s'); INSERT INTO passed (who) VALUES (':name')";
+sub take { return $take =~ s/RULE/$_[0]/r; }
+
+# ---- hard ----
+rule('hard', 'token_bucket', 1, '1 hour', 'burst => 2');
+is(sql("SELECT allowed, remaining, delay, degraded, reason, rule FROM mlint.rate_acquire('hard', 'k')"),
+	't|1|00:00:00|f||hard', 'what is there is taken at once');
+sql("SELECT mlint.rate_acquire('hard', 'k')");
+my ($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT mlint.rate_acquire('hard', 'k')");
+like($err, qr/ERROR:  ML013: rate limit "hard" is exceeded/, 'hard: a refusal is an error with an SQLSTATE of its own');
+like($err, qr/DETAIL:  Retry after (3599|3600)\.\d{3} seconds, at 20\d\d-/, '... that says when to try again');
+like($err, qr/HINT:  /, '... and what else can be done');
+is(sql("SELECT allowed FROM mlint.rate_acquire('hard', 'other')"), 't', '... and another identifier is not concerned');
+is( sql("DO \$\$ BEGIN PERFORM mlint.rate_acquire('hard', 'k'); EXCEPTION WHEN SQLSTATE 'ML013' THEN RAISE NOTICE 'caught'; END \$\$; SELECT 1"),
+	1, '... and can be caught');
+sql("BEGIN; SELECT mlint.rate_acquire('hard', 'rolled'); ROLLBACK");
+is(sql("SELECT remaining FROM mlint.rate_peek('hard', 'rolled')"), 0, 'what was taken stays taken after a rollback');
+
+# ---- retry_after ----
+rule('after', 'fixed_window', 1, '100 days', "strategy => 'retry_after'");
+is(sql("SELECT allowed FROM mlint.rate_acquire('after')"), 't', 'retry_after: passes');
+is(sql("SELECT allowed, remaining, retry_after > '0', delay FROM mlint.rate_acquire('after')"),
+	'f|0|t|00:00:00', '... returns the refusal, with the time');
+
+# ---- arguments ----
+for my $case (
+	[ "'nobody'", qr/ERROR:  rate limit "nobody" does not exist/ ],
+	[ "NULL", qr/ERROR:  rule must not be null/ ],
+	[ "'hard', 'k', NULL", qr/ERROR:  cost must not be null/ ],
+	[ "'hard', 'k', 0", qr/ERROR:  the cost of .* must be greater than zero/ ],
+	[ "'hard', 'k', -9223372036854775808", qr/ERROR:  the cost of .* must be greater than zero/ ],
+	[ "'hard', 'k', 3", qr/ERROR:  a cost of 3 can never be met/ ],
+	[ "'hard', 'k', 9223372036854775807", qr/ERROR:  a cost of 9223372036854775807 can never be met/ ],
+	[ "'hard', 'k', 1, '-1 s'", qr/ERROR:  max_wait must be between zero and 3660 days/ ],
+	[ "'hard', 'k', 1, '1 month'", qr/ERROR:  max_wait must not have months or years/ ],
+	[ "'hard', 'k', 1, '1 month -30 days'", qr/ERROR:  max_wait must not have months or years/ ],
+	[ "'hard', 'k', 1, '2147483647 days'", qr/ERROR:  max_wait must be between zero and 3660 days/ ])
+{
+	my ($args, $expected) = @$case;
+	(undef, undef, $err) = $node->psql('postgres', "SELECT mlint.rate_acquire($args)");
+	like($err, $expected, "rate_acquire($args) is refused");
+}
+is(sql("SELECT allowed FROM mlint.rate_acquire('hard', '', 1, '3660 days')"), 't', 'the longest max_wait is none too long');
+
+# ---- queue: order of arrival ----
+rule('line', 'token_bucket', 1, '1 day', "strategy => 'queue', max_wait => '60 s'");
+# All stand in line before the first can pass.
+sql("SELECT mlint.rate_acquire('line', 'k')");
+my @names = map { sprintf 'w%02d', $_ } 1 .. 12;
+my $patient = take('line') =~ s/60 s/100 days/r;
+my @line = line_up($patient, @names);
+is(sql("SELECT allowed, reason FROM mlint.rate_check('line', 'k')"), 'f|limited', 'a check is refused meanwhile');
+is(sql("SELECT allowed FROM mlint.rate_check('line', 'other')"), 't', '... but not of another key');
+sql("SELECT mlint.rate_rule_alter('line', rate => 20, per => '1 s', burst => 1)");
+is((finish($_))[0], 0, 'who waited passes') for @line;
+is(order(), join(' ', @names), '... all in the order of arrival');
+is( sql("SELECT bool_and(at - before >= '45 ms') FROM (SELECT at, lag(at) OVER (ORDER BY n) AS before FROM passed) p"),
+	't', '... at the pace of the rule, to which it was altered meanwhile');
+is(sql("SELECT waited FROM mlint.stat_rate_limits WHERE rule = 'line'"), 12, '... which is counted');
+is(sql("SELECT allowed, delay FROM mlint.rate_acquire('line', 'new')"), 't|00:00:00', 'a line of one key does not concern another');
+
+# ---- nobody overtakes, and one who leaves is no obstacle ----
+clear();
+rule('turn', 'token_bucket', 1, '1 hour', "burst => 10, strategy => 'queue', max_wait => '10 days'");
+sql("SELECT mlint.rate_acquire('turn', 'k', 10)");
+@line = line_up(take('turn') =~ s/60 s/10 days/r, qw(a b c d e));
+my $large = start("SELECT mlint.rate_acquire('turn', 'k', 6, '10 days'); INSERT INTO passed (who) VALUES ('large')", 'large');
+wait_for_sleepers(6);
+my $last = (line_up(take('turn') =~ s/60 s/10 days/r, 'last'))[0];
+# Each way out: cancel, terminate, a client that is gone; in the middle and first.
+sql("SELECT pg_cancel_backend(" . pid_of('b') . ")");
+like((finish($line[1]))[2], qr/57014: canceling statement due to user request/, 'a waiter is cancelled at once');
+sql("SELECT pg_terminate_backend(" . pid_of('d') . ")");
+like((finish($line[3]))[2], qr/57P01: terminating connection/, '... another is terminated');
+sql("SELECT pg_terminate_backend(" . pid_of('a') . ")");
+isnt((finish($line[0]))[0], 0, '... and the first');
+wait_for_sleepers(4, '... the others wait on');
+sql("SELECT mlint.rate_override_set('turn', 'k', 'limit', rate => 36000, burst => 8)");
+is((finish($_))[0], 0, 'the others pass when their time has come') for $line[2], $line[4], $large, $last;
+is(order(), 'c e large last', '... in their order, whatever they cost');
+sql("SELECT mlint.rate_override_drop('turn', 'k')");
+
+# ---- the time is over ----
+rule('slow', 'token_bucket', 1, '1 s', "burst => 1, strategy => 'queue', max_wait => '300 ms'");
+sql("SELECT mlint.rate_acquire('slow', 'k')");
+cmp_ok(seconds(sub { is(sql("SELECT allowed, reason, retry_after BETWEEN '0.5 s' AND '1 s', delay FROM mlint.rate_acquire('slow', 'k')"),
+				'f|limited|t|00:00:00', 'a wait that would be too long is refused') }), '<', 0.3, '... at once');
+my $first = start("SELECT allowed, delay > '0.2 s' FROM mlint.rate_acquire('slow', 'k', 1, '10 s')", 'first');
+wait_for_sleepers(1);
+is(sql("SELECT allowed, retry_after > '1 s' FROM mlint.rate_acquire('slow', 'k', 1, '1 s')"),
+	'f|t', 'those ahead in the line count');
+is(sql("SELECT allowed FROM mlint.rate_acquire('slow', 'k', 1, '0')"), 'f', 'a max_wait of 0 waits for nothing');
+is((finish($first))[1], 't|t', 'who has the time passes, and sees how long it took');
+sql("SELECT mlint.rate_reset('slow')");
+sql("SELECT mlint.rate_acquire('slow', 'k')");
+is((finish(start("SELECT allowed, delay BETWEEN '0.8 s' AND '1.5 s' FROM mlint.rate_acquire('slow', 'k', 1, '2 s')")))[1],
+	't|t', 'alone in the line one waits for the next token');
+# The limit becomes stricter while somebody waits.
+rule('stricter', 'token_bucket', 1, '1 min', "strategy => 'queue'");
+sql("SELECT mlint.rate_acquire('stricter', 'k')");
+$first = start("SELECT allowed FROM mlint.rate_acquire('stricter', 'k', 1, '2 min')", 'strict');
+wait_for_sleepers(1);
+sql("SELECT mlint.rate_rule_alter('stricter', per => '1 day')");
+is((finish($first))[1], 'f', 'who can no longer make it is refused before the time is over');
+
+# ---- windows in a line ----
+rule('window', 'fixed_window', 2, '1 s', "strategy => 'queue', max_wait => '10 s'");
+clear();
+$_->{run}->finish for map { start(take('window') =~ s/:name/x/r) } 1 .. 7;
+is(sql("SELECT count(*) FROM passed"), 7, 'a line before a fixed window');
+cmp_ok(sql("SELECT extract(epoch FROM max(at) - min(at)) FROM passed"), '>=', 1.9, '... passes window by window');
+rule('sliding', 'sliding_window', 2, '1 s', "strategy => 'queue', max_wait => '10 s'");
+clear();
+$_->{run}->finish for map { start(take('sliding') =~ s/:name/x/r) } 1 .. 5;
+is(sql("SELECT count(*) FROM passed"), 5, 'a line before a sliding window');
+is( sql("SELECT bool_and(third - at >= '0.95 s') FROM (SELECT at, lead(at, 2) OVER (ORDER BY n) AS third FROM passed) p"),
+	't', '... and never three in a second');
+
+# ---- interrupts ----
+rule('long', 'token_bucket', 1, '10 days', "strategy => 'queue', max_wait => '20 days'");
+sql("SELECT mlint.rate_acquire('long', 'k')");
+cmp_ok(seconds(sub { like((finish(start("SET statement_timeout = '200ms'; SELECT mlint.rate_acquire('long', 'k')")))[2],
+					qr/57014: canceling statement due to statement timeout/, 'statement_timeout works') }),
+	'<', 5, '... at once');
+is( sql(<<'EOQ'), 'cancelled|t', 'a wait that is undone with its subtransaction leaves the line');
+SET statement_timeout = '300ms';
+CREATE TEMP TABLE said (what text);
+DO $$
+BEGIN
+	PERFORM mlint.rate_acquire('long', 'k');
+EXCEPTION WHEN query_canceled THEN
+	INSERT INTO said VALUES ('cancelled');
+END $$;
+RESET statement_timeout;
+SELECT mlint.rate_reset('long', 'k') \gset
+SELECT what, (mlint.rate_acquire('long', 'k', 1, '0')).allowed FROM said;
+EOQ
+$first = start("SELECT mlint.rate_acquire('long', 'k')", 'gone');
+wait_for_sleepers(1);
+$first->{run}->kill_kill;
+sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gone'");
+wait_for_sleepers(0, 'a session that ends leaves');
+sql("SELECT mlint.rate_reset('long', 'k')");
+is(sql("SELECT allowed FROM mlint.rate_check('long', 'k')"), 't', '... nothing of the line');
+
+# ---- changes while one waits ----
+sub waiter
+{
+	my ($name) = @_;
+	my $session = start("SELECT allowed, reason FROM mlint.rate_acquire('$name', 'k', 1, '20 days')", $name);
+	wait_for_sleepers(1);
+	return $session;
+}
+$first = waiter('long');
+cmp_ok(seconds(sub { sql("SELECT mlint.rate_reset('long', 'k')"); is((finish($first))[1], 't|', 'a reset lets the first pass') }),
+	'<', 3, '... at once');
+$first = waiter('long');
+sql("SELECT mlint.rate_reset('long')");
+is((finish($first))[1], 't|', '... also a reset of the whole rule');
+$first = waiter('long');
+sql("SELECT mlint.rate_override_set('long', 'k', 'allow')");
+is((finish($first))[1], 't|allowed', 'an override that allows lets it pass');
+sql("SELECT mlint.rate_override_drop('long', 'k')");
+$first = waiter('long');
+sql("SELECT mlint.rate_override_set('long', 'k', 'deny', reason => 'abuse')");
+is((finish($first))[1], 'f|abuse', 'one that denies ends the wait');
+cmp_ok(seconds(sub { is(sql("SELECT allowed FROM mlint.rate_acquire('long', 'k', 1, '20 days')"), 'f', '... and nobody begins to wait') }),
+	'<', 5, '... not for a moment');
+sql("SELECT mlint.rate_override_drop('long', 'k')");
+$first = waiter('long');
+sql("SELECT mlint.rate_rule_drop('long')");
+like((finish($first))[2], qr/42704: rate limit "long" does not exist/, 'a rule that is dropped is the usual error');
+# The rule comes to see those who wait as others.
+rule('scoped', 'token_bucket', 1, '10 days', "strategy => 'queue', max_wait => '20 days'");
+sql("SELECT mlint.rate_acquire('scoped', 'k')");
+$first = waiter('scoped');
+sql("SELECT mlint.rate_rule_alter('scoped', scope => 'global')");
+is((finish($first))[1], 't|', 'who is somebody else now goes by that');
+sql("SELECT mlint.rate_rule_alter('scoped', scope => 'custom')");
+sql("SELECT mlint.rate_reset('scoped')");
+is(sql("SELECT allowed FROM mlint.rate_check('scoped', 'k')"), 't', '... and stands in the old line no more');
+
+# ---- throttle ----
+rule('throttle', 'token_bucket', 20, '1 s', "burst => 20, strategy => 'throttle', max_wait => '5 s'");
+my @delays = split /\n/,
+  sql("SELECT extract(milliseconds FROM (mlint.rate_acquire('throttle', 'k')).delay) FROM generate_series(1, 40)");
+is(scalar(grep { $_ == 0 } @delays[ 0 .. 9 ]), 10, 'throttle: no delay before half is used');
+cmp_ok($delays[13], '>', 0, '... then some');
+cmp_ok($delays[30], '>', $delays[13], '... that grows');
+cmp_ok((sort { $b <=> $a } @delays)[0], '<=', 70, '... to no more than the pace of the rule, while there is no line');
+rule('brake', 'token_bucket', 1, '1 hour', "burst => 4, strategy => 'throttle', max_wait => '2 hours'");
+sql("SELECT mlint.rate_acquire('brake', 'k', 3)");
+$first = start("SELECT mlint.rate_acquire('brake', 'k')", 'brake');
+wait_for_sleepers(1, 'a caller is slowed down');
+is(sql("SELECT remaining FROM mlint.rate_peek('brake', 'other')"), 3, '(a peek is as a check)');
+is(sql("SELECT allowed FROM mlint.rate_peek('brake', 'k')"), 'f', '... with what it has taken');
+sql("SELECT pg_cancel_backend(" . pid_of('brake') . ")");
+like((finish($first))[2], qr/57014/, '... and is cancelled');
+is(sql("SELECT allowed FROM mlint.rate_peek('brake', 'k')"), 't', '... which gives it back');
+$first = start("SELECT mlint.rate_acquire('brake', 'k')", 'brake');
+wait_for_sleepers(1);
+sql("SELECT pg_terminate_backend(" . pid_of('brake') . ")");
+finish($first);
+is(sql("SELECT allowed FROM mlint.rate_peek('brake', 'k')"), 't', '... as does one that is terminated');
+is(sql("SELECT allowed FROM mlint.rate_acquire('brake', 'k', 1, '0')"), 't', 'with a max_wait of 0 there is no slowing down');
+is(sql("SELECT allowed FROM mlint.rate_acquire('brake', 'k', 1, '1 min')"), 'f', 'beyond its capacity it is a queue');
+
+# ---- graceful ----
+rule('graceful', 'token_bucket', 1, '1 hour', "burst => 5, strategy => 'graceful'");
+is(sql("SELECT allowed, degraded, remaining, reason FROM mlint.rate_acquire('graceful', 'k', 3)"), 't|f|2|', 'graceful: passes');
+is(sql("SELECT allowed, degraded, remaining, reason, retry_after FROM mlint.rate_acquire('graceful', 'k', 4)"),
+	't|t|0|graceful|', '... also when there is too little, which it takes, and says so');
+is(sql("SELECT allowed, degraded, remaining FROM mlint.rate_acquire('graceful', 'k', 1)"), 't|t|0', '... and when there is nothing');
+sql("SELECT mlint.rate_override_set('graceful', 'k', 'deny')");
+is(sql("SELECT allowed, degraded, reason FROM mlint.rate_acquire('graceful', 'k')"), 'f|f|denied', '... but whom an override denies');
+
+# ---- leaky bucket ----
+rule('leaky', 'leaky_bucket', 50, '1 s', "burst => 40, strategy => 'hard', max_wait => '10 s'");
+clear();
+my @leaks = map {
+	start("DO \$\$ BEGIN FOR i IN 1..5 LOOP PERFORM mlint.rate_acquire('leaky', 'k'); INSERT INTO passed (who) VALUES ('$_'); COMMIT; END LOOP; END \$\$")
+} 1 .. 8;
+is((finish($_))[2], '', 'a leaky bucket, eight sessions at once') for @leaks;
+is(sql('SELECT count(*) FROM passed'), 40, '... all pass');
+cmp_ok(sql("SELECT extract(milliseconds FROM max(at) - min(at)) FROM passed"), '>=', 39 * 20 - 5, '... spaced by the pace of the rule');
+cmp_ok(sql("SELECT min(extract(milliseconds FROM gap)) FROM (SELECT at - lag(at) OVER (ORDER BY at) AS gap FROM passed) p"),
+	'>', 10, '... each of them (within what a session needs to say so)');
+rule('full', 'leaky_bucket', 1, '1 day', "burst => 3, strategy => 'hard', max_wait => '100 days'");
+is(sql("SELECT allowed, delay FROM mlint.rate_acquire('full', 'k')"), 't|00:00:00', 'the first leaves at once');
+@line = line_up("SELECT mlint.rate_acquire('full', 'k')", qw(l1 l2));
+(undef, undef, $err) = $node->psql('postgres', "SELECT mlint.rate_acquire('full', 'k')");
+like($err, qr/rate limit "full" is exceeded/, 'a full bucket refuses, those in line counted');
+sql("SELECT pg_cancel_backend(" . pid_of('l1') . ")");
+finish($line[0]);
+my ($third) = line_up("SELECT mlint.rate_acquire('full', 'k')", 'l3');
+pass('... until one gives up its place');
+(undef, undef, $err) = $node->psql('postgres', "SELECT mlint.rate_acquire('full', 'j', 1, '1 s')")
+  for 1 .. 2;
+like($err, qr/rate limit "full" is exceeded/, 'a departure after max_wait is a refusal');
+sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name IN ('l2', 'l3')");
+finish($_) for $line[1], $third;
+
+# ---- statistics ----
+rule('counted', 'token_bucket', 10, '1 s', "burst => 1, strategy => 'queue'");
+sql("SELECT mlint.rate_acquire('counted', 'k') FROM generate_series(1, 4)");
+is(sql("SELECT checks, allowed, refused, waited FROM mlint.stat_rate_limits WHERE rule = 'counted'"),
+	'4|4|0|3', 'a call that waited counts as one check, and as allowed');
+
+$node->stop;
+done_testing();

@@ -1,0 +1,176 @@
+# Destinations that keep to a rate limit: at its pace, in their order, without
+# holding up others, and without rewriting what waits.
+
+use strict;
+use warnings;
+
+use JSON::PP ();
+use List::Util qw(max sum);
+use Test::More;
+use Time::HiRes qw(time);
+
+use MlintTest;
+
+my $node = mlint_node('rate_destinations');
+my $receiver = MlintTest::Receiver->start;
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+sub rule
+{
+	my ($name, $rate, $per, $burst, $more) = @_;
+	sql("SELECT mlint.rate_rule_create('$name', 'token_bucket', $rate, '$per', $burst" . ($more ? ", $more" : '') . ')');
+	return;
+}
+
+sub http
+{
+	my ($name, $options, @patterns) = @_;
+	$options->{url} //= $receiver->url("/status/200?$name");
+	create_destination($node, $name, 'http', $options, @patterns);
+	return;
+}
+
+sub arrived { return $receiver->requests("/status/200?$_[0]"); }
+sub count { return scalar(my @all = arrived($_[0])); }
+sub publish_many { sql("SELECT count(mlint.publish('$_[0]', to_jsonb(n))) FROM generate_series(1, $_[1]) n"); return; }
+
+# The data of what arrived, in its order.
+sub data { return join ' ', map { JSON::PP::decode_json($_->{body})->{data} } arrived($_[0]); }
+
+# Is there an interval in which more arrived than a bucket admits? slack: what
+# lies between permission and arrival may differ by so many seconds.
+sub keeps_to
+{
+	my ($name, $rate, $burst, $slack) = @_;
+	my @at = map { $_->{time} } arrived($name);
+
+	for my $i (0 .. $#at)
+	{
+		for my $j ($i .. $#at)
+		{
+			my $most = $burst + $rate * ($at[$j] - $at[$i] + $slack);
+			next if $j - $i + 1 <= $most;
+			diag(sprintf '%s: %d in %.3f s', $name, $j - $i + 1, $at[$j] - $at[$i]);
+			return 0;
+		}
+	}
+	return 1;
+}
+
+sub duration { my @at = map { $_->{time} } arrived($_[0]); return $at[-1] - $at[0]; }
+
+# What pending_is() shows of rows: none of them was written again.
+sub rows_of
+{
+	return sql("SELECT md5(string_agg(p.event_id || ' ' || p.ctid, ',' ORDER BY p.event_id)), count(*)"
+		  . " FROM mlint.pending p JOIN mlint.destinations d ON d.id = p.destination_id WHERE d.name = '$_[0]'");
+}
+
+# ---- what is refused ----
+my ($rc, $out, $err) = $node->psql('postgres',
+	q{SELECT mlint.destination_create('x', 'http', '{"url": "https://ml.example.com", "rate_rule": "nothing"}')});
+like($err, qr/ERROR:  rate limit "nothing" does not exist/, 'a rule that there is not is refused');
+(undef, undef, $err) = $node->psql('postgres',
+	q{SELECT mlint.destination_create('x', 'http', '{"url": "https://ml.example.com", "rate_identifier": "x"}')});
+like($err, qr/ERROR:  destination "x" has a rate_identifier, but no rate_rule/, '... and an identifier without a rule');
+
+# ---- the pace, and others ----
+rule('pace', 40, '1 s', 5);
+http('limited', { rate_rule => 'pace' }, 'both');
+http('free', {}, 'both');
+publish_many('both', 160);
+wait_for('a destination without a limit is not slowed', sub { count('free') == 160 });
+my $meanwhile = count('limited');
+cmp_ok($meanwhile, '<', 160, '... by one that has one');
+wait_for('a limited destination gets all', sub { count('limited') == 160 });
+ok(keeps_to('limited', 40, 5, 0.1), '... never more than its limit admits');
+cmp_ok(duration('limited'), '<', 2 * 155 / 40, '... and not much less');
+is(sql("SELECT count(*), max(attempts) FROM mlint.deliveries WHERE destination = 'limited' AND state = 'delivered'"),
+	'160|1', '... at the first attempt');
+is(sql("SELECT failed, retried, queue_depth FROM mlint.stat_destinations WHERE destination = 'limited'"), '0|0|0', '... and no failure');
+
+# ---- order ----
+http('ordered', { rate_rule => 'pace', ordered => JSON::PP::true }, 'ordered');
+publish_many('ordered', 60);
+publish_many('ordered', 20);
+wait_for('an ordered destination gets all', sub { count('ordered') == 80 });
+is(data('ordered'), join(' ', 1 .. 60, 1 .. 20), '... in its order');
+ok(keeps_to('ordered', 40, 5, 0.1), '... within its limit');
+
+# ---- one limit for two ----
+http("shared$_", { rate_rule => 'pace', rate_identifier => 'both of them' }, 'shared') for 1 .. 2;
+publish_many('shared', 60);
+wait_for('two destinations share a limit', sub { count('shared1') + count('shared2') == 120 });
+my @at = sort { $a <=> $b } map { $_->{time} } arrived('shared1'), arrived('shared2');
+cmp_ok($at[-1] - $at[0], '>', 110 / 40 - 0.1, '... with the same identifier');
+
+# ---- inside the database ----
+sql('CREATE TABLE called (n int, at timestamptz)');
+sql(q{CREATE FUNCTION note(event jsonb) RETURNS void LANGUAGE sql AS $$INSERT INTO called VALUES ((event->>'data')::int, clock_timestamp())$$});
+create_destination($node, 'inside', 'function', { fn => 'public.note', rate_rule => 'pace', ordered => JSON::PP::true });
+publish_many('inside', 60);
+wait_for_sql($node, 'a function destination gets all', 'SELECT count(*) FROM called', 60);
+is(sql('SELECT array_agg(n ORDER BY at) = array_agg(n ORDER BY n), max(at) - min(at) > $$1.2 s$$ FROM called'),
+	't|t', '... in order and at the pace');
+
+# ---- a backlog lies still ----
+rule('trickle', 1, '10 days', 1);
+http('still', { rate_rule => 'trickle' }, 'still');
+publish_many('still', 20000);
+wait_for_sql($node, 'all but the first wait', "SELECT queue_depth FROM mlint.stat_destinations WHERE destination = 'still'", 19999);
+wait_for('... which has arrived', sub { count('still') == 1 });
+my $rows = rows_of('still');
+my $work = "SELECT sum(wakeups), sum(batches) FROM mlint.stat_workers WHERE kind = 'dispatcher'";
+my ($wakeups, $batches) = split /\|/, sql($work);
+my $id = sql("SELECT max(event_id) FROM mlint.deliveries WHERE destination = 'still'");
+is(sql("SELECT mlint.event_wait($id, '12 s')"), 'f', 'nothing passes for twelve seconds');
+my ($wakeups_after, $batches_after) = split /\|/, sql($work);
+cmp_ok($wakeups_after - $wakeups, '<', 60, '... in which the dispatcher sleeps');
+cmp_ok($batches_after - $batches, '<=', 2, '... and records nothing');
+is(rows_of('still'), $rows, '... and what waits is not written again');
+
+# ---- a rule that changes ----
+sql("SELECT mlint.rate_rule_alter('trickle', rate => 1000, per => '1 s', burst => 10)");
+wait_for('a change of the rule is noticed', sub { count('still') > 100 }, 20);
+
+# ---- a restart in between ----
+my ($pid) = worker_pids($node, 'mlint dispatcher');
+kill 'TERM', $_ for worker_pids($node, 'mlint dispatcher');
+wait_for_worker($node, 'mlint dispatcher', 'postgres', $pid);
+wait_for_sql($node, 'a dispatcher that takes over goes on',
+	"SELECT queue_depth FROM mlint.stat_destinations WHERE destination = 'still'", 0);
+is(scalar(keys %{ $receiver->arrivals('/status/200?still') }), 20000, '... and all arrive');
+my $took = duration('still');
+note(sprintf '20,000 at 1,000 a second: %.1f s', $took);
+kill 'TERM', $_ for worker_pids($node, 'mlint dispatcher');
+wait_for_sql($node, 'no row of what waited was ever updated',
+	"SELECT n_tup_upd, n_tup_ins > 20000 FROM pg_stat_all_tables WHERE relid = 'mlint.pending'::regclass", '0|t');
+
+# ---- retries keep to the limit too ----
+rule('retries', 5, '1 s', 1);
+http('failing', { url => $receiver->url('/status/503?failing'), rate_rule => 'retries',
+	retry => { strategy => 'immediate', max_retries => 9 }, breaker => { threshold => 0 } }, 'failing');
+$id = publish($node, 'failing', 1);
+ok(wait_for_delivery($node, $id), 'a delivery that fails ten times');
+delivery_is($node, $id, qr/^dead\|10\|503\|/, '... is dead');
+my @tries = map { $_->{time} } $receiver->requests('/status/503?failing');
+is(scalar(@tries), 10, '... after ten attempts');
+cmp_ok($tries[-1] - $tries[0], '>', 9 / 5 - 0.1, '... each of which kept to the limit');
+
+# ---- a rule that is in use ----
+(undef, undef, $err) = $node->psql('postgres', "SELECT mlint.rate_rule_drop('pace')");
+like($err, qr/ERROR:  cannot drop rate limit "pace", since destination "\w+" keeps to it/, 'a rule in use cannot be dropped');
+sql(qq{SELECT mlint.destination_alter('$_', '{"rate_rule": null, "rate_identifier": null}')})
+  for qw(limited ordered shared1 shared2 inside);
+sql("SELECT mlint.rate_rule_drop('pace')");
+publish_many('both', 50);
+wait_for('without its limit a destination gets all at once', sub { count('limited') == 210 });
+sql(q{SELECT mlint.destination_alter('free', '{"rate_rule": "retries"}')});
+publish_many('both', 4);
+wait_for('a limit can be given later', sub { count('free') == 214 });
+@at = map { $_->{time} } arrived('free');
+cmp_ok($at[-1] - $at[-4], '>', 3 / 5 - 0.1, '... and holds from then on');
+
+$node->stop;
+done_testing();
