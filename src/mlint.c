@@ -18,6 +18,7 @@
 #include "common/netpolicy.h"
 #include "delivery/delivery.h"
 #include "mounts/mounts.h"
+#include "ratelimit/ratelimit.h"
 #include "rotation/rotation.h"
 #include "secrets/secrets.h"
 #include "worker/worker.h"
@@ -50,6 +51,7 @@ _PG_init(void)
 	delivery_init();
 	rotation_init();
 	mounts_init();
+	ratelimit_init();
 
 	MarkGUCPrefixReserved("mlint");
 }

@@ -99,7 +99,8 @@ typedef enum RequestState
 {
 	REQUEST_IDLE,
 	REQUEST_IN_FLIGHT,
-	REQUEST_SETTLED
+	REQUEST_SETTLED,
+	REQUEST_CONNECTED			/* connect_only: libcurl keeps the socket */
 } RequestState;
 
 /* Which of libcurl's kinds of request the handle is set to. */
@@ -129,6 +130,7 @@ struct HttpRequest
 	bool		keep_headers;
 	bool		confidential;
 	bool		metadata;
+	bool		connect_only;
 	struct curl_slist own[2];	/* our headers; the caller's hang behind */
 
 	HttpDone	done;
@@ -153,8 +155,9 @@ struct HttpRequest
 	HttpResponse response;
 };
 
-static int64
-monotonic_us(void)
+/* Microseconds of a clock that never goes back. */
+int64
+http_clock(void)
 {
 	struct timespec ts;
 
@@ -480,7 +483,7 @@ timer_wanted(CURLM *multi, long timeout_ms, void *arg)
 	else if (timeout_ms == 0)
 		pool->deadline = 0;
 	else
-		pool->deadline = monotonic_us() + (int64) timeout_ms * 1000;
+		pool->deadline = http_clock() + (int64) timeout_ms * 1000;
 	return 0;
 }
 
@@ -735,7 +738,7 @@ http_client_timeout(HttpClient *client)
 	}
 	if (deadline < 0)
 		return -1;
-	return (long) Max((deadline - monotonic_us() + 999) / 1000, 0);
+	return (long) Max((deadline - http_clock() + 999) / 1000, 0);
 }
 
 /* Has the time come that libcurl asked for, in any pool? */
@@ -749,7 +752,7 @@ client_is_due(HttpClient *client)
 		if (pool->deadline < 0)
 			continue;
 		if (pool->deadline > 0 && now == 0)
-			now = monotonic_us();
+			now = http_clock();
 		if (pool->deadline <= now)
 			return true;
 	}
@@ -797,7 +800,7 @@ client_pump(HttpClient *client, bool look)
 	}
 	if (client_is_due(client))
 	{
-		int64		now = monotonic_us();
+		int64		now = http_clock();
 
 		for (HttpPool *pool = client->pools; pool != NULL; pool = pool->next)
 		{
@@ -1024,7 +1027,7 @@ request_report(HttpRequest *request)
 {
 	HttpResponse *response = &request->response;
 
-	response->elapsed_us = monotonic_us() - request->started;
+	response->elapsed_us = http_clock() - request->started;
 	request_release(request);
 	request->done(request, response, request->arg);
 }
@@ -1037,8 +1040,15 @@ request_finish(HttpRequest *request, CURLcode code)
 	curl_off_t	sent = 0;
 	long		status = 0;
 
-	request_detach(request);
 	response_judge(request, code);
+	if (request->connect_only && response->failure == HTTP_OK)
+	{
+		/* Taken out of libcurl's hands, it would be closed. */
+		request->state = REQUEST_CONNECTED;
+		request->done(request, response, request->arg);
+		return;
+	}
+	request_detach(request);
 	if (response->failure == HTTP_OK)
 	{
 		curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
@@ -1169,6 +1179,27 @@ request_configure(HttpRequest *request, const HttpTarget *target)
 		SET(CURLOPT_CAINFO, NULL);
 		SET(CURLOPT_CAINFO_BLOB, &blob);
 	}
+	if (target->certificate != NULL)
+	{
+		struct curl_blob certificate = {
+			.data = (void *) target->certificate,
+			.len = strlen(target->certificate),
+			.flags = CURL_BLOB_COPY
+		};
+		struct curl_blob key = {
+			.data = (void *) target->key,
+			.len = strlen(target->key),
+			.flags = CURL_BLOB_COPY
+		};
+
+		SET(CURLOPT_SSLCERT_BLOB, &certificate);
+		SET(CURLOPT_SSLKEY_BLOB, &key);
+	}
+	if (target->connect_only)
+	{
+		SET(CURLOPT_CONNECT_ONLY, 1L);
+		SET(CURLOPT_SSL_ENABLE_ALPN, 0L);
+	}
 	if (request->is_head)
 		SET(CURLOPT_NOBODY, 1L);
 	else if (target->method != NULL)
@@ -1199,6 +1230,7 @@ http_request_create(HttpClient *client, const HttpTarget *target)
 	request->body.confidential = target->confidential;
 	request->headers.confidential = target->confidential;
 	request->metadata = target->metadata;
+	request->connect_only = target->connect_only;
 	if (method != NULL)
 	{
 		request->is_head = strcmp(method, "HEAD") == 0;
@@ -1232,7 +1264,8 @@ http_request_create(HttpClient *client, const HttpTarget *target)
 void
 http_request_free(HttpRequest *request)
 {
-	if (request->state == REQUEST_IN_FLIGHT)
+	if (request->state == REQUEST_IN_FLIGHT ||
+		request->state == REQUEST_CONNECTED)
 		request_detach(request);
 	else if (request->state == REQUEST_SETTLED)
 		dlist_delete(&request->settled);
@@ -1296,7 +1329,7 @@ http_request_submit(HttpRequest *request, struct curl_slist *headers,
 	request->own[1].next = headers;
 	request->done = done;
 	request->arg = arg;
-	request->started = monotonic_us();
+	request->started = http_clock();
 	request->body.len = 0;
 	request->headers.len = 0;
 	request->body_bytes = 0;
@@ -1453,6 +1486,172 @@ http_perform(const HttpTarget *target, struct curl_slist *headers,
 	PG_END_TRY();
 	http_client_destroy(client);
 	return response;
+}
+
+/* ---- connections, for other protocols than HTTP ---- */
+
+/*
+ * A client of its own with one request, that never becomes one. The wait set
+ * is kept, since a round trip may take less time than to make one.
+ */
+struct HttpConnection
+{
+	MemoryContext context;
+	HttpClient *client;
+	HttpRequest *request;
+	WaitEventSet *set;
+	int			position;		/* of the socket in the set */
+	uint32		events;			/* that the set waits for */
+	MemoryContextCallback callback;
+};
+
+static void
+connection_gone(void *arg)
+{
+	HttpConnection *connection = arg;
+
+	if (connection->set != NULL)
+		FreeWaitEventSet(connection->set);
+}
+
+/* What to wait for on the connection's socket, from when there is one. */
+static void
+connection_watch(HttpConnection *connection)
+{
+	curl_socket_t fd = CURL_SOCKET_BAD;
+
+	curl_easy_getinfo(connection->request->easy, CURLINFO_ACTIVESOCKET, &fd);
+	connection->set = mlint_create_wait_event_set(3);
+	AddWaitEventToSet(connection->set, WL_LATCH_SET, PGINVALID_SOCKET,
+					  MyLatch, NULL);
+	AddWaitEventToSet(connection->set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
+					  NULL, NULL);
+	connection->events = WL_SOCKET_READABLE;
+	connection->position = AddWaitEventToSet(connection->set,
+											 connection->events, fd, NULL,
+											 NULL);
+}
+
+/* Open a connection; see http.h. */
+HttpConnection *
+http_connect(const ConnectionTarget *target, HttpResponse *failure)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller, "mlint connection",
+												  ALLOCSET_SMALL_SIZES);
+	HttpConnection *connection = MemoryContextAllocZero(context,
+														sizeof(HttpConnection));
+	const HttpResponse *volatile ended = NULL;
+	HttpTarget	http = {
+		.timeout_ms = target->timeout_ms,
+		.connect_timeout_ms = target->timeout_ms,
+		.ca = target->ca,
+		.verify = target->verify,
+		.certificate = target->certificate,
+		.key = target->key,
+		.connect_only = true
+	};
+
+	connection->context = context;
+	connection->callback.func = connection_gone;
+	connection->callback.arg = connection;
+	MemoryContextRegisterResetCallback(context, &connection->callback);
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(context);
+		http.url = psprintf(strchr(target->host, ':') ? "%s://[%s]:%d" :
+							"%s://%s:%d", target->tls ? "https" : "http",
+							target->host, target->port);
+		connection->client = http_client_create(1);
+		connection->request = http_request_create(connection->client, &http);
+		http_request_submit(connection->request, NULL, NULL, 0, exchange_done,
+							(void *) &ended);
+		while (ended == NULL)
+			http_client_wait(connection->client);
+		if (ended->failure == HTTP_OK)
+			connection_watch(connection);
+		MemoryContextSwitchTo(caller);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(context);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	*failure = *ended;
+	if (ended->failure == HTTP_OK)
+		return connection;
+	MemoryContextDelete(context);
+	return NULL;
+}
+
+void
+http_connection_close(HttpConnection *connection)
+{
+	MemoryContextDelete(connection->context);
+}
+
+ssize_t
+http_connection_send(HttpConnection *connection, const void *data, size_t len)
+{
+	size_t		sent = 0;
+	CURLcode	code = curl_easy_send(connection->request->easy, data, len,
+									  &sent);
+
+	if (code == CURLE_OK || code == CURLE_AGAIN)
+		return (ssize_t) sent;
+	return -1;
+}
+
+ssize_t
+http_connection_receive(HttpConnection *connection, void *data, size_t size)
+{
+	size_t		got = 0;
+	CURLcode	code = curl_easy_recv(connection->request->easy, data, size,
+									  &got);
+
+	if (code == CURLE_AGAIN)
+		return 0;
+	return code == CURLE_OK && got > 0 ? (ssize_t) got : -1;
+}
+
+bool
+http_connection_wait(HttpConnection *connection, bool writable,
+					 int64 deadline)
+{
+	static uint32 wait_event = 0;
+	uint32		events = WL_SOCKET_READABLE |
+	(writable ? WL_SOCKET_WRITEABLE : 0);
+
+	if (wait_event == 0)
+		wait_event = mlint_wait_event("MlintConnection");
+	if (events != connection->events)
+	{
+		ModifyWaitEvent(connection->set, connection->position, events, NULL);
+		connection->events = events;
+	}
+	for (;;)
+	{
+		WaitEvent	event;
+		int64		left = deadline - http_clock();
+
+		if (left <= 0)
+			return false;
+		if (WaitEventSetWait(connection->set, (long) ((left + 999) / 1000),
+							 &event, 1, wait_event) == 0)
+			continue;
+		if (event.events & (WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE))
+			return true;
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+bool
+http_connection_stale(HttpConnection *connection)
+{
+	return connection->client->generation != netpolicy_generation();
 }
 
 /* The SQLSTATE that stands for a failure or for a status of 400 and more. */

@@ -54,6 +54,9 @@ typedef struct HttpTarget
 	bool		confidential;	/* wipe all that is kept of the exchange */
 	bool		metadata;		/* a URL of our own, not of a caller's, to the
 								 * machine's metadata service: not guarded */
+	bool		connect_only;	/* http_connect()'s: no request follows */
+	const char *certificate;	/* PEM: our own, and its key; or NULL */
+	const char *key;
 } HttpTarget;
 
 typedef struct HttpResponse
@@ -120,6 +123,58 @@ extern void http_request_cancel(HttpRequest *request);
 extern HttpResponse *http_perform(const HttpTarget *target,
 								  struct curl_slist *headers,
 								  const void *body, size_t body_len);
+
+/* ---- connections, for other protocols than HTTP ---- */
+
+/*
+ * A connection that this client has opened: resolved, judged by the network
+ * policy, with TLS 1.2 or later if asked for, and then the caller's to speak
+ * whatever it likes on.
+ */
+typedef struct HttpConnection HttpConnection;
+
+typedef struct ConnectionTarget
+{
+	const char *host;			/* a name, or an address without brackets */
+	int			port;
+	bool		tls;
+	const char *ca;				/* PEM text; NULL: the system's store */
+	bool		verify;			/* the certificate and its name */
+	const char *certificate;	/* PEM: our own, and its key; or NULL */
+	const char *key;
+	int			timeout_ms;		/* to connect, handshake included */
+} ConnectionTarget;
+
+/*
+ * Open one, which ends with the current memory context at the latest. NULL,
+ * with the failure and its text in *failure, when that was not possible.
+ * Raises what an interrupt raises, and out of memory.
+ */
+extern HttpConnection *http_connect(const ConnectionTarget *target,
+									HttpResponse *failure);
+extern void http_connection_close(HttpConnection *connection);
+
+/*
+ * Bytes sent or received, never blocking: 0 when there is nothing to be done
+ * now, -1 when the connection has ended.
+ */
+extern ssize_t http_connection_send(HttpConnection *connection,
+									const void *data, size_t len);
+extern ssize_t http_connection_receive(HttpConnection *connection,
+									   void *data, size_t size);
+
+/*
+ * Wait until the socket is readable, or writable, or the time (monotonic, see
+ * http_clock()) has come: then false. Raises what an interrupt raises.
+ */
+extern bool http_connection_wait(HttpConnection *connection, bool writable,
+								 int64 deadline);
+
+/* Was it made under a network policy that has changed since? */
+extern bool http_connection_stale(HttpConnection *connection);
+
+/* Microseconds of a clock that never goes back. */
+extern int64 http_clock(void);
 
 /*
  * Append "name: value". Raises ERRCODE_MLINT_CONFIGURATION for a name that is

@@ -191,12 +191,13 @@ RETURN (
 	SELECT pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
 		'RateLimit-Limit', (decision).capacity::text,
 		'RateLimit-Remaining', (decision).remaining::text,
-		'RateLimit-Reset', greatest(t.reset - t.now, 0)::bigint::text,
+		'RateLimit-Reset', CASE WHEN t.reset IS NOT NULL THEN
+			greatest(t.reset - t.now, 0)::bigint::text END,
 		'X-RateLimit-Limit', (decision).capacity::text,
 		'X-RateLimit-Remaining', (decision).remaining::text,
 		'X-RateLimit-Reset', t.reset::bigint::text,
-		'Retry-After', CASE WHEN NOT (decision).allowed THEN
-			greatest(pg_catalog.ceil(
+		'Retry-After', CASE WHEN NOT (decision).allowed
+			AND (decision).retry_after IS NOT NULL THEN greatest(pg_catalog.ceil(
 				EXTRACT(epoch FROM (decision).retry_after)), 1)::bigint::text END))
 	FROM (SELECT CASE WHEN pg_catalog.isfinite((decision).reset_at) THEN
 			pg_catalog.ceil(EXTRACT(epoch FROM (decision).reset_at)) END AS reset,

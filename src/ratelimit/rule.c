@@ -75,7 +75,7 @@ static struct
 	Oid			override_table;
 	MemoryContext context;
 	HTAB	   *rules;			/* of RuleEntry */
-	const RateRule *last;		/* asked for; or NULL */
+	RateRule   *last;			/* asked for; or NULL */
 	bool		pre_request_known;
 	List	   *pre_request;
 }			cache = {.stale = true};
@@ -353,7 +353,7 @@ read_rule(RateRule *rule, HeapTuple row, const RowScan *scan)
 }
 
 /* Read a rule from its table into the cache; NULL when there is none. */
-static const RateRule *
+static RateRule *
 load_rule(const char *name, Size len, const char *key_name)
 {
 	RowScan		scan;
@@ -373,7 +373,7 @@ load_rule(const char *name, Size len, const char *key_name)
 	if (row == NULL)
 		return NULL;
 	read_overrides(&rule);
-	rule.slot = table_rule_slot(rule.id, &rule.law);
+	rule.slot = table_rule_slot(rule.id);
 	entry = hash_search(cache.rules, key_name, HASH_ENTER, NULL);
 	entry->rule = rule;
 	return &entry->rule;
@@ -384,16 +384,22 @@ static const RateRule *
 find_rule(const char *name, Size len)
 {
 	char		key[NAME_ROOM] = {0};
+	RateRule   *rule = cache.last;
 	RuleEntry  *entry;
 
-	if (cache.last && cache.last->name_len == len &&
-		memcmp(cache.last->name, name, len) == 0)
-		return cache.last;
-	if (len >= NAME_ROOM)
-		return NULL;
-	memcpy(key, name, len);
-	entry = hash_search(cache.rules, key, HASH_FIND, NULL);
-	return cache.last = entry ? &entry->rule : load_rule(name, len, key);
+	if (unlikely(rule == NULL || rule->name_len != len ||
+				 memcmp(rule->name, name, len) != 0))
+	{
+		if (len >= NAME_ROOM)
+			return NULL;
+		memcpy(key, name, len);
+		entry = hash_search(cache.rules, key, HASH_FIND, NULL);
+		rule = cache.last = entry ? &entry->rule : load_rule(name, len, key);
+	}
+	/* Its place may have been given away while nobody used it. */
+	if (rule && unlikely(!table_rule_kept(rule->slot, rule->id)))
+		rule->slot = table_rule_slot(rule->id);
+	return rule;
 }
 
 /* ---- for others ---- */

@@ -145,7 +145,7 @@ known_word(const char *what, const char *const *words, const char *word)
 		appendStringInfo(&known, "%s%s", w > 0 ? ", " : "", words[w]);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("there is no %s \"%s\" of rate limits", what, word),
+			 errmsg("invalid %s of a rate limit: \"%s\"", what, word),
 			 errhint("It is one of: %s.", known.data)));
 }
 
@@ -179,9 +179,11 @@ field_us(const RuleRow *row, RuleField field, int64 min_us,
 	return us;
 }
 
-/* What law_prepare() has against it, as an error. */
+/*
+ * What law_prepare() has against it, as an error about what: 'rate limit "x"'.
+ */
 static void
-check_law(RateLaw *law, const char *name, RateAlgorithm algorithm, int64 rate,
+check_law(RateLaw *law, const char *what, RateAlgorithm algorithm, int64 rate,
 		  int64 per, int64 burst, bool burst_given)
 {
 	const char *wrong;
@@ -189,27 +191,25 @@ check_law(RateLaw *law, const char *name, RateAlgorithm algorithm, int64 rate,
 	if (rate <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the rate of rate limit \"%s\" must be greater than zero",
-						name),
+				 errmsg("the rate of %s must be greater than zero", what),
 				 errhint("To let nobody pass, use mlint.rate_override_set(rule, identifier, 'deny').")));
 	if (burst_given &&
 		(algorithm == RATE_FIXED_WINDOW || algorithm == RATE_SLIDING_WINDOW))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("rate limit \"%s\" cannot have a burst", name),
+				 errmsg("%s cannot have a burst", what),
 				 errdetail("A %s admits up to its rate at once.",
 						   rate_algorithm_words[algorithm]),
 				 errhint("Leave burst out; token_bucket and leaky_bucket have one.")));
 	if (burst_given && burst <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the burst of rate limit \"%s\" must be greater than zero",
-						name)));
+				 errmsg("the burst of %s must be greater than zero", what)));
 	wrong = rate_law(law, algorithm, rate, per, burst);
 	if (wrong)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("rate limit \"%s\" is not possible: %s", name, wrong)));
+				 errmsg("%s is not possible: %s", what, wrong)));
 }
 
 /*
@@ -236,7 +236,7 @@ check_setting(const char *setting, RateScope scope)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid setting of a rate limit"),
-				 errdetail("It is the name of a setting such as app.user, or name>key for a setting that holds a JSON object, such as request.headers>x-api-key; at most %d bytes.",
+				 errdetail("It is the name of a setting such as app.client, or name>key for a setting that holds a JSON object, such as request.headers>x-api-key; at most %d bytes.",
 						   SETTING_MAX_BYTES)));
 	(void) GetConfigOption(name, true, true);
 }
@@ -298,7 +298,7 @@ check_rule(RuleRow *row, int64 *per)
 	(void) field_word(row, FAIL, rate_fail_words);
 	*per = field_us(row, PER, RATE_MIN_PER, "1 millisecond");
 	(void) field_us(row, MAX_WAIT, 0, "zero");
-	check_law(&row->law, name, algorithm, field_int64(row, RATE), *per,
+	check_law(&row->law, psprintf("rate limit \"%s\"", name), algorithm, field_int64(row, RATE), *per,
 			  field_int64(row, BURST), !row->nulls[BURST]);
 	if (!row->nulls[SETTING])
 		check_setting(field_text(row, SETTING), scope);
@@ -521,7 +521,7 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 														result->tupdesc, 2,
 														&no_burst));
 
-		check_law(&law, psprintf("%s\" with its override to %lld per \"per",
+		check_law(&law, psprintf("an override of rate limit \"%s\", to %lld,",
 								 field_text(row, NAME), (long long) rate),
 				  row->law.algorithm, rate, per, no_burst ? 0 : burst,
 				  !no_burst);
@@ -622,6 +622,7 @@ override_identifier(const RuleRow *row, char *given)
 {
 	RateRule	rule = {0};
 	Size		len = strlen(given);
+	const char *found;
 
 	rule.name = field_text(row, NAME);
 	rule.scope = rate_word(rate_scope_words, field_text(row, SCOPE));
@@ -643,7 +644,8 @@ override_identifier(const RuleRow *row, char *given)
 				 errmsg("an override of rate limit \"%s\" must be of the empty identifier",
 						rule.name),
 				 errdetail("Under scope global all share one identifier, ''.")));
-	return pnstrdup(rate_identify(&rule, given, &len), len);
+	found = rate_identify(&rule, given, &len);
+	return pnstrdup(found, len);
 }
 
 /* Delete the override, if there is one. */
@@ -745,7 +747,8 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 
 		if (!rate_interval_us(DatumGetIntervalP(row.values[PER]), &per))
 			elog(ERROR, "interval of a rate limit is out of range");
-		check_law(&row.law, name,
+		check_law(&row.law,
+				  psprintf("an override of rate limit \"%s\"", name),
 				  rate_word(rate_algorithm_words, field_text(&row, ALGORITHM)),
 				  rate, per, burst, !PG_ARGISNULL(4));
 	}

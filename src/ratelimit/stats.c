@@ -127,6 +127,7 @@ mlint_rate_top(PG_FUNCTION_ARGS)
 	Size		len;
 	const char *name = rate_rule_argument(fcinfo, 0, &len);
 	RateKeyUse *keys;
+	RateKeyUse	last = {0};		/* of those refused most often */
 	int			wanted;
 	int			n;
 
@@ -138,19 +139,17 @@ mlint_rate_top(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	keys = table_keys(rate_rule(name, len)->slot, &n);
 
-	/* Those refused most often to the front, then order what is left of them. */
+	qsort(keys, n, sizeof(RateKeyUse), by_refused);
 	if (n > wanted)
-	{
-		qsort(keys, n, sizeof(RateKeyUse), by_refused);
-		qsort(keys + wanted, n - wanted, sizeof(RateKeyUse), by_checks);
-		n = n - wanted > wanted ? 2 * wanted : n;
-	}
+		last = keys[wanted - 1];
 	qsort(keys, n, sizeof(RateKeyUse), by_checks);
 	for (int i = 0; i < n; i++)
 	{
 		Datum		values[3];
 		bool		nulls[3] = {0};
 
+		if (i >= wanted && by_refused(&keys[i], &last) > 0)
+			continue;
 		values[0] = shown_identifier(&keys[i].key);
 		values[1] = Int64GetDatum(keys[i].allowed);
 		values[2] = Int64GetDatum(keys[i].refused);

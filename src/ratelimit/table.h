@@ -31,7 +31,7 @@ typedef struct RateKey
 	uint32		hash;
 	uint16		rule;			/* RateRule's slot */
 	uint8		len;			/* bytes of text; 255: a digest is in it */
-	char		text[RATE_KEY_TEXT];
+	char text[	RATE_KEY_TEXT];
 } RateKey;
 
 extern void rate_key(RateKey *key, int rule_slot, const char *identifier,
@@ -47,9 +47,10 @@ typedef struct RateAsk
 
 /*
  * Decide on n questions together, RATE_MAX_TOGETHER at most and of different
- * keys: what the intent says is done to all, if all are allowed, or to none.
+ * rules: what the intent says is done to all, if all are allowed, or to none.
  * Returns whether it was; each verdict is what its own key has to say. A key that
- * somebody waits for (queue.h) refuses whoever is not in_turn. Each ask of intent
+ * somebody waits for (queue.h) refuses whoever is not in_turn; if that alone is
+ * why, its verdict's remaining is cost or more. Each ask of intent
  * TAKE or TAKE_NOW counts as one check, allowed or refused as the whole was.
  * *crowded, if not NULL, is set when a key was shared for want of room.
  */
@@ -58,11 +59,18 @@ typedef struct RateAsk
 extern bool table_decide(const RateAsk *asks, int n, RateIntent intent,
 						 bool in_turn, RateVerdict *verdicts, bool *crowded);
 
-/* Is somebody waiting for this key? While so, it is not made room of. */
+/*
+ * Is somebody waiting for this key? While so, it does not make room. Of a key
+ * that is not in the table (nothing is owed, or it is crowded) nothing is
+ * noted.
+ */
 extern void table_set_waiting(const RateKey *key, bool waiting);
 
-/* Put a borrowed slice into a key of a RATE_SLICE law. */
-extern void table_lend(const RateKey *key, int64 granted, int64 until);
+/*
+ * Put a borrowed slice into a key of a RATE_SLICE law. False if there was no
+ * room for it: then it is still the caller's. What was not lent refuses.
+ */
+extern bool table_lend(const RateKey *key, int64 granted, int64 until);
 
 /* Forget all keys of a rule; of one only: table_decide(RATE_FORGET). */
 extern void table_forget_rule(int rule_slot);
@@ -86,12 +94,18 @@ typedef struct RateTotals
 } RateTotals;
 
 /*
- * The slot of a rule of the current database; taken if it has none yet, the
- * law kept so that idle keys can be told. Raises
- * ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all are in use by rules that still
- * remember something.
+ * The slot of a rule of the current database; taken if it has none yet.
+ * Raises ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all are in use by rules
+ * that still remember something.
  */
-extern int	table_rule_slot(int64 rule_id, const RateLaw *law);
+extern int	table_rule_slot(int64 rule_id);
+
+/*
+ * Is the slot still this rule's? When there are too many rules, one whose keys
+ * are all idle may lose its place: ask before each use of a slot that was kept.
+ */
+extern bool table_rule_kept(int rule_slot, int64 rule_id);
+
 extern void table_totals(int rule_slot, RateTotals *totals);
 extern void table_count_wait(int rule_slot, int64 waited_us);
 

@@ -75,8 +75,7 @@ mlint_rate_limit_trigger(PG_FUNCTION_ARGS)
 						rule, RelationGetRelationName(trigger->tg_relation)),
 				 answer.verdict.retry_after == PG_INT64_MAX ?
 				 errdetail("Reason: %s.", answer.reason) :
-				 errdetail("Reason: %s. Try again in %lld ms.", answer.reason,
-						   (long long) (answer.verdict.retry_after / 1000 +
-										1))));
+				 errdetail("Reason: %s. Retry after %.3f seconds.", answer.reason,
+						   answer.verdict.retry_after / 1e6)));
 	return PointerGetDatum(trigger->tg_trigtuple);
 }

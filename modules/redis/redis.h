@@ -1,0 +1,140 @@
+/*
+ * redis.h
+ *		The parts of mlint_redis: rate limits in Redis or Valkey.
+ *
+ * mlint_redis.c has the verbs, script.c the laws as Lua, topology.c knows
+ * which server to ask, wire.c talks to one server.
+ */
+#ifndef MLINT_REDIS_H
+#define MLINT_REDIS_H
+
+#include "postgres.h"
+
+#include <hiredis/hiredis.h>
+
+#include "ratelimit/remote_kind.h"
+
+typedef enum RedisMode
+{
+	REDIS_STANDALONE,
+	REDIS_SENTINEL,
+	REDIS_CLUSTER
+} RedisMode;
+
+typedef struct RedisOptions
+{
+	RemoteOptions common;		/* first */
+	char	   *hosts;
+	int			mode;			/* RedisMode */
+	char	   *master;
+	char	   *username;
+	Credential	password;
+	char	   *sentinel_username;
+	Credential	sentinel_password;
+	int			database;
+	bool		tls;
+	char	   *ca;
+	bool		verify;
+	Credential	certificate;
+	Credential	key;
+	char	   *prefix;
+} RedisOptions;
+
+/* One server, and our connection to it. */
+typedef struct Peer
+{
+	struct Peer *next;
+	char	   *host;
+	int			port;
+	bool		sentinel;		/* it is one: other credentials, no database */
+
+	MemoryContext context;		/* of what follows; NULL: not connected */
+	HttpConnection *connection;
+	redisReader *reader;
+	bool		busy;			/* an answer is still to come */
+	bool		sent;			/* of the last command: it may have arrived */
+	MemoryContextCallback callback;
+} Peer;
+
+typedef struct Store
+{
+	MemoryContext context;
+	const RedisOptions *options;
+	int			nseeds;
+	Peer	   *seeds;			/* as the options list them */
+	int			seed;			/* which to begin with */
+	Peer	   *nodes;			/* all that were met */
+	Peer	   *master;			/* standalone and sentinel; NULL: to be found */
+	Peer	  **slots;			/* cluster; NULL: to be read */
+	char	   *shas[8];		/* of the scripts, when loaded */
+} Store;
+
+/* Words to send; what they point to stays where it is meanwhile. */
+typedef struct Command
+{
+	bool		once;			/* twice would be wrong: don't send again when
+								 * it may have arrived */
+	int			argc;
+	const char *argv[32];
+	size_t		lens[32];
+	char		numbers[32][24];	/* texts of those that are numbers */
+} Command;
+
+extern const RemoteHost *host;
+
+/* ---- wire.c ---- */
+
+extern void command_text(Command *command, const char *text);
+extern void command_bytes(Command *command, const void *data, size_t len);
+extern void command_int(Command *command, int64 number);
+
+/*
+ * One round trip, within the options' timeout. The reply is the caller's to free with
+ * freeReplyObject(); an error of the server's is a reply too. NULL, with
+ * *failure filled, when there is none; the connection is closed then.
+ */
+extern redisReply *node_call(Store *store, Peer *node,
+							 const Command *command, RemoteFailure *failure);
+extern void node_close(Peer *node);
+extern Peer *node_find(Store *store, const char *name, int port,
+					   bool sentinel);
+
+extern bool fail(RemoteFailure *failure, int sqlstate, const char *fmt,...)
+			pg_attribute_printf(3, 4);
+
+/* What the server says, as a failure; takes the reply. */
+extern bool fail_reply(RemoteFailure *failure, const Peer *node,
+					   redisReply *reply);
+
+/* ---- topology.c ---- */
+
+/* NULL, or why these are no hosts; fills the list. */
+extern const char *hosts_parse(Store *store, const char *hosts);
+
+/*
+ * Send a command to the server that has this key, wherever that takes us. The
+ * reply is never one that says to go elsewhere.
+ */
+extern redisReply *store_call(Store *store, const char *key, size_t len,
+							  const Command *command, RemoteFailure *failure);
+
+/* The n-th server that has keys, for what concerns all; NULL: no more. */
+extern Peer *store_node(Store *store, int n, RemoteFailure *failure);
+
+/* Forget who is who. */
+extern void store_forget(Store *store);
+
+/* ---- script.c ---- */
+
+extern const char *const scripts[];
+extern int	script_of(const RateLaw *law);
+extern const char *script_check_law(const RateLaw *law);
+
+/* The script's arguments. */
+extern void script_arguments(Command *command, const RemoteAsk *ask);
+
+/* What it returned. False: not what it should. */
+extern bool script_answer(const RateLaw *law, const redisReply *reply,
+						  RemoteAnswer *answer);
+
+#endif

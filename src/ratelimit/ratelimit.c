@@ -1,0 +1,18 @@
+/*
+ * ratelimit.c
+ *		The room's beginning; see ratelimit.h.
+ */
+#include "postgres.h"
+
+#include "ratelimit/queue.h"
+#include "ratelimit/ratelimit.h"
+#include "ratelimit/rule.h"
+#include "ratelimit/table.h"
+
+void
+ratelimit_init(void)
+{
+	table_init();
+	rule_init();
+	queue_init();
+}

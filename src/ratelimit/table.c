@@ -1,0 +1,1450 @@
+/*
+ * table.c
+ *		The shared table of keys; see table.h.
+ *
+ * A key is a slot of 88 bytes, found through chains that begin in an array of
+ * heads. Keys are spread over partitions by their hash; each partition has its
+ * own heads and its lock, under which a key's state, its counters and its
+ * place in the chain change. The clock is read under the lock, so that it
+ * never runs behind a state unless it really went back. A decision about one
+ * key that is known touches nothing but the lock, a head and the slot.
+ *
+ * A sliding window has two segments in its slot and may take up to three
+ * further slots for more. If none is free, its oldest segments are merged
+ * into the later of them, which makes it stricter, never laxer.
+ *
+ * Free slots are a list. When it is empty, whoever needs one sweeps: goes over
+ * the heads by a clock hand that all processes share, and frees the keys that
+ * are idle. Some are freed at once, so that it is not done for each newcomer.
+ * A round that found little is followed by a pause, during which newcomers
+ * share the key of their rule ("the crowd") without looking: a full table
+ * must not cost more than one that is not.
+ *
+ * What keys count is in their slots; a rule's own counters are what keys that
+ * are gone, and the crowd, have left.
+ *
+ * Order of locks: rules, partitions by number, crowds by number. The spinlock
+ * of the free list is held for a few instructions, with no other inside.
+ * Nothing raises while any is held.
+ */
+#include "postgres.h"
+
+#include <math.h>
+#include <sys/time.h>
+
+#include "common/crypto.h"
+#include "common/hashfn.h"
+#include "common/shmem.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "ratelimit/save.h"
+#include "ratelimit/table.h"
+#include "storage/ipc.h"
+#include "storage/spin.h"
+#include "utils/guc.h"
+
+#define NONE			PG_UINT32_MAX
+
+#define PARTITIONS		128
+#define CROWD_LOCKS		16
+#define CROWD_LOCK		PARTITIONS
+#define RULES_LOCK		(PARTITIONS + CROWD_LOCKS)
+#define LOCKS			(RULES_LOCK + 1)
+
+/* Of sweeping: heads at a time under a lock, and for one newcomer. */
+#define CHUNK			64
+#define SWEEP_HEADS		131072
+#define SWEEP_KEYS		64
+
+#define INLINE_SEGMENTS	2
+#define MORE_SEGMENTS	21
+#define MORE_SLOTS		3
+
+#define ALGORITHM		0x07
+#define WAITING			0x08
+
+typedef struct Slot
+{
+	uint32		next;			/* in the chain, or the list of free slots */
+	uint32		hash;
+	uint16		rule;
+	uint8		len;
+	uint8		flags;			/* the algorithm, and WAITING */
+	uint32		more;			/* sliding window: a slot with segments */
+	int64		idle_at;
+	union
+	{
+		int64		value;
+		uint32		segments[INLINE_SEGMENTS];	/* 0: there are no more */
+	}			u;
+	uint64		allowed;
+	uint64		refused;
+	char text[	RATE_KEY_TEXT];
+} Slot;
+
+/* The same memory, when it holds what a sliding window has no room for. */
+typedef struct MoreSlot
+{
+	uint32		more;
+	uint32		segments[MORE_SEGMENTS];
+} MoreSlot;
+
+StaticAssertDecl(sizeof(Slot) == 88, "the memory of a key is documented");
+StaticAssertDecl(sizeof(MoreSlot) == sizeof(Slot), "one pool for both");
+StaticAssertDecl(INLINE_SEGMENTS + MORE_SLOTS * MORE_SEGMENTS >=
+				 RATE_MAX_SEGMENTS, "a sliding window must fit");
+
+typedef struct RuleSlot
+{
+	/* Under the lock of the rules; read without it. */
+	Oid			database;		/* InvalidOid: not in use */
+	int64		id;
+	int64		used_at;
+
+	bool		forgiven;		/* keys that are not here are fresh ones */
+	pg_atomic_uint64 longest;	/* debt that was seen; see may_free() */
+	pg_atomic_uint32 keys;
+	pg_atomic_uint64 allowed;
+	pg_atomic_uint64 refused;
+	pg_atomic_uint64 crowded;
+	pg_atomic_uint64 evictions;
+	pg_atomic_uint64 waited;
+	pg_atomic_uint32 waits[RATE_WAIT_BUCKETS];
+
+	/* Under the crowd's lock: the key of those for whom there is no room. */
+	int			algorithm;		/* or -1: there is none yet */
+	RateState	crowd;
+} RuleSlot;
+
+typedef struct Table
+{
+	uint64		seed;
+	uint32		nslots;
+	uint32		nheads;			/* of each partition */
+	uint32		nrules;
+	int64		exhausted_at;	/* keys that are not here were exhausted then;
+								 * 0: they are fresh */
+	pg_atomic_uint64 test_clock;	/* 0: the real one */
+	pg_atomic_uint32 rules_used;	/* slots of rules ever used */
+
+	/* Free slots. */
+	slock_t		mutex;
+	uint32		free;
+	uint32		unused;			/* those from here on never were used */
+
+	/* Sweeping. */
+	pg_atomic_uint64 hand;		/* chunks visited */
+	pg_atomic_uint64 freed;		/* keys, in this round */
+	pg_atomic_uint64 next_idle; /* soonest of those that were not idle */
+	pg_atomic_uint64 pause_until;
+} Table;
+
+static Table *table = NULL;
+static uint32 *heads;
+static Slot *slots;
+static RuleSlot *rules;
+static LWLockPadded *locks;
+
+static int	max_keys = 100000;
+
+typedef enum CrashStart
+{
+	START_FULL,
+	START_EMPTY
+} CrashStart;
+
+static const struct config_enum_entry crash_starts[] = {
+	{"full", START_FULL, false},
+	{"empty", START_EMPTY, false},
+	{NULL, 0, false}
+};
+static int	crash_start = START_FULL;
+
+int64
+rate_now(void)
+{
+	struct timeval tv;
+
+#ifdef MLINT_INJECTION_POINTS
+	uint64		test = pg_atomic_read_u64(&table->test_clock);
+
+	if (test != 0)
+		return (int64) test;
+#endif
+	gettimeofday(&tv, NULL);
+	return (int64) tv.tv_sec * 1000000 + tv.tv_usec;
+}
+
+#ifdef MLINT_INJECTION_POINTS
+PG_FUNCTION_INFO_V1(mlint_rate_test_clock);
+
+/* Set the time for all processes; null: the real one again. */
+Datum
+mlint_rate_test_clock(PG_FUNCTION_ARGS)
+{
+	int64		now = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
+
+	if (now < 0 || now > RATE_MAX_TIME)
+		elog(ERROR, "no such time");
+	pg_atomic_write_u64(&table->test_clock, (uint64) now);
+	PG_RETURN_VOID();
+}
+#endif
+
+/* ---- keys ---- */
+
+static inline uint32
+hash_text(int rule_slot, const char *start, Size len)
+{
+	return (uint32) hash_bytes_extended((const unsigned char *) start,
+										(int) len, table->seed + rule_slot);
+}
+
+void
+rate_key(RateKey *key, int rule_slot, const char *identifier, Size len)
+{
+	key->rule = (uint16) rule_slot;
+	if (likely(len <= RATE_KEY_TEXT))
+	{
+		key->len = (uint8) len;
+		memset(key->text, 0, sizeof(key->text));
+		memcpy(key->text, identifier, len);
+	}
+	else
+	{
+		uint8		digest[32];
+		const int	start = RATE_KEY_TEXT - 16;
+
+		crypto_sha256(identifier, len, digest);
+		memcpy(key->text, identifier, start);
+		memcpy(key->text +start, digest, 16);
+		key->len = 255;
+		len = RATE_KEY_TEXT;
+	}
+	key->hash = hash_text(rule_slot, key->text, len);
+}
+
+static inline int
+partition_of(uint32 hash)
+{
+	return hash & (PARTITIONS - 1);
+}
+
+static inline LWLock *
+partition_lock(int partition)
+{
+	return &locks[partition].lock;
+}
+
+static inline LWLock *
+crowd_lock(int rule_slot)
+{
+	return &locks[CROWD_LOCK + rule_slot % CROWD_LOCKS].lock;
+}
+
+static inline uint32 *
+head_of(uint32 hash)
+{
+	return &heads[(uint64) partition_of(hash) * table->nheads +
+				  (((uint64) hash * table->nheads) >> 32)];
+}
+
+/* The key's slot, or NONE. The partition is locked. */
+static inline uint32
+find(const RateKey *key)
+{
+	uint32		at = *head_of(key->hash);
+
+	while (at != NONE)
+	{
+		const Slot *slot = &slots[at];
+
+		if (slot->hash == key->hash && slot->rule == key->rule &&
+			slot->len == key->len &&
+			memcmp(slot->text, key->text, RATE_KEY_TEXT) == 0)
+			break;
+		at = slot->next;
+	}
+	return at;
+}
+
+/* ---- free slots ---- */
+
+static uint32
+pop_slot(void)
+{
+	uint32		at;
+
+	SpinLockAcquire(&table->mutex);
+	at = table->free;
+	if (at != NONE)
+		table->free = slots[at].next;
+	else if (table->unused < table->nslots)
+		at = table->unused++;
+	SpinLockRelease(&table->mutex);
+	return at;
+}
+
+static void
+push_slot(uint32 at)
+{
+	SpinLockAcquire(&table->mutex);
+	slots[at].next = table->free;
+	table->free = at;
+	SpinLockRelease(&table->mutex);
+}
+
+/* Without the lock: may be wrong by the time it is used. */
+static inline bool
+any_slot_free(void)
+{
+	return table->free != NONE || table->unused < table->nslots;
+}
+
+/* Free what a sliding window has beyond its slot. */
+static void
+free_more(Slot *slot)
+{
+	while (slot->more != NONE)
+	{
+		uint32		at = slot->more;
+
+		slot->more = ((MoreSlot *) &slots[at])->more;
+		push_slot(at);
+	}
+}
+
+/*
+ * Take a key out of its chain; its slot is the caller's then. What it has
+ * counted stays with its rule.
+ */
+static void
+unlink_key(uint32 *link)
+{
+	Slot	   *slot = &slots[*link];
+	RuleSlot   *rule = &rules[slot->rule];
+
+	*link = slot->next;
+	free_more(slot);
+	pg_atomic_fetch_add_u64(&rule->allowed, slot->allowed);
+	pg_atomic_fetch_add_u64(&rule->refused, slot->refused);
+	pg_atomic_fetch_sub_u32(&rule->keys, 1);
+}
+
+static uint32 *
+link_to(const RateKey *key, uint32 at)
+{
+	uint32	   *link = head_of(key->hash);
+
+	while (*link != at)
+		link = &slots[*link].next;
+	return link;
+}
+
+/* Put a key into a slot. The partition is locked. */
+static void
+link_key(uint32 at, const RateKey *key, RateAlgorithm algorithm)
+{
+	Slot	   *slot = &slots[at];
+	uint32	   *head = head_of(key->hash);
+
+	slot->hash = key->hash;
+	slot->rule = key->rule;
+	slot->len = key->len;
+	slot->flags = (uint8) algorithm;
+	slot->more = NONE;
+	slot->idle_at = 0;
+	slot->u.value = 0;
+	slot->allowed = 0;
+	slot->refused = 0;
+	memcpy(slot->text, key->text, RATE_KEY_TEXT);
+	slot->next = *head;
+	*head = at;
+	pg_atomic_fetch_add_u32(&rules[key->rule].keys, 1);
+}
+
+/* ---- states ---- */
+
+/* What is known of a key that is not here. */
+static void
+unknown_state(const RateAsk *ask, RateState *state)
+{
+	state->idle_at = 0;
+	state->value = 0;
+	state->nsegments = 0;
+	if (table->exhausted_at != 0 && !rules[ask->key.rule].forgiven)
+		law_exhaust(ask->law, state, table->exhausted_at);
+}
+
+static void
+load_segments(const Slot *slot, RateState *state)
+{
+	const uint32 *from = slot->u.segments;
+	int			room = INLINE_SEGMENTS;
+	uint32		more = slot->more;
+
+	state->value = 0;
+	state->nsegments = 0;
+	for (;;)
+	{
+		for (int i = 0; i < room; i++)
+		{
+			if (from[i] == 0)
+				return;
+			state->segments[state->nsegments++] = from[i];
+		}
+		if (more == NONE)
+			return;
+		from = ((MoreSlot *) &slots[more])->segments;
+		more = ((MoreSlot *) &slots[more])->more;
+		room = MORE_SEGMENTS;
+	}
+}
+
+/* Merge the oldest segments into one, so that no more than room are left. */
+static void
+merge_segments(RateState *state, int room)
+{
+	int			too_many = state->nsegments - room;
+	uint32		count = 0;
+
+	for (int i = 0; i < too_many; i++)
+		count += state->segments[i] & RATE_SLIDING_MAX;
+	memmove(state->segments, state->segments + too_many,
+			room * sizeof(uint32));
+	state->segments[0] += count;
+	state->nsegments = room;
+}
+
+static void
+store_segments(Slot *slot, RateState *state)
+{
+	uint32	   *link = &slot->more;
+	int			at;
+
+	/* As many slots as are needed, or as there are. */
+	for (at = INLINE_SEGMENTS; at < state->nsegments; at += MORE_SEGMENTS)
+	{
+		if (*link == NONE)
+		{
+			uint32		got = pop_slot();
+
+			if (got == NONE)
+			{
+				merge_segments(state, at);
+				break;
+			}
+			((MoreSlot *) &slots[got])->more = NONE;
+			*link = got;
+		}
+		link = &((MoreSlot *) &slots[*link])->more;
+	}
+	while (*link != NONE)
+	{
+		uint32		surplus = *link;
+
+		*link = ((MoreSlot *) &slots[surplus])->more;
+		push_slot(surplus);
+	}
+
+	for (int i = 0; i < INLINE_SEGMENTS; i++)
+		slot->u.segments[i] = i < state->nsegments ? state->segments[i] : 0;
+	at = INLINE_SEGMENTS;
+	for (uint32 more = slot->more; more != NONE;)
+	{
+		MoreSlot   *to = (MoreSlot *) &slots[more];
+
+		for (int i = 0; i < MORE_SEGMENTS; i++, at++)
+			to->segments[i] = at < state->nsegments ? state->segments[at] : 0;
+		more = to->more;
+	}
+}
+
+/* A key of another algorithm, which its rule had before, is a fresh one. */
+static inline void
+load_state(Slot *slot, const RateLaw *law, RateState *state)
+{
+	if (unlikely((slot->flags & ALGORITHM) != law->algorithm))
+	{
+		free_more(slot);
+		slot->flags = (slot->flags & ~ALGORITHM) | law->algorithm;
+		slot->idle_at = 0;
+		slot->u.value = 0;
+	}
+	state->idle_at = slot->idle_at;
+	if (law->algorithm == RATE_SLIDING_WINDOW)
+		load_segments(slot, state);
+	else
+	{
+		state->value = slot->u.value;
+		state->nsegments = 0;
+	}
+}
+
+static void
+raise_longest(RuleSlot *rule, int64 debt)
+{
+	uint64		longest = pg_atomic_read_u64(&rule->longest);
+
+	while (debt > (int64) longest &&
+		   !pg_atomic_compare_exchange_u64(&rule->longest, &longest,
+										   (uint64) debt))
+		 /* longest has been read again */ ;
+}
+
+static inline void
+store_state(Slot *slot, const RateLaw *law, RateState *state, int64 now)
+{
+	RuleSlot   *rule = &rules[slot->rule];
+	int64		debt = state->idle_at - now;
+
+	slot->idle_at = state->idle_at;
+	if (law->algorithm == RATE_SLIDING_WINDOW)
+		store_segments(slot, state);
+	else
+		slot->u.value = state->value;
+	if (unlikely(debt > (int64) pg_atomic_read_u64(&rule->longest)))
+		raise_longest(rule, debt);
+}
+
+/* ---- making room ---- */
+
+/*
+ * May this key be forgotten? One that owes for longer than any of its rule
+ * ever did when it was used is left from before the clock went back: it owes
+ * as long as that from now.
+ */
+static inline bool
+may_free(Slot *slot, int64 now)
+{
+	int64		longest;
+
+	if (slot->flags & WAITING)
+		return false;
+	if (slot->idle_at <= now)
+		return true;
+	longest = (int64) pg_atomic_read_u64(&rules[slot->rule].longest);
+	if (unlikely(slot->idle_at - now > longest))
+	{
+		slot->idle_at = now + longest;
+		if ((slot->flags & ALGORITHM) <= RATE_LEAKY_BUCKET)
+			slot->u.value = 0;
+	}
+	return false;
+}
+
+/* Free what is idle in a chunk of heads. Returns how many keys went. */
+static int
+sweep_chunk(uint32 chunk, uint32 chunks_each, uint32 *spare, int *nspare,
+			int want)
+{
+	int			partition = chunk / chunks_each;
+	uint32		first = (chunk % chunks_each) * CHUNK;
+	uint32		last = Min(first + CHUNK, table->nheads);
+	uint64		next_idle = PG_UINT64_MAX;
+	uint64		seen;
+	int			freed = 0;
+	int64		now;
+
+	LWLockAcquire(partition_lock(partition), LW_EXCLUSIVE);
+	now = rate_now();
+	for (uint32 i = first; i < last; i++)
+	{
+		uint32	   *link = &heads[(uint64) partition * table->nheads + i];
+
+		while (*link != NONE)
+		{
+			uint32		at = *link;
+			Slot	   *slot = &slots[at];
+
+			if (!may_free(slot, now))
+			{
+				next_idle = Min(next_idle, (uint64) slot->idle_at);
+				link = &slot->next;
+				continue;
+			}
+			pg_atomic_fetch_add_u64(&rules[slot->rule].evictions, 1);
+			unlink_key(link);
+			freed++;
+			if (*nspare < want)
+				spare[(*nspare)++] = at;
+			else
+				push_slot(at);
+		}
+	}
+	LWLockRelease(partition_lock(partition));
+
+	pg_atomic_fetch_add_u64(&table->freed, freed);
+	seen = pg_atomic_read_u64(&table->next_idle);
+	while (next_idle < seen &&
+		   !pg_atomic_compare_exchange_u64(&table->next_idle, &seen,
+										   next_idle))
+		 /* seen has been read again */ ;
+	return freed;
+}
+
+/*
+ * A round of the hand is over. If it has found less than one key in 64, none
+ * begins for as long as should keep the cost of sweeping to a few percent of
+ * one processor; or, if it has found none, until one is idle (but a second at
+ * most, since others may have come meanwhile).
+ */
+static void
+end_round(int64 now)
+{
+	uint64		freed = pg_atomic_exchange_u64(&table->freed, 0);
+	int64		next_idle = (int64)
+	Min(pg_atomic_exchange_u64(&table->next_idle, PG_UINT64_MAX),
+		(uint64) RATE_MAX_TIME);
+	int64		pause;
+
+	if (freed >= table->nslots / 64)
+		return;
+	pause = Min(Max(table->nslots / 2, 10000), 1000000);
+	if (freed == 0)
+		pause = Max(pause, Min(next_idle - now, 1000000));
+	pg_atomic_write_u64(&table->pause_until, (uint64) (now + pause));
+}
+
+/* Find `want` slots by making idle keys go; fewer if there are none. */
+static void
+sweep(uint32 *spare, int *nspare, int want)
+{
+	uint32		chunks_each = (table->nheads + CHUNK - 1) / CHUNK;
+	uint32		chunks = chunks_each * PARTITIONS;
+	uint32		most = Min(chunks, SWEEP_HEADS / CHUNK);
+	int			freed = 0;
+
+	for (uint32 i = 0; i < most && freed < SWEEP_KEYS; i++)
+	{
+		int64		now = rate_now();
+		int64		until = (int64) pg_atomic_read_u64(&table->pause_until);
+		uint32		chunk;
+
+		/* Not if it is so long because the clock went back. */
+		if (now < until && until - now <= 1000000)
+			break;
+		chunk = pg_atomic_fetch_add_u64(&table->hand, 1) % chunks;
+		freed += sweep_chunk(chunk, chunks_each, spare, nspare, want);
+		if (chunk == chunks - 1)
+			end_round(now);
+	}
+}
+
+/* ---- several keys at once ---- */
+
+typedef struct Places
+{
+	int			n;
+	int			npartitions;
+	int			partitions[RATE_MAX_TOGETHER];	/* ascending */
+	uint32		slots[RATE_MAX_TOGETHER];
+} Places;
+
+static void
+add_sorted(int *numbers, int *n, int number)
+{
+	int			i = *n;
+
+	for (int j = 0; j < *n; j++)
+		if (numbers[j] == number)
+			return;
+	for (; i > 0 && numbers[i - 1] > number; i--)
+		numbers[i] = numbers[i - 1];
+	numbers[i] = number;
+	(*n)++;
+}
+
+static void
+lock_all(Places *places, const RateAsk *asks)
+{
+	for (int i = 0; i < places->npartitions; i++)
+		LWLockAcquire(partition_lock(places->partitions[i]), LW_EXCLUSIVE);
+	for (int i = 0; i < places->n; i++)
+		places->slots[i] = find(&asks[i].key);
+}
+
+static void
+unlock_all(Places *places)
+{
+	for (int i = places->npartitions; i-- > 0;)
+		LWLockRelease(partition_lock(places->partitions[i]));
+}
+
+/* Taking is a check; looking and giving back are not. */
+static inline bool
+counts(RateIntent intent)
+{
+	return intent == RATE_TAKE || intent == RATE_TAKE_NOW;
+}
+
+/*
+ * Does an ask with this intent make a key that is not there? A slice has to
+ * be lent first. To forget one that counts as exhausted, one that is not has
+ * to be there.
+ */
+static inline bool
+makes_key(const RateAsk *ask, RateIntent intent)
+{
+	if (ask->law->algorithm == RATE_SLICE)
+		return false;
+	return counts(intent) ||
+		(intent == RATE_FORGET && table->exhausted_at != 0);
+}
+
+/*
+ * Lock the partitions of all asks and find their keys, making those that are
+ * to be made if there is room.
+ */
+static void
+lock_places(Places *places, const RateAsk *asks, int n, bool make[])
+{
+	uint32		spare[RATE_MAX_TOGETHER];
+	int			nspare = 0;
+
+	places->n = n;
+	places->npartitions = 0;
+	for (int i = 0; i < n; i++)
+		add_sorted(places->partitions, &places->npartitions,
+				   partition_of(asks[i].key.hash));
+
+	for (bool swept = false;; swept = true)
+	{
+		int			want = 0;
+		uint32		at;
+
+		lock_all(places, asks);
+		for (int i = 0; i < n; i++)
+			want += places->slots[i] == NONE && make[i];
+		while (nspare < want && (at = pop_slot()) != NONE)
+			spare[nspare++] = at;
+		if (nspare >= want || swept)
+			break;
+		unlock_all(places);
+		sweep(spare, &nspare, want);
+	}
+
+	for (int i = 0; i < n; i++)
+		if (places->slots[i] == NONE && make[i] && nspare > 0)
+		{
+			RateState	state;
+			uint32		at = spare[--nspare];
+
+			link_key(at, &asks[i].key, asks[i].law->algorithm);
+			places->slots[i] = at;
+			if (table->exhausted_at != 0)
+			{
+				unknown_state(&asks[i], &state);
+				store_state(&slots[at], asks[i].law, &state, rate_now());
+			}
+		}
+	while (nspare > 0)
+		push_slot(spare[--nspare]);
+}
+
+/* ---- decisions ---- */
+
+/*
+ * One decision on a state. Whoever is not in turn is refused, and told what
+ * there would be: remaining is what the law has, even if it is the cost.
+ */
+static inline void
+decide(const RateAsk *ask, RateState *state, int64 now, RateIntent intent,
+	   bool blocked, RateVerdict *verdict)
+{
+	if (likely(!blocked))
+	{
+		law_decide(ask->law, state, now, ask->cost, intent, verdict);
+		return;
+	}
+	law_decide(ask->law, state, now, ask->cost, RATE_PEEK, verdict);
+	if (!verdict->allowed)
+		return;
+	verdict->allowed = false;
+	verdict->remaining += ask->cost;
+	verdict->retry_after = Max(Max(verdict->delay, ask->law->token_us), 1);
+	verdict->delay = 0;
+}
+
+static inline bool
+is_blocked(const Slot *slot, RateIntent intent, bool in_turn)
+{
+	return (slot->flags & WAITING) && !in_turn &&
+		intent != RATE_GIVE && intent != RATE_FORGET;
+}
+
+/* A key that is forgotten makes room, unless somebody waits for it. */
+static void
+give_up_key(const RateKey *key, uint32 at)
+{
+	if (slots[at].flags & WAITING)
+		return;
+	unlink_key(link_to(key, at));
+	push_slot(at);
+}
+
+/* Decide on one key that is there already. Returns false if it is not. */
+static inline bool
+decide_known(const RateAsk *ask, RateIntent intent, bool in_turn,
+			 RateVerdict *verdict)
+{
+	LWLock	   *lock = partition_lock(partition_of(ask->key.hash));
+	RateState	state;
+	Slot	   *slot;
+	uint32		at;
+	int64		now;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	at = find(&ask->key);
+	if (unlikely(at == NONE))
+	{
+		LWLockRelease(lock);
+		return false;
+	}
+	slot = &slots[at];
+	now = rate_now();
+	load_state(slot, ask->law, &state);
+	decide(ask, &state, now, intent, is_blocked(slot, intent, in_turn),
+		   verdict);
+	store_state(slot, ask->law, &state, now);
+	if (likely(counts(intent)))
+	{
+		if (verdict->allowed)
+			slot->allowed++;
+		else
+			slot->refused++;
+	}
+	else if (intent == RATE_FORGET && table->exhausted_at == 0)
+		give_up_key(&ask->key, at);
+	LWLockRelease(lock);
+	return true;
+}
+
+/*
+ * The general case. Decisions are made on copies, so that nothing has
+ * happened if one is refused. Whoever is refused is stored all the same: the
+ * law may have put right what was left from before the clock went back.
+ */
+static bool
+decide_all(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
+		   RateVerdict *verdicts, bool *crowded)
+{
+	RateState	states[RATE_MAX_TOGETHER];
+	bool		make[RATE_MAX_TOGETHER];
+	bool		in_crowd[RATE_MAX_TOGETHER];
+	int			crowds[RATE_MAX_TOGETHER];
+	int			ncrowds = 0;
+	bool		allowed = true;
+	Places		places;
+	int64		now;
+
+	for (int i = 0; i < n; i++)
+		make[i] = makes_key(&asks[i], intent);
+	lock_places(&places, asks, n, make);
+	for (int i = 0; i < n; i++)
+	{
+		in_crowd[i] = places.slots[i] == NONE && make[i] && counts(intent);
+		if (in_crowd[i])
+			add_sorted(crowds, &ncrowds, asks[i].key.rule % CROWD_LOCKS);
+	}
+	for (int i = 0; i < ncrowds; i++)
+		LWLockAcquire(&locks[CROWD_LOCK + crowds[i]].lock, LW_EXCLUSIVE);
+
+	now = rate_now();
+	for (int i = 0; i < n; i++)
+	{
+		const RateAsk *ask = &asks[i];
+		RuleSlot   *rule = &rules[ask->key.rule];
+		bool		blocked = false;
+
+		if (places.slots[i] != NONE)
+		{
+			Slot	   *slot = &slots[places.slots[i]];
+
+			blocked = is_blocked(slot, intent, in_turn);
+			load_state(slot, ask->law, &states[i]);
+		}
+		else if (in_crowd[i] && rule->algorithm == (int) ask->law->algorithm)
+			states[i] = rule->crowd;
+		else
+			unknown_state(ask, &states[i]);
+		decide(ask, &states[i], now, intent, blocked, &verdicts[i]);
+		allowed = allowed && verdicts[i].allowed;
+	}
+
+	for (int i = 0; i < n; i++)
+	{
+		const RateAsk *ask = &asks[i];
+		RuleSlot   *rule = &rules[ask->key.rule];
+		bool		stands = allowed || !verdicts[i].allowed;
+
+		if (places.slots[i] != NONE)
+		{
+			Slot	   *slot = &slots[places.slots[i]];
+
+			if (stands)
+				store_state(slot, ask->law, &states[i], now);
+			if (counts(intent))
+				*(allowed ? &slot->allowed : &slot->refused) += 1;
+			else if (intent == RATE_FORGET && table->exhausted_at == 0)
+				give_up_key(&ask->key, places.slots[i]);
+		}
+		else if (in_crowd[i])
+		{
+			if (stands)
+			{
+				rule->algorithm = ask->law->algorithm;
+				rule->crowd = states[i];
+			}
+			pg_atomic_fetch_add_u64(allowed ? &rule->allowed : &rule->refused,
+									1);
+			pg_atomic_fetch_add_u64(&rule->crowded, 1);
+		}
+	}
+	for (int i = ncrowds; i-- > 0;)
+		LWLockRelease(&locks[CROWD_LOCK + crowds[i]].lock);
+	unlock_all(&places);
+	if (crowded != NULL)
+		*crowded = ncrowds > 0;
+	return allowed;
+}
+
+bool
+table_decide(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
+			 RateVerdict *verdicts, bool *crowded)
+{
+	/* Windows that slide may need more slots; make room for them before. */
+	for (int i = 0; i < n; i++)
+		if (asks[i].law->algorithm == RATE_SLIDING_WINDOW && !any_slot_free())
+		{
+			int			none = 0;
+
+			sweep(NULL, &none, 0);
+		}
+
+	if (crowded != NULL)
+		*crowded = false;
+	/* A key that was given back to may be idle before its time. */
+	if (unlikely(intent == RATE_GIVE))
+		pg_atomic_write_u64(&table->pause_until, 0);
+	if (n == 1 && likely(decide_known(asks, intent, in_turn, verdicts)))
+		return verdicts->allowed;
+	return decide_all(asks, n, intent, in_turn, verdicts, crowded);
+}
+
+void
+table_set_waiting(const RateKey *key, bool waiting)
+{
+	LWLock	   *lock = partition_lock(partition_of(key->hash));
+	uint32		at;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	at = find(key);
+	if (at != NONE && waiting)
+		slots[at].flags |= WAITING;
+	else if (at != NONE)
+		slots[at].flags &= ~WAITING;
+	LWLockRelease(lock);
+}
+
+bool
+table_lend(const RateKey *key, int64 granted, int64 until)
+{
+	RateLaw		law = {.algorithm = RATE_SLICE};
+	RateAsk		ask = {.key = *key,.law = &law};
+	bool		make = true;
+	Places		places;
+
+	lock_places(&places, &ask, 1, &make);
+	if (places.slots[0] != NONE)
+	{
+		Slot	   *slot = &slots[places.slots[0]];
+		RateState	state;
+		int64		now = rate_now();
+
+		load_state(slot, &law, &state);
+		law_lend(&state, now, granted, until);
+		store_state(slot, &law, &state, now);
+	}
+	unlock_all(&places);
+	return places.slots[0] != NONE;
+}
+
+/* ---- rules ---- */
+
+/* Forget the keys of a rule, and its crowd. */
+void
+table_forget_rule(int rule_slot)
+{
+	RuleSlot   *rule = &rules[rule_slot];
+
+	LWLockAcquire(crowd_lock(rule_slot), LW_EXCLUSIVE);
+	rule->forgiven = true;
+	rule->algorithm = -1;
+	LWLockRelease(crowd_lock(rule_slot));
+
+	for (int p = 0; p < PARTITIONS; p++)
+	{
+		uint32	   *first = &heads[(uint64) p * table->nheads];
+
+		LWLockAcquire(partition_lock(p), LW_EXCLUSIVE);
+		for (uint32 i = 0; i < table->nheads; i++)
+			for (uint32 *link = &first[i]; *link != NONE;)
+			{
+				uint32		at = *link;
+				Slot	   *slot = &slots[at];
+
+				if (slot->rule != rule_slot)
+					link = &slot->next;
+				else if (slot->flags & WAITING)
+				{
+					free_more(slot);
+					slot->idle_at = 0;
+					slot->u.value = 0;
+					link = &slot->next;
+				}
+				else
+				{
+					unlink_key(link);
+					push_slot(at);
+				}
+			}
+		LWLockRelease(partition_lock(p));
+	}
+}
+
+static void
+rule_begin(RuleSlot *rule, Oid database, int64 id)
+{
+	memset(rule, 0, sizeof(*rule));
+	pg_atomic_init_u64(&rule->longest, 0);
+	pg_atomic_init_u32(&rule->keys, 0);
+	pg_atomic_init_u64(&rule->allowed, 0);
+	pg_atomic_init_u64(&rule->refused, 0);
+	pg_atomic_init_u64(&rule->crowded, 0);
+	pg_atomic_init_u64(&rule->evictions, 0);
+	pg_atomic_init_u64(&rule->waited, 0);
+	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
+		pg_atomic_init_u32(&rule->waits[i], 0);
+	rule->algorithm = -1;
+	rule->database = database;
+	rule->id = id;
+}
+
+/*
+ * The rule's slot that has not been asked for for the longest time, of those
+ * that remember nothing of anybody; -1 if there is none. The lock of the rules
+ * is held.
+ */
+static int
+idle_rule(void)
+{
+	bool	   *busy = palloc0(table->nrules * sizeof(bool));
+	int64		now = rate_now();
+	int			found = -1;
+
+	for (int p = 0; p < PARTITIONS; p++)
+	{
+		uint32	   *first = &heads[(uint64) p * table->nheads];
+
+		LWLockAcquire(partition_lock(p), LW_EXCLUSIVE);
+		for (uint32 i = 0; i < table->nheads; i++)
+			for (uint32 at = first[i]; at != NONE; at = slots[at].next)
+				if (!busy[slots[at].rule] && !may_free(&slots[at], now))
+					busy[slots[at].rule] = true;
+		LWLockRelease(partition_lock(p));
+	}
+	for (uint32 i = 0; i < table->nrules; i++)
+		if (!busy[i] &&
+			(rules[i].algorithm < 0 || rules[i].crowd.idle_at <= now) &&
+			(found < 0 || rules[i].used_at < rules[found].used_at))
+			found = i;
+	pfree(busy);
+	return found;
+}
+
+/* The slot of a rule, or -1. The lock of the rules is held. */
+static int
+find_rule(Oid database, int64 rule_id)
+{
+	uint32		used = pg_atomic_read_u32(&table->rules_used);
+
+	for (uint32 i = 0; i < used; i++)
+		if (rules[i].id == rule_id && rules[i].database == database)
+			return i;
+	return -1;
+}
+
+int
+table_rule_slot(int64 rule_id)
+{
+	LWLock	   *lock = &locks[RULES_LOCK].lock;
+	int			found;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	found = find_rule(MyDatabaseId, rule_id);
+	if (found < 0)
+	{
+		uint32		used = pg_atomic_read_u32(&table->rules_used);
+
+		if (used < table->nrules)
+		{
+			found = used;
+			rule_begin(&rules[found], MyDatabaseId, rule_id);
+			pg_atomic_write_u32(&table->rules_used, used + 1);
+		}
+		else if ((found = idle_rule()) >= 0)
+		{
+			/* Nobody finds it by the old name while its keys go. */
+			rules[found].database = InvalidOid;
+			table_forget_rule(found);
+			rule_begin(&rules[found], MyDatabaseId, rule_id);
+		}
+	}
+	if (found >= 0)
+		rules[found].used_at = rate_now();
+	LWLockRelease(lock);
+	if (found < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("there is no room in shared memory for another rate limit"),
+				 errdetail("All %u places are taken by rules that still remember what somebody has used.",
+						   table->nrules),
+				 errhint("There is one for each 100 of mlint.rate_max_keys, and at least 64. Raise it and restart the server, or use one rule for many identifiers.")));
+	return found;
+}
+
+bool
+table_rule_kept(int rule_slot, int64 rule_id)
+{
+	return rules[rule_slot].id == rule_id &&
+		rules[rule_slot].database == MyDatabaseId;
+}
+
+void
+table_totals(int rule_slot, RateTotals *totals)
+{
+	RuleSlot   *rule = &rules[rule_slot];
+
+	memset(totals, 0, sizeof(*totals));
+	for (int p = 0; p < PARTITIONS; p++)
+	{
+		const uint32 *first = &heads[(uint64) p * table->nheads];
+
+		LWLockAcquire(partition_lock(p), LW_SHARED);
+		for (uint32 i = 0; i < table->nheads; i++)
+			for (uint32 at = first[i]; at != NONE; at = slots[at].next)
+				if (slots[at].rule == rule_slot)
+				{
+					totals->keys++;
+					totals->allowed += slots[at].allowed;
+					totals->refused += slots[at].refused;
+				}
+		LWLockRelease(partition_lock(p));
+	}
+	totals->allowed += pg_atomic_read_u64(&rule->allowed);
+	totals->refused += pg_atomic_read_u64(&rule->refused);
+	totals->crowded = pg_atomic_read_u64(&rule->crowded);
+	totals->evictions = pg_atomic_read_u64(&rule->evictions);
+	totals->waited = pg_atomic_read_u64(&rule->waited);
+	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
+		totals->waits[i] = pg_atomic_read_u32(&rule->waits[i]);
+}
+
+void
+table_count_wait(int rule_slot, int64 waited_us)
+{
+	RuleSlot   *rule = &rules[rule_slot];
+	int			bucket = 0;
+
+	while (bucket < RATE_WAIT_BUCKETS - 1 &&
+		   waited_us >= 100 * pow(2, (bucket + 1) / 2.0))
+		bucket++;
+	pg_atomic_fetch_add_u32(&rule->waits[bucket], 1);
+	pg_atomic_fetch_add_u64(&rule->waited, 1);
+}
+
+RateKeyUse *
+table_keys(int rule_slot, int *n)
+{
+	int			room = 64;
+	RateKeyUse *uses = palloc(room * sizeof(RateKeyUse));
+
+	*n = 0;
+	for (int p = 0; p < PARTITIONS; p++)
+	{
+		const uint32 *first = &heads[(uint64) p * table->nheads];
+		int			more;
+
+		/* Room is made without the lock, and the partition seen again. */
+		for (;;)
+		{
+			more = 0;
+			LWLockAcquire(partition_lock(p), LW_SHARED);
+			for (uint32 i = 0; i < table->nheads; i++)
+				for (uint32 at = first[i]; at != NONE; at = slots[at].next)
+					if (slots[at].rule == rule_slot)
+					{
+						const Slot *slot = &slots[at];
+
+						if (*n + more < room)
+						{
+							RateKeyUse *use = &uses[*n + more];
+
+							use->key.hash = slot->hash;
+							use->key.rule = slot->rule;
+							use->key.len = slot->len;
+							memcpy(use->key.text, slot->text, RATE_KEY_TEXT);
+							use->allowed = slot->allowed;
+							use->refused = slot->refused;
+						}
+						more++;
+					}
+			LWLockRelease(partition_lock(p));
+			if (*n + more <= room)
+				break;
+			room = Max(room * 2, *n + more + 64);
+			uses = repalloc_huge(uses, room * sizeof(RateKeyUse));
+			CHECK_FOR_INTERRUPTS();
+		}
+		*n += more;
+	}
+	return uses;
+}
+
+/* ---- saving and loading: by the postmaster, when nobody else is there ---- */
+
+uint32
+table_saved_counts(uint32 *nkeys)
+{
+	uint32		used = pg_atomic_read_u32(&table->rules_used);
+
+	*nkeys = 0;
+	for (uint32 i = 0; i < used; i++)
+		*nkeys += pg_atomic_read_u32(&rules[i].keys);
+	return used;
+}
+
+void
+table_get_rule(uint32 rule_slot, SavedRule *saved)
+{
+	RuleSlot   *rule = &rules[rule_slot];
+
+	memset(saved, 0, sizeof(*saved));
+	saved->database = rule->database;
+	saved->id = rule->id;
+	saved->used_at = rule->used_at;
+	saved->longest = (int64) pg_atomic_read_u64(&rule->longest);
+	saved->forgiven = rule->forgiven;
+	saved->allowed = pg_atomic_read_u64(&rule->allowed);
+	saved->refused = pg_atomic_read_u64(&rule->refused);
+	saved->crowded = pg_atomic_read_u64(&rule->crowded);
+	saved->evictions = pg_atomic_read_u64(&rule->evictions);
+	saved->waited = pg_atomic_read_u64(&rule->waited);
+	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
+		saved->waits[i] = pg_atomic_read_u32(&rule->waits[i]);
+	saved->algorithm = rule->algorithm;
+	if (rule->algorithm >= 0)
+	{
+		saved->crowd.idle_at = rule->crowd.idle_at;
+		saved->crowd.value = rule->crowd.value;
+		saved->crowd.nsegments = rule->crowd.nsegments;
+		memcpy(saved->crowd.segments, rule->crowd.segments,
+			   rule->crowd.nsegments * sizeof(uint32));
+	}
+}
+
+int
+table_put_rule(const SavedRule *saved)
+{
+	uint32		used = pg_atomic_read_u32(&table->rules_used);
+	RuleSlot   *rule = &rules[used];
+
+	if (used == table->nrules)
+		return -1;
+	rule_begin(rule, saved->database, saved->id);
+	rule->used_at = saved->used_at;
+	rule->forgiven = saved->forgiven;
+	pg_atomic_write_u64(&rule->longest, (uint64) saved->longest);
+	pg_atomic_write_u64(&rule->allowed, saved->allowed);
+	pg_atomic_write_u64(&rule->refused, saved->refused);
+	pg_atomic_write_u64(&rule->crowded, saved->crowded);
+	pg_atomic_write_u64(&rule->evictions, saved->evictions);
+	pg_atomic_write_u64(&rule->waited, saved->waited);
+	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
+		pg_atomic_write_u32(&rule->waits[i], saved->waits[i]);
+	rule->algorithm = saved->algorithm;
+	rule->crowd = saved->crowd;
+	pg_atomic_write_u32(&table->rules_used, used + 1);
+	return used;
+}
+
+bool
+table_next_key(uint64 *position, SavedKey *saved)
+{
+	uint64		nheads = (uint64) PARTITIONS * table->nheads;
+	Slot	   *slot;
+	uint32		at;
+
+	/* The position is a head, and the number of its keys that are done. */
+	for (;; *position = ((*position >> 32) + 1) << 32)
+	{
+		uint32		skip = (uint32) *position;
+
+		if (*position >> 32 >= nheads)
+			return false;
+		at = heads[*position >> 32];
+		while (at != NONE && skip-- > 0)
+			at = slots[at].next;
+		if (at != NONE)
+			break;
+	}
+	(*position)++;
+	slot = &slots[at];
+	memset(saved, 0, sizeof(*saved));
+	saved->rule = slot->rule;
+	saved->len = slot->len;
+	saved->algorithm = slot->flags & ALGORITHM;
+	memcpy(saved->text, slot->text, RATE_KEY_TEXT);
+	saved->allowed = slot->allowed;
+	saved->refused = slot->refused;
+	saved->idle_at = slot->idle_at;
+	if (saved->algorithm == RATE_SLIDING_WINDOW)
+	{
+		RateState	state;
+
+		load_segments(slot, &state);
+		saved->nsegments = state.nsegments;
+		memcpy(saved->segments, state.segments,
+			   state.nsegments * sizeof(uint32));
+	}
+	else
+		saved->value = slot->u.value;
+	return true;
+}
+
+void
+table_put_key(const SavedKey *saved, bool keep, bool merge)
+{
+	uint32		at = keep ? pop_slot() : NONE;
+	RateKey		key;
+	Slot	   *slot;
+
+	if (at == NONE)
+	{
+		pg_atomic_fetch_add_u64(&rules[saved->rule].allowed, saved->allowed);
+		pg_atomic_fetch_add_u64(&rules[saved->rule].refused, saved->refused);
+		return;
+	}
+	key.rule = saved->rule;
+	key.len = saved->len;
+	memcpy(key.text, saved->text, RATE_KEY_TEXT);
+	key.hash = hash_text(key.rule, key.text,
+						 key.len == 255 ? RATE_KEY_TEXT : key.len);
+	link_key(at, &key, saved->algorithm);
+	slot = &slots[at];
+	slot->allowed = saved->allowed;
+	slot->refused = saved->refused;
+	slot->idle_at = saved->idle_at;
+	if (saved->algorithm == RATE_SLIDING_WINDOW)
+	{
+		RateState	state;
+
+		state.nsegments = saved->nsegments;
+		memcpy(state.segments, saved->segments,
+			   saved->nsegments * sizeof(uint32));
+		if (merge && state.nsegments > INLINE_SEGMENTS)
+			merge_segments(&state, INLINE_SEGMENTS);
+		store_segments(slot, &state);
+	}
+	else
+		slot->u.value = saved->value;
+}
+
+/* ---- setting up ---- */
+
+static uint32
+partition_heads(void)
+{
+	return (max_keys + PARTITIONS - 1) / PARTITIONS;
+}
+
+static uint32
+rule_slots(void)
+{
+	return Min(Max(64, max_keys / 100), 65535);
+}
+
+static Size
+table_size(void)
+{
+	Size		size = MAXALIGN(sizeof(Table));
+
+	size = add_size(size, MAXALIGN(mul_size(rule_slots(), sizeof(RuleSlot))));
+	size = add_size(size, mul_size(max_keys, sizeof(Slot)));
+	return add_size(size, mul_size(partition_heads(),
+								   PARTITIONS * sizeof(uint32)));
+}
+
+static int
+table_locks(void)
+{
+	return LOCKS;
+}
+
+static void
+table_shmem_init(LWLockPadded *given)
+{
+	char	   *at = (char *) table + MAXALIGN(sizeof(Table));
+
+	locks = given;
+	crypto_random(&table->seed, sizeof(table->seed));
+	table->nslots = max_keys;
+	table->nheads = partition_heads();
+	table->nrules = rule_slots();
+	pg_atomic_init_u64(&table->test_clock, 0);
+	pg_atomic_init_u32(&table->rules_used, 0);
+	SpinLockInit(&table->mutex);
+	table->free = NONE;
+	pg_atomic_init_u64(&table->hand, 0);
+	pg_atomic_init_u64(&table->freed, 0);
+	pg_atomic_init_u64(&table->next_idle, PG_UINT64_MAX);
+	pg_atomic_init_u64(&table->pause_until, 0);
+
+	rules = (RuleSlot *) at;
+	at += MAXALIGN(table->nrules * sizeof(RuleSlot));
+	slots = (Slot *) at;
+	at += (Size) table->nslots * sizeof(Slot);
+	heads = (uint32 *) at;
+	memset(heads, 0xff, (Size) table->nheads * PARTITIONS * sizeof(uint32));
+
+	if (!save_load(table->nslots) && crash_start == START_EMPTY)
+		table->exhausted_at = rate_now();
+	if (!IsUnderPostmaster)
+		on_shmem_exit(save_at_exit, 0);
+}
+
+void
+table_init(void)
+{
+	static const SharedPart part = {
+		.name = "mlint rate limits",
+		.size = table_size,
+		.locks = table_locks,
+		.memory = (void **) &table,
+		.init = table_shmem_init
+	};
+
+	DefineCustomIntVariable("mlint.rate_max_keys",
+							"How many identifiers rate limits can tell apart.",
+							"Each takes about 100 bytes of shared memory, whether used or not; a sliding window takes up to four places. When all are taken, those that have nothing left to remember make room, and new identifiers share one limit while there are none.",
+							&max_keys, 100000, 100, 100000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("mlint.rate_crash_start",
+							 "What rate limits have left when the server starts after a crash.",
+							 "full: everything, so that up to one burst more passes. empty: nothing, so that nobody passes before a limit has filled again. After a clean shutdown they go on where they were.",
+							 &crash_start, START_FULL, crash_starts,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	shared_part(&part);
+}
