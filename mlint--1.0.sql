@@ -2096,7 +2096,7 @@ RETURNS mlint.rate_decision
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'mlint_rate_acquire';
 COMMENT ON FUNCTION mlint.rate_acquire(text, text, bigint, interval) IS
-	'Take from a limit by the strategy of its rule: raises ML013, returns the refusal, waits up to max_wait (null: the rule''s), slows down, or lets through';
+	'Take from a limit by the strategy of its rule. hard raises ML013; retry_after returns the refusal; queue waits its turn, in order of arrival, up to max_wait (null: the rule''s), or returns the refusal, at once if that is too short; throttle slows down from half the capacity on, then is as queue; graceful lets through. A leaky_bucket is waited for by any. Nothing is taken while waiting. What the transaction has locked stays locked meanwhile: call it first';
 
 CREATE FUNCTION mlint.rate_reset(rule text, identifier text DEFAULT NULL)
 RETURNS void

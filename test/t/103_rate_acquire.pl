@@ -124,7 +124,7 @@ sql("SELECT mlint.rate_acquire('line', 'k')");
 my @names = map { sprintf 'w%02d', $_ } 1 .. 12;
 my $patient = take('line') =~ s/60 s/100 days/r;
 my @line = line_up($patient, @names);
-is(sql("SELECT allowed, reason FROM mlint.rate_check('line', 'k')"), 'f|limited', 'a check is refused meanwhile');
+is(sql("SELECT allowed FROM mlint.rate_check('line', 'k')"), 'f', 'a check is refused meanwhile');
 is(sql("SELECT allowed FROM mlint.rate_check('line', 'other')"), 't', '... but not of another key');
 sql("SELECT mlint.rate_rule_alter('line', rate => 20, per => '1 s', burst => 1)");
 is((finish($_))[0], 0, 'who waited passes') for @line;
@@ -171,11 +171,11 @@ sql("SELECT mlint.rate_acquire('slow', 'k')");
 is((finish(start("SELECT allowed, delay BETWEEN '0.8 s' AND '1.5 s' FROM mlint.rate_acquire('slow', 'k', 1, '2 s')")))[1],
 	't|t', 'alone in the line one waits for the next token');
 # The limit becomes stricter while somebody waits.
-rule('stricter', 'token_bucket', 1, '1 min', "strategy => 'queue'");
+rule('stricter', 'fixed_window', 1, '10 min', "strategy => 'queue'");
 sql("SELECT mlint.rate_acquire('stricter', 'k')");
-$first = start("SELECT allowed FROM mlint.rate_acquire('stricter', 'k', 1, '2 min')", 'strict');
+$first = start("SELECT allowed FROM mlint.rate_acquire('stricter', 'k', 1, '20 min')", 'strict');
 wait_for_sleepers(1);
-sql("SELECT mlint.rate_rule_alter('stricter', per => '1 day')");
+sql("SELECT mlint.rate_rule_alter('stricter', per => '1000 days')");
 is((finish($first))[1], 'f', 'who can no longer make it is refused before the time is over');
 
 # ---- windows in a line ----
