@@ -184,7 +184,6 @@ q1("SELECT mlint.secret_put('redis_password', 'sesame')");
 q1("SELECT mlint.rate_backend_alter('locked', '{\"username\": \"limits\"}')");
 like(q1("SELECT mlint.rate_backend_test('locked')"), qr/^Redis/, 'a user of an access list');
 q1("SELECT mlint.secret_drop('redis_password')");
-q1("SELECT mlint.rate_reset('locked')");
 is(q1("SELECT allowed, degraded, reason FROM mlint.rate_check('locked', 'z')"),
 	'f|t|backend', 'a password that is gone is a failure like any other');
 like(q1("SELECT last_error FROM mlint.rate_backends WHERE name = 'locked'"),
