@@ -31,6 +31,7 @@
 #include "common/owner.h"
 #include "common/rows.h"
 #include "ratelimit/decide.h"
+#include "ratelimit/remote.h"
 #include "ratelimit/ratelimit.h"
 
 #define NAME_MAX_BYTES		63
@@ -273,6 +274,21 @@ check_prefix(const RuleRow *row, RuleField field, int max)
 						fields[field].name, max)));
 }
 
+/* Can its backend keep to the rule? */
+static void
+check_with_backend(const RuleRow *row, RateMode mode)
+{
+	RateRule	rule = {
+		.name = field_text(row, NAME),
+		.law = row->law,
+		.backend = field_text(row, BACKEND),
+		.mode = mode,
+		.lease = field_int64(row, LEASE)
+	};
+
+	remote_check_rule(&rule);
+}
+
 /* All of a rule; what is as good as not given becomes null. */
 static void
 check_rule(RuleRow *row, int64 *per)
@@ -339,6 +355,8 @@ check_rule(RuleRow *row, int64 *per)
 							name, (long long) row->law.burst),
 					 errdetail("That is all that there is at once.")));
 	}
+	if (!row->nulls[BACKEND])
+		check_with_backend(row, mode);
 }
 
 /* ---- writing ---- */
@@ -751,6 +769,8 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 				  psprintf("an override of rate limit \"%s\"", name),
 				  rate_word(rate_algorithm_words, field_text(&row, ALGORITHM)),
 				  rate, per, burst, !PG_ARGISNULL(4));
+		if (!row.nulls[BACKEND])
+			remote_check_law(name, field_text(&row, BACKEND), &row.law);
 	}
 	audit(AUDIT_CHANGED, "rate_override.set", "rate_rule", name,
 		  audit_override(identifier, word, rate, burst, expires_at, reason));
