@@ -583,15 +583,11 @@ mlint_rate_reset(PG_FUNCTION_ARGS)
 	initStringInfo(&details);
 	if (PG_ARGISNULL(1))
 	{
-		if (rule->backend)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("rate limit \"%s\" can be reset for one identifier at a time only",
-							object),
-					 errdetail("What has been used of it is kept by backend \"%s\".",
-							   rule->backend)));
 		audit(AUDIT_DONE, "rate_limit.reset", "rate_rule", object, NULL);
-		table_forget_rule(rate_rule(name, len)->slot);
+		rule = rate_rule(name, len);
+		if (rule->backend)
+			remote_forget_rule(rule);
+		table_forget_rule(rule->slot);
 	}
 	else
 	{
