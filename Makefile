@@ -10,6 +10,7 @@ ROOMS = common worker delivery audit secrets rotation mounts scan ratelimit
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
 HEADERS = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
+APART = $(sort $(wildcard modules/*/*.c modules/*/*.h))
 OBJS = $(SOURCES:.c=.o)
 
 PG_CONFIG ?= pg_config
@@ -43,6 +44,27 @@ $(OBJS): $(HEADERS) Makefile
 
 all: mlint--1.0.sql
 
+# Modules of their own, so that the core needs none of what they link. One whose
+# library's header is not there is left out.
+MODULES_APART = $(if $(shell echo '\#include <hiredis/hiredis.h>' | \
+	$(CC) -E -x c - >/dev/null 2>&1 && echo yes),redis)
+MODULE_MAKE = $(MAKE) PG_CONFIG='$(PG_CONFIG)' CC='$(CC)'
+
+.PHONY: modules modules-install modules-clean
+all: modules
+install: modules-install
+clean: modules-clean
+
+modules:
+	$(foreach m,$(MODULES_APART),$(MODULE_MAKE) -C modules/$(m) all &&) true
+	$(if $(MODULES_APART),,@echo "mlint_redis is not built: there is no hiredis/hiredis.h (libhiredis-dev)")
+
+modules-install: modules
+	$(foreach m,$(MODULES_APART),$(MODULE_MAKE) -C modules/$(m) install &&) true
+
+modules-clean:
+	$(MODULE_MAKE) -C modules/redis clean
+
 # The installation script, assembled from the rooms and committed.
 mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql) \
 	mlint--1.0.sql.footer
@@ -53,10 +75,10 @@ mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql) \
 objects: $(OBJS)
 
 format:
-	sh test/format.sh write $(SOURCES) $(HEADERS)
+	sh test/format.sh write $(SOURCES) $(HEADERS) $(APART)
 
 format-check:
-	sh test/format.sh check $(SOURCES) $(HEADERS)
+	sh test/format.sh check $(SOURCES) $(HEADERS) $(APART)
 
 bench:
 	sh test/bench/run.sh

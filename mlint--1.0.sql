@@ -2096,7 +2096,7 @@ RETURNS mlint.rate_decision
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'mlint_rate_acquire';
 COMMENT ON FUNCTION mlint.rate_acquire(text, text, bigint, interval) IS
-	'Take from a limit by the strategy of its rule: raises ML013, returns the refusal, waits up to max_wait (null: the rule''s), slows down, or lets through';
+	'Take from a limit by the strategy of its rule. hard raises ML013; retry_after returns the refusal; queue waits its turn, in order of arrival, up to max_wait (null: the rule''s), or returns the refusal, at once if that is too short; throttle slows down from half the capacity on, then is as queue; graceful lets through. A leaky_bucket is waited for by any. Nothing is taken while waiting. What the transaction has locked stays locked meanwhile: call it first';
 
 CREATE FUNCTION mlint.rate_reset(rule text, identifier text DEFAULT NULL)
 RETURNS void
@@ -2299,4 +2299,97 @@ GRANT EXECUTE ON FUNCTION mlint.rate_totals(text), mlint.rate_top(text, int)
 	TO mlint_reader;
 GRANT SELECT ON mlint.rate_rules, mlint.rate_overrides, mlint.stat_rate_limits
 	TO mlint_reader;
+
+-- ---- backends ----
+
+CREATE FUNCTION mlint.rate_backend_create(name text, kind text DEFAULT 'redis',
+	options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_create';
+COMMENT ON FUNCTION mlint.rate_backend_create(text, text, jsonb) IS
+	'Add a store that rate limits of several servers share: mlint.rate_backend_kinds shows the options';
+
+CREATE FUNCTION mlint.rate_backend_alter(name text, options jsonb) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_alter';
+COMMENT ON FUNCTION mlint.rate_backend_alter(text, jsonb) IS
+	'Change options of a rate backend; those not given stay, null takes one away. All processes connect anew';
+
+CREATE FUNCTION mlint.rate_backend_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_drop';
+COMMENT ON FUNCTION mlint.rate_backend_drop(text) IS
+	'Forget a rate backend that no limit uses; what it keeps expires there';
+
+CREATE FUNCTION mlint.rate_backend_test(name text) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_test';
+COMMENT ON FUNCTION mlint.rate_backend_test(text) IS
+	'Connect to a rate backend anew and time a decision that takes nothing; raises the error if that fails, closes the breaker if it does not';
+
+CREATE FUNCTION mlint.rate_backend_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_options';
+COMMENT ON FUNCTION mlint.rate_backend_options() IS 'Behind the view mlint.rate_backend_kinds';
+
+CREATE VIEW mlint.rate_backend_kinds AS SELECT * FROM mlint.rate_backend_options();
+COMMENT ON VIEW mlint.rate_backend_kinds IS 'Kinds of rate backends whose modules are installed, and the options that they take';
+COMMENT ON COLUMN mlint.rate_backend_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.rate_backend_kinds.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.rate_backend_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.rate_backend_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.rate_backend_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.rate_backend_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.rate_backend_kinds.help IS 'What it does';
+
+CREATE FUNCTION mlint.rate_backend_state(backend int, OUT breaker text,
+	OUT breaker_until timestamptz, OUT failures bigint,
+	OUT last_success_at timestamptz, OUT last_error text,
+	OUT last_error_at timestamptz)
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_state';
+COMMENT ON FUNCTION mlint.rate_backend_state(int) IS 'Behind the view mlint.rate_backends';
+
+CREATE VIEW mlint.rate_backends AS
+SELECT b.name, b.kind, b.options, s.breaker, s.breaker_until, s.failures,
+	s.last_success_at, s.last_error, s.last_error_at, b.created_at,
+	b.altered_at
+FROM mlint.rate_backend b, LATERAL mlint.rate_backend_state(b.id) s;
+COMMENT ON VIEW mlint.rate_backends IS 'Stores that rate limits of several servers share, and how they do, as this server sees it';
+COMMENT ON COLUMN mlint.rate_backends.name IS 'Name of the backend';
+COMMENT ON COLUMN mlint.rate_backends.kind IS 'What sort of store it is';
+COMMENT ON COLUMN mlint.rate_backends.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.rate_backends.breaker IS 'Circuit breaker: closed, open (each limit does what its fail says) or half-open';
+COMMENT ON COLUMN mlint.rate_backends.breaker_until IS 'Open: when one call will be tried';
+COMMENT ON COLUMN mlint.rate_backends.failures IS 'Calls that failed since the server started';
+COMMENT ON COLUMN mlint.rate_backends.last_success_at IS 'When a call last succeeded, to within a second';
+COMMENT ON COLUMN mlint.rate_backends.last_error IS 'Why a call last failed';
+COMMENT ON COLUMN mlint.rate_backends.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.rate_backends.created_at IS 'When the backend was created';
+COMMENT ON COLUMN mlint.rate_backends.altered_at IS 'When its options were last changed';
+
+CREATE FUNCTION mlint.rate_lease_return() RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_lease_return';
+COMMENT ON FUNCTION mlint.rate_lease_return() IS
+	'The job rate_lease_return''s: gives back what this server has borrowed of leased limits and did not use in time; returns of how many identifiers';
+
+-- From the first leased rule on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('rate_lease_return', 'SELECT mlint.rate_lease_return()', '10 s', false);
+
+REVOKE ALL ON FUNCTION
+	mlint.rate_backend_create(text, text, jsonb),
+	mlint.rate_backend_alter(text, jsonb), mlint.rate_backend_drop(text),
+	mlint.rate_backend_test(text), mlint.rate_backend_options(),
+	mlint.rate_backend_state(int), mlint.rate_lease_return() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.rate_backend_create(text, text, jsonb),
+	mlint.rate_backend_alter(text, jsonb), mlint.rate_backend_drop(text),
+	mlint.rate_backend_test(text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.rate_backend_options(),
+	mlint.rate_backend_state(int) TO mlint_reader;
+GRANT SELECT ON mlint.rate_backend_kinds, mlint.rate_backends TO mlint_reader;
 SELECT mlint.privileges_close();

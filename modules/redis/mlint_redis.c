@@ -220,21 +220,45 @@ redis_decide(void *arg, const RemoteAsk *ask, RemoteAnswer *answer,
 	return true;
 }
 
-/* Remove what a piece of a SCAN has found; false: failure. */
-static bool
-remove_keys(Store *store, const redisReply *keys, RemoteFailure *failure)
+/* What a piece of a SCAN has found, out of the hands of malloc. */
+typedef struct Found
 {
+	char	   *key;
+	size_t		len;
+} Found;
+
+static Found *
+found_keys(const redisReply *keys, size_t *n)
+{
+	Found	   *found = palloc(sizeof(Found) * (keys->elements + 1));
+
+	*n = 0;
 	for (size_t i = 0; i < keys->elements; i++)
 	{
 		const redisReply *key = keys->element[i];
-		Command		command = {0};
-		redisReply *reply;
 
 		if (key->type != REDIS_REPLY_STRING)
 			continue;
+		found[*n].key = memcpy(palloc(key->len + 1), key->str, key->len);
+		found[(*n)++].len = key->len;
+	}
+	return found;
+}
+
+/* Remove them; false: failure. */
+static bool
+remove_keys(Store *store, const Found *found, size_t n,
+			RemoteFailure *failure)
+{
+	for (size_t i = 0; i < n; i++)
+	{
+		Command		command = {0};
+		redisReply *reply;
+
 		command_text(&command, "DEL");
-		command_bytes(&command, key->str, key->len);
-		reply = store_call(store, key->str, key->len, &command, failure);
+		command_bytes(&command, found[i].key, found[i].len);
+		reply = store_call(store, found[i].key, found[i].len, &command,
+						   failure);
 		if (reply == NULL)
 			return false;
 		if (reply->type != REDIS_REPLY_INTEGER)
@@ -242,24 +266,6 @@ remove_keys(Store *store, const redisReply *keys, RemoteFailure *failure)
 		freeReplyObject(reply);
 	}
 	return true;
-}
-
-/* The same, and the piece is freed, whatever happens. */
-static pg_noinline bool
-remove_and_free(Store *store, redisReply *reply, RemoteFailure *failure)
-{
-	volatile bool ok = false;
-
-	PG_TRY();
-	{
-		ok = remove_keys(store, reply->element[1], failure);
-	}
-	PG_FINALLY();
-	{
-		freeReplyObject(reply);
-	}
-	PG_END_TRY();
-	return ok;
 }
 
 /* One server's keys that match. */
@@ -273,6 +279,8 @@ forget_in(Store *store, Peer *node, const char *pattern, size_t len,
 	{
 		Command		command = {0};
 		redisReply *reply;
+		Found	   *found;
+		size_t		n;
 
 		command_text(&command, "SCAN");
 		command_text(&command, cursor);
@@ -288,8 +296,11 @@ forget_in(Store *store, Peer *node, const char *pattern, size_t len,
 			reply->element[1]->type != REDIS_REPLY_ARRAY)
 			return strange(failure, reply);
 		strlcpy(cursor, reply->element[0]->str, sizeof(cursor));
-		if (!remove_and_free(store, reply, failure))
+		found = found_keys(reply->element[1], &n);
+		freeReplyObject(reply);
+		if (!remove_keys(store, found, n, failure))
 			return false;
+		pfree(found);
 	} while (strcmp(cursor, "0") != 0);
 	return true;
 }

@@ -6,6 +6,7 @@
 
 #include "ratelimit/queue.h"
 #include "ratelimit/ratelimit.h"
+#include "ratelimit/remote.h"
 #include "ratelimit/rule.h"
 #include "ratelimit/table.h"
 
@@ -15,4 +16,5 @@ ratelimit_init(void)
 	table_init();
 	rule_init();
 	queue_init();
+	remote_init();
 }

@@ -119,49 +119,46 @@ static const SharedPart part = {
 	.init = shared_init
 };
 
-/* The state of a backend of this database; the oldest unused makes room. */
+/*
+ * The state of a backend of this database. If there is no place for it, the
+ * one that was not used for the longest time makes room; it may be of a
+ * backend or a database that is gone. Who still points to it finds out by its
+ * id.
+ */
 static RemoteState *
 state_find(int32 backend)
 {
 	RemoteState *found = NULL;
+	TimestampTz oldest = DT_NOEND;
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_BACKENDS_IN_USE; i++)
 	{
 		RemoteState *state = &shared->states[i];
+		TimestampTz used;
 
 		if (state->database == MyDatabaseId && state->backend == backend)
 		{
-			found = state;
-			break;
+			LWLockRelease(shared->lock);
+			return state;
 		}
-		if (state->database == InvalidOid && found == NULL)
+		used = Max(state->last_success_at, state->last_error_at);
+		if (used < oldest)
+		{
 			found = state;
+			oldest = used;
+		}
 	}
-	if (found == NULL)
-	{
-		LWLockRelease(shared->lock);
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("too many rate backends"),
-				 errdetail("At most %d can be in use by all databases of a server.",
-						   MAX_BACKENDS_IN_USE)));
-	}
+	SpinLockAcquire(&found->lock);
 	found->database = MyDatabaseId;
 	found->backend = backend;
+	breaker_reset(&found->breaker);
+	found->failures = 0;
+	found->last_success_at = found->last_error_at = 0;
+	found->last_error[0] = '\0';
+	SpinLockRelease(&found->lock);
 	LWLockRelease(shared->lock);
 	return found;
-}
-
-static void
-state_clear(RemoteState *state)
-{
-	SpinLockAcquire(&state->lock);
-	breaker_reset(&state->breaker);
-	state->calls = state->failures = 0;
-	state->last_success_at = state->last_error_at = 0;
-	state->last_error[0] = '\0';
-	SpinLockRelease(&state->lock);
 }
 
 /* Zeros for a backend that has not been used. */
@@ -184,19 +181,20 @@ remote_state_copy(int32 backend, RemoteState *copy)
 	LWLockRelease(shared->lock);
 }
 
-/* It was altered, or dropped: what it did does not count any more. */
+/* It was altered: what it did before does not count any more. */
 void
-remote_state_forget(int32 backend)
+remote_state_reset(int32 backend)
 {
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	LWLockAcquire(shared->lock, LW_SHARED);
 	for (int i = 0; i < MAX_BACKENDS_IN_USE; i++)
 	{
 		RemoteState *state = &shared->states[i];
 
 		if (state->database != MyDatabaseId || state->backend != backend)
 			continue;
-		state_clear(state);
-		state->database = InvalidOid;
+		SpinLockAcquire(&state->lock);
+		breaker_reset(&state->breaker);
+		SpinLockRelease(&state->lock);
 		break;
 	}
 	LWLockRelease(shared->lock);
@@ -400,8 +398,12 @@ remote_store(const char *backend)
 	}
 	for (store = stores; store != NULL; store = store->next)
 	{
-		if (strcmp(store->name, backend) == 0)
-			return store;
+		if (strcmp(store->name, backend) != 0)
+			continue;
+		if (unlikely(store->state->backend != store->id ||
+					 store->state->database != MyDatabaseId))
+			store->state = state_find(store->id);
+		return store;
 	}
 
 	backend_table = mlint_relation("rate_backend");
@@ -440,6 +442,23 @@ breaker_lets(RemoteState *state, int64 *retry_after)
 	return lets;
 }
 
+bool
+remote_is_away(const RemoteStore *store, int64 *retry_after)
+{
+	RemoteState *state = store->state;
+	TimestampTz now;
+	bool		away;
+
+	if (likely(state->breaker.state == BREAKER_CLOSED))
+		return false;
+	now = GetCurrentTimestamp();
+	SpinLockAcquire(&state->lock);
+	away = !breaker_allows(&state->breaker, now, false);
+	*retry_after = Max(state->breaker.retry_at - now, 1000);
+	SpinLockRelease(&state->lock);
+	return away;
+}
+
 /* Tell the breaker, the view and the log how a call ended. */
 static void
 account(RemoteStore *store, const RemoteFailure *failure, int64 *retry_after)
@@ -451,7 +470,6 @@ account(RemoteStore *store, const RemoteFailure *failure, int64 *retry_after)
 
 	SpinLockAcquire(&state->lock);
 	before = state->breaker.state;
-	state->calls++;
 	if (failure == NULL)
 	{
 		breaker_success(&state->breaker);
@@ -492,11 +510,14 @@ remote_ask(RemoteStore *store, const RemoteAsk *ask, RemoteAnswer *answer,
 	if (!breaker_lets(store->state, retry_after))
 		return false;
 	answered = store->kind->decide(store->store, ask, answer, &failure);
-	/* The rest of the time there is nothing to tell. */
+	/* As long as all is well, it is told once a second. */
 	if (unlikely(!answered || store->state->breaker.failures > 0 ||
 				 store->state->breaker.state != BREAKER_CLOSED ||
-				 store->state->last_success_at == 0))
+				 http_clock() - store->told_at > USECS_PER_SEC))
+	{
 		account(store, answered ? NULL : &failure, retry_after);
+		store->told_at = http_clock();
+	}
 	return answered;
 }
 
@@ -544,12 +565,12 @@ append_rule(StringInfo buf, const char *name)
 }
 
 char *
-remote_key(const RateRule *rule, const RateKey *key, size_t *len)
+remote_key(const char *rule, const RateKey *key, size_t *len)
 {
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	append_rule(&buf, rule->name);
+	append_rule(&buf, rule);
 	appendStringInfoChar(&buf, '{');
 	appendBinaryStringInfo(&buf, key->text,
 						   Min(key->len, RATE_KEY_TEXT));
@@ -569,7 +590,7 @@ exact_decide(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	RemoteAsk	ask = {.law = law,.intent = intent};
 	RemoteAnswer answer;
 
-	ask.key = remote_key(rule, key, &ask.key_len);
+	ask.key = remote_key(rule->name, key, &ask.key_len);
 	if (intent == RATE_GIVE)
 		ask.give = cost;
 	else
@@ -583,10 +604,12 @@ exact_decide(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 		verdict->allowed = true;
 		verdict->retry_after = verdict->delay = 0;
 	}
-	else if ((intent == RATE_TAKE || intent == RATE_TAKE_NOW) &&
-			 verdict->allowed != (answer.taken > 0))
-		elog(ERROR, "rate backend \"%s\" decides by another law",
-			 store->name);
+	else if (intent == RATE_TAKE || intent == RATE_TAKE_NOW)
+	{
+		/* It is the store's decision, whatever we make of it. */
+		Assert(verdict->allowed == (answer.taken > 0));
+		verdict->allowed = answer.taken > 0;
+	}
 	verdict->reset_at += rate_now() - answer.now;
 	return true;
 }
@@ -657,6 +680,8 @@ remote_decide(const RateRule *rule, const RateLaw *law,
 	int64		retry_after = 0;
 	bool		answered;
 
+	*degraded = false;
+	*reason = NULL;
 	rate_key(&key, rule->slot, identifier, len);
 	if (rule->mode == RATE_LEASED)
 		answered = lease_decide(store, rule, law, &key, cost, intent, in_turn,
@@ -664,8 +689,16 @@ remote_decide(const RateRule *rule, const RateLaw *law,
 	else
 	{
 		if (!in_turn && intent != RATE_GIVE && intent != RATE_FORGET &&
-			table_refuses_waiting(&key, law, cost, intent, verdict))
-			return verdict->allowed;
+			table_is_waiting(&key))
+		{
+			memset(verdict, 0, sizeof(*verdict));
+			verdict->capacity = law->burst;
+			verdict->remaining = cost;
+			verdict->retry_after = Max(law->token_us, 1);
+			verdict->reset_at = rate_now() + verdict->retry_after;
+			*reason = "waiting";
+			return false;
+		}
 		answered = exact_decide(store, rule, law, &key, cost, intent, verdict,
 								&retry_after);
 		if (answered && (intent == RATE_TAKE || intent == RATE_TAKE_NOW))

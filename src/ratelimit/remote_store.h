@@ -17,7 +17,6 @@ typedef struct RemoteState
 	int32		backend;
 	slock_t		lock;
 	Breaker		breaker;
-	uint64		calls;
 	uint64		failures;
 	TimestampTz last_success_at;
 	TimestampTz last_error_at;
@@ -35,6 +34,7 @@ typedef struct RemoteStore
 	RemoteOptions *options;
 	RemoteState *state;
 	void	   *store;			/* the module's */
+	int64		told_at;		/* when the state was told of a success */
 } RemoteStore;
 
 /* Kinds that there are modules for; NULL-terminated. */
@@ -55,9 +55,8 @@ extern const Option remote_options[];	/* what every kind has */
 /* Good until invalidations are taken in again. Raises if there is none. */
 extern RemoteStore *remote_store(const char *backend);
 
-/* A copy, and as new. */
 extern void remote_state_copy(int32 backend, RemoteState *copy);
-extern void remote_state_forget(int32 backend);
+extern void remote_state_reset(int32 backend);
 
 /* In a transaction that changes mlint.rate_backend. */
 extern void remote_changed(void);
@@ -69,12 +68,14 @@ extern void remote_changed(void);
 extern bool remote_ask(RemoteStore *store, const RemoteAsk *ask,
 					   RemoteAnswer *answer, int64 *retry_after);
 
+/* Is its breaker open, so that there is no use in asking? */
+extern bool remote_is_away(const RemoteStore *store, int64 *retry_after);
+
 /* Ask whatever the breaker says; the failure is raised. */
 extern char *remote_test(const char *backend);
 
 /* The key of an identifier's state, palloc'd. */
-extern char *remote_key(const RateRule *rule, const RateKey *key,
-						size_t *len);
+extern char *remote_key(const char *rule, const RateKey *key, size_t *len);
 
 /* ---- leases (lease.c) ---- */
 
@@ -83,7 +84,9 @@ extern bool lease_decide(RemoteStore *store, const RateRule *rule,
 						 const RateLaw *law, const RateKey *key, int64 cost,
 						 RateIntent intent, bool in_turn,
 						 RateVerdict *verdict, int64 *retry_after);
-extern int64 lease_size(const RateRule *rule, const RateLaw *law);
+
+/* There is a leased rule: from now on unused slices are looked for. */
+extern void lease_begin(void);
 extern void lease_init(void);
 
 #endif

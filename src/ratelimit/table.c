@@ -971,6 +971,217 @@ table_lend(const RateKey *key, int64 granted, int64 until)
 	return places.slots[0] != NONE;
 }
 
+/* ---- limits that are decided elsewhere ---- */
+
+/*
+ * Lock the partition of a key and find it, or make it if there is room; NULL
+ * if it is not there. places must be unlocked in any case.
+ */
+static Slot *
+lock_key(Places *places, const RateKey *key, bool make)
+{
+	RateLaw		law = {.algorithm = RATE_SLICE};
+	RateAsk		ask = {.key = *key,.law = &law};
+
+	lock_places(places, &ask, 1, &make);
+	return places->slots[0] == NONE ? NULL : &slots[places->slots[0]];
+}
+
+bool
+table_spend(const RateKey *key, const RateLaw *law, int64 cost,
+			RateIntent intent, bool in_turn, RateVerdict *verdict)
+{
+	LWLock	   *lock = partition_lock(partition_of(key->hash));
+	uint32		at;
+	Slot	   *slot;
+	int64		now;
+	int64		left;
+	bool		blocked;
+	bool		decided = true;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	at = find(key);
+	if (at == NONE)
+	{
+		LWLockRelease(lock);
+		return false;
+	}
+	slot = &slots[at];
+	now = rate_now();
+	blocked = is_blocked(slot, intent, in_turn);
+	if (unlikely((slot->flags & ALGORITHM) != RATE_SLICE))
+		left = 0;
+	else
+		left = slot->idle_at > now ? slot->u.value : 0;
+
+	verdict->capacity = law->burst;
+	verdict->delay = verdict->retry_after = 0;
+	verdict->remaining = Max(left, 0);
+	verdict->reset_at = Max(slot->idle_at, now);
+	verdict->allowed = false;
+	if (unlikely(blocked))
+	{
+		verdict->retry_after = Max(law->token_us, 1);
+		verdict->remaining = Max(left, cost);
+	}
+	else if (unlikely(intent == RATE_GIVE))
+	{
+		decided = left > 0;
+		if (decided)
+			slot->u.value += cost;
+		verdict->allowed = true;
+	}
+	else if (likely(cost <= left))
+	{
+		verdict->allowed = true;
+		verdict->remaining -= cost;
+		if (intent != RATE_PEEK)
+			slot->u.value -= cost;
+	}
+	else if (left < 0 && cost >= -left)
+		verdict->retry_after = slot->idle_at - now;
+	else
+		decided = false;
+	if (decided && counts(intent))
+	{
+		if (verdict->allowed)
+			slot->allowed++;
+		else
+			slot->refused++;
+	}
+	/* As new it may be forgotten. */
+	if (decided && slot->u.value == 0 && !blocked &&
+		(slot->flags & ALGORITHM) == RATE_SLICE)
+		slot->idle_at = 0;
+	LWLockRelease(lock);
+	return decided;
+}
+
+int64
+table_drain(const RateKey *key, int64 *until)
+{
+	LWLock	   *lock = partition_lock(partition_of(key->hash));
+	int64		left = 0;
+	uint32		at;
+
+	*until = 0;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	at = find(key);
+	if (at != NONE && (slots[at].flags & ALGORITHM) == RATE_SLICE)
+	{
+		left = Max(slots[at].u.value, 0);
+		*until = slots[at].idle_at;
+		slots[at].u.value = 0;
+		slots[at].idle_at = 0;
+	}
+	LWLockRelease(lock);
+	return left;
+}
+
+void
+table_refuse(const RateKey *key, int64 cost, int64 until)
+{
+	Places		places;
+	Slot	   *slot = lock_key(&places, key, true);
+	RateLaw		law = {.algorithm = RATE_SLICE};
+	RateState	state;
+	int64		now = rate_now();
+
+	if (slot)
+	{
+		load_state(slot, &law, &state);
+		if (state.idle_at <= now || state.value <= 0)
+		{
+			state.idle_at = until;
+			state.value = -cost;
+			store_state(slot, &law, &state, now);
+		}
+		slot->refused++;
+	}
+	else
+		pg_atomic_fetch_add_u64(&rules[key->rule].refused, 1);
+	unlock_all(&places);
+}
+
+bool
+table_is_waiting(const RateKey *key)
+{
+	LWLock	   *lock = partition_lock(partition_of(key->hash));
+	uint32		at;
+	bool		waiting;
+
+	LWLockAcquire(lock, LW_SHARED);
+	at = find(key);
+	waiting = at != NONE && (slots[at].flags & WAITING);
+	LWLockRelease(lock);
+	return waiting;
+}
+
+void
+table_count(const RateKey *key, bool allowed)
+{
+	Places		places;
+	Slot	   *slot = lock_key(&places, key, true);
+	RuleSlot   *rule = &rules[key->rule];
+
+	if (slot)
+		*(allowed ? &slot->allowed : &slot->refused) += 1;
+	else
+		pg_atomic_fetch_add_u64(allowed ? &rule->allowed : &rule->refused, 1);
+	unlock_all(&places);
+}
+
+RateKey *
+table_unused_slices(int rule_slot, int *n)
+{
+	int			size = 64;
+	RateKey    *keys = palloc(size * sizeof(RateKey));
+
+	*n = 0;
+	for (int p = 0; p < PARTITIONS; p++)
+	{
+		uint32	   *first = &heads[(uint64) p * table->nheads];
+		int			found;
+
+		/* Nothing is allocated under a lock: again, if there was no room. */
+		do
+		{
+			int64		now;
+
+			found = *n;
+			LWLockAcquire(partition_lock(p), LW_SHARED);
+			now = rate_now();
+			for (uint32 i = 0; i < table->nheads; i++)
+				for (uint32 at = first[i]; at != NONE; at = slots[at].next)
+				{
+					const Slot *slot = &slots[at];
+
+					if (slot->rule != rule_slot ||
+						(slot->flags & ALGORITHM) != RATE_SLICE ||
+						slot->u.value <= 0 || slot->idle_at > now)
+						continue;
+					if (found < size)
+					{
+						RateKey    *key = &keys[found];
+
+						key->hash = slot->hash;
+						key->rule = slot->rule;
+						key->len = slot->len;
+						memcpy(key->text, slot->text, RATE_KEY_TEXT);
+					}
+					found++;
+				}
+			LWLockRelease(partition_lock(p));
+			if (found <= size)
+				break;
+			size = Max(size * 2, found + found / 2);
+			keys = repalloc_huge(keys, (Size) size * sizeof(RateKey));
+		} while (true);
+		*n = found;
+	}
+	return keys;
+}
+
 /* ---- rules ---- */
 
 /* Forget the keys of a rule, and its crowd. */

@@ -72,6 +72,34 @@ extern void table_set_waiting(const RateKey *key, bool waiting);
  */
 extern bool table_lend(const RateKey *key, int64 granted, int64 until);
 
+/*
+ * Decide from a slice. True: the answer is in *verdict, and counted. False:
+ * there is not enough left in it, so that it is time to borrow; or, to give
+ * back, it is over. Of a key that somebody waits for, as table_decide().
+ */
+extern bool table_spend(const RateKey *key, const RateLaw *law, int64 cost,
+						RateIntent intent, bool in_turn,
+						RateVerdict *verdict);
+
+/* Take what is left of a slice out of it, over or not, and when it ends. */
+extern int64 table_drain(const RateKey *key, int64 *until);
+
+/*
+ * Remember that there is not so much to borrow until then; not if there is a
+ * slice after all. table_spend() then refuses.
+ */
+extern void table_refuse(const RateKey *key, int64 cost, int64 until);
+
+/*
+ * Of limits that are decided elsewhere: does the key refuse whoever is not in
+ * turn? And count a check that was decided.
+ */
+extern bool table_is_waiting(const RateKey *key);
+extern void table_count(const RateKey *key, bool allowed);
+
+/* The keys of a rule whose slices are over and not used up, palloc'd. */
+extern RateKey *table_unused_slices(int rule_slot, int *n);
+
 /* Forget all keys of a rule; of one only: table_decide(RATE_FORGET). */
 extern void table_forget_rule(int rule_slot);
 
