@@ -31,7 +31,7 @@ typedef struct RemoteOptions
 typedef struct RemoteFailure
 {
 	int			sqlstate;
-	char		text[256];		/* for a person; the rest of a sentence */
+	char text[	256];			/* for a person; the rest of a sentence */
 } RemoteFailure;
 
 /*

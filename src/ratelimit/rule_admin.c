@@ -32,6 +32,7 @@
 #include "common/rows.h"
 #include "ratelimit/decide.h"
 #include "ratelimit/ratelimit.h"
+#include "ratelimit/remote.h"
 
 #define NAME_MAX_BYTES		63
 #define SETTING_MAX_BYTES	255
@@ -242,26 +243,6 @@ check_setting(const char *setting, RateScope scope)
 }
 
 static void
-check_backend(const char *name)
-{
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
-	OwnerScope	scope;
-
-	owner_begin(&scope);
-	if (SPI_execute_with_args("SELECT FROM mlint.rate_backend WHERE name = $1",
-							  1, types, values, NULL, false,
-							  0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.rate_backend");
-	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("rate limit backend \"%s\" does not exist", name),
-				 errhint("'local' is this server's memory. A store that several servers share is made with mlint.rate_backend_create().")));
-	owner_end(&scope);
-}
-
-static void
 check_prefix(const RuleRow *row, RuleField field, int max)
 {
 	int			prefix = DatumGetInt32(row->values[field]);
@@ -271,6 +252,25 @@ check_prefix(const RuleRow *row, RuleField field, int max)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" of a rate limit must be between 0 and %d",
 						fields[field].name, max)));
+}
+
+/* As decisions know the rule; but for its id, place and overrides. */
+static void
+make_rule(RateRule *rule, const RuleRow *row)
+{
+	memset(rule, 0, sizeof(*rule));
+	rule->name = field_text(row, NAME);
+	rule->name_len = strlen(rule->name);
+	rule->law = row->law;
+	rule->strategy = field_word(row, STRATEGY, rate_strategy_words);
+	rule->scope = field_word(row, SCOPE, rate_scope_words);
+	rule->setting = field_text(row, SETTING);
+	rule->ipv4_prefix = DatumGetInt32(row->values[IPV4_PREFIX]);
+	rule->ipv6_prefix = DatumGetInt32(row->values[IPV6_PREFIX]);
+	rule->backend = field_text(row, BACKEND);
+	rule->mode = field_word(row, MODE, rate_mode_words);
+	rule->fail = field_word(row, FAIL, rate_fail_words);
+	rule->lease = field_int64(row, LEASE);
 }
 
 /* All of a rule; what is as good as not given becomes null. */
@@ -307,8 +307,6 @@ check_rule(RuleRow *row, int64 *per)
 
 	if (!row->nulls[BACKEND] && strcmp(field_text(row, BACKEND), "local") == 0)
 		row->nulls[BACKEND] = true;
-	if (!row->nulls[BACKEND])
-		check_backend(field_text(row, BACKEND));
 	if (mode == RATE_LEASED && row->nulls[BACKEND])
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -316,28 +314,23 @@ check_rule(RuleRow *row, int64 *per)
 						name),
 				 errdetail("A lease is a part of a limit that several servers share."),
 				 errhint("Name a backend that was made with mlint.rate_backend_create(), or use mode exact.")));
-	if (mode == RATE_LEASED && algorithm == RATE_LEAKY_BUCKET)
+	if (!row->nulls[LEASE] && mode != RATE_LEASED)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a leaky_bucket cannot be leased"),
-				 errdetail("Several servers that each have a part of it could not keep the spacing."),
-				 errhint("Use mode exact, or a token_bucket.")));
-	if (!row->nulls[LEASE])
+				 errmsg("rate limit \"%s\" has a lease but is not leased",
+						name),
+				 errhint("Leave lease out, or use mode leased.")));
+	if (!row->nulls[LEASE] && field_int64(row, LEASE) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the lease of rate limit \"%s\" must be greater than zero",
+						name)));
+	if (!row->nulls[BACKEND])
 	{
-		int64		lease = field_int64(row, LEASE);
+		RateRule	rule;
 
-		if (mode != RATE_LEASED)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("rate limit \"%s\" has a lease but is not leased",
-							name),
-					 errhint("Leave lease out, or use mode leased.")));
-		if (lease <= 0 || lease > row->law.burst)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the lease of rate limit \"%s\" must be between 1 and %lld",
-							name, (long long) row->law.burst),
-					 errdetail("That is all that there is at once.")));
+		make_rule(&rule, row);
+		remote_check_rule(&rule);
 	}
 }
 
@@ -435,6 +428,7 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	RuleRow		row;
 	OwnerScope	scope;
 	int64		per;
+	bool		isnull;
 
 	for (int i = 0; i < NFIELDS; i++)
 	{
@@ -448,13 +442,17 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	changed("rate_rule");
 	if (write_row("INSERT INTO mlint.rate_rule (" COLUMNS ") VALUES"
 				  " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-				  " $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING",
-				  &row) == 0)
+				  " $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING"
+				  " RETURNING id", &row) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("rate limit \"%s\" already exists",
 						field_text(&row, NAME)),
 				 errhint("mlint.rate_rule_alter() changes it.")));
+	/* Its number may have been another's, before the extension was dropped. */
+	table_forget_rule(table_rule_slot(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+																  SPI_tuptable->tupdesc,
+																  1, &isnull))));
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }
@@ -480,6 +478,7 @@ read_row(const char *name, RuleRow *row, MemoryContext context)
 		rate_rule_unknown(name, strlen(name));
 	result = SPI_tuptable;
 	spi = MemoryContextSwitchTo(context);
+	memset(row, 0, sizeof(*row));
 	for (int i = 0; i < NFIELDS; i++)
 	{
 		row->values[i] = SPI_getbinval(result->vals[0], result->tupdesc, i + 1,
@@ -498,9 +497,11 @@ read_row(const char *name, RuleRow *row, MemoryContext context)
 static void
 check_overrides(int64 id, const RuleRow *row, int64 per)
 {
+	RateRule	rule;
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(id)};
 	SPITupleTable *result;
+	uint64		n;
 
 	if (SPI_execute_with_args("SELECT DISTINCT rate, burst"
 							  " FROM mlint.rate_override"
@@ -509,7 +510,9 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 							  0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.rate_override");
 	result = SPI_tuptable;
-	for (uint64 i = 0; i < SPI_processed; i++)
+	n = SPI_processed;
+	make_rule(&rule, row);
+	for (uint64 i = 0; i < n; i++)
 	{
 		RateLaw		law;
 		bool		isnull;
@@ -525,6 +528,8 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 								 field_text(row, NAME), (long long) rate),
 				  row->law.algorithm, rate, per, no_burst ? 0 : burst,
 				  !no_burst);
+		if (rule.backend)
+			remote_check_law(&rule, &law);
 	}
 }
 
@@ -620,14 +625,11 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 static char *
 override_identifier(const RuleRow *row, char *given)
 {
-	RateRule	rule = {0};
+	RateRule	rule;
 	Size		len = strlen(given);
 	const char *found;
 
-	rule.name = field_text(row, NAME);
-	rule.scope = rate_word(rate_scope_words, field_text(row, SCOPE));
-	rule.ipv4_prefix = DatumGetInt32(row->values[IPV4_PREFIX]);
-	rule.ipv6_prefix = DatumGetInt32(row->values[IPV6_PREFIX]);
+	make_rule(&rule, row);
 	if (given[0] == '\0' &&
 		(rule.scope == RATE_USER || rule.scope == RATE_IP))
 		ereport(ERROR,
@@ -751,6 +753,13 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 				  psprintf("an override of rate limit \"%s\"", name),
 				  rate_word(rate_algorithm_words, field_text(&row, ALGORITHM)),
 				  rate, per, burst, !PG_ARGISNULL(4));
+		if (!row.nulls[BACKEND])
+		{
+			RateRule	rule;
+
+			make_rule(&rule, &row);
+			remote_check_law(&rule, &row.law);
+		}
 	}
 	audit(AUDIT_CHANGED, "rate_override.set", "rate_rule", name,
 		  audit_override(identifier, word, rate, burst, expires_at, reason));
