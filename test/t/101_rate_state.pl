@@ -365,6 +365,8 @@ SELECT mlint.rate_rule_create('quick', 'sliding_window', 100, '50 ms');
 SELECT mlint.rate_rule_create('slow', 'token_bucket', 100, '1 day');
 SELECT mlint.rate_rule_create('some', 'leaky_bucket', 20, '100 ms');
 CREATE TABLE passed (identifier text, n int);
+-- Known from the beginning: in the crowd, others take as well.
+INSERT INTO passed SELECT 'slow' || i, take('slow', 'slow' || i, 1) FROM generate_series(1, 20) i;
 EOQ
 my %scripts = (
 	all => <<'EOS',
