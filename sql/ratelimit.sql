@@ -374,6 +374,7 @@ SELECT mlint.rate_rule_create('x', NULL, 1, '1 s');
 SELECT mlint.rate_rule_create('x', 'token_bucket', NULL, '1 s');
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, NULL);
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', pre_request => NULL);
+SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', pre_request => true);
 SELECT mlint.rate_rule_create('bucket', 'token_bucket', 1, '1 s');
 SELECT mlint.rate_rule_alter('nosuch', rate => 1);
 SELECT mlint.rate_rule_alter('bucket', rate => 0);

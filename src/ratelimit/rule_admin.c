@@ -302,6 +302,13 @@ check_rule(RuleRow *row, int64 *per)
 			  field_int64(row, BURST), !row->nulls[BURST]);
 	if (!row->nulls[SETTING])
 		check_setting(field_text(row, SETTING), scope);
+	if (scope == RATE_CUSTOM && DatumGetBool(row->values[PRE_REQUEST]))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("rate limit \"%s\" cannot have both scope custom and pre_request",
+						name),
+				 errdetail("mlint.rate_pre_request() gives no identifier, so all requests would share one."),
+				 errhint("Use scope user, ip or endpoint; or global, if one for all is meant.")));
 	check_prefix(row, IPV4_PREFIX, 32);
 	check_prefix(row, IPV6_PREFIX, 128);
 
