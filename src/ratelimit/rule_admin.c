@@ -17,6 +17,7 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -343,6 +344,13 @@ check_rule(RuleRow *row, int64 *per)
 
 /* ---- writing ---- */
 
+static void
+check_writable(const char *function)
+{
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfReadOnly(function);
+}
+
 /* Every process, this one included, reads that table's rows again. */
 static void
 changed(const char *table)
@@ -437,6 +445,7 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	int64		per;
 	bool		isnull;
 
+	check_writable("mlint.rate_rule_create()");
 	for (int i = 0; i < NFIELDS; i++)
 	{
 		row.values[i] = PG_GETARG_DATUM(i);
@@ -550,6 +559,7 @@ mlint_rate_rule_alter(PG_FUNCTION_ARGS)
 	int64		id;
 	int64		per;
 
+	check_writable("mlint.rate_rule_alter()");
 	owner_begin(&scope);
 	id = read_row(name, &row, caller);
 	owner_end(&scope);
@@ -603,6 +613,7 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	char	   *user = worker_of_rule(name);
 
+	check_writable("mlint.rate_rule_drop()");
 	if (user)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
@@ -725,6 +736,7 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		id;
 
+	check_writable("mlint.rate_override_set()");
 	if (action != RATE_LIMIT && !(PG_ARGISNULL(3) && PG_ARGISNULL(4)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -798,6 +810,7 @@ mlint_rate_override_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		id;
 
+	check_writable("mlint.rate_override_drop()");
 	owner_begin(&scope);
 	id = read_row(name, &row, caller);
 	owner_end(&scope);
