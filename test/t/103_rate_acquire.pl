@@ -337,7 +337,7 @@ cmp_ok(sql("SELECT min(extract(milliseconds FROM gap)) FROM (SELECT at - lag(at)
 rule('full', 'leaky_bucket', 1, '1 day', "burst => 3, strategy => 'hard', max_wait => '100 days'");
 is(sql("SELECT allowed, delay FROM mlint.rate_acquire('full', 'k')"), 't|00:00:00', 'the first leaves at once');
 @line = line_up("SELECT mlint.rate_acquire('full', 'k')", qw(l1 l2));
-(undef, undef, $err) = $node->psql('postgres', "SELECT mlint.rate_acquire('full', 'k')");
+(undef, undef, $err) = $node->psql('postgres', "SET statement_timeout = '10 s'; SELECT mlint.rate_acquire('full', 'k')");
 like($err, qr/rate limit "full" is exceeded/, 'a full bucket refuses, those in line counted');
 sql("SELECT pg_cancel_backend(" . pid_of('l1') . ")");
 finish($line[0]);
