@@ -8,6 +8,7 @@
  */
 #include "redis.h"
 
+#include "common/compat.h"
 #include "common/errors.h"
 #include "fmgr.h"
 #include "utils/memutils.h"
@@ -33,11 +34,11 @@ static const Option redis_options[] = {
 	{"username", OPTION_TEXT, AT(username), NULL, 0, 0, NULL, NULL, false,
 	"user to log in as; without one, the default user"},
 	{"password", OPTION_CREDENTIAL, AT(password), NULL, 0, 0, NULL, NULL,
-		false, "password to log in with"},
+	false, "password to log in with"},
 	{"sentinel_username", OPTION_TEXT, AT(sentinel_username), NULL, 0, 0,
-		NULL, NULL, false, "user to log in to the Sentinels as"},
+	NULL, NULL, false, "user to log in to the Sentinels as"},
 	{"sentinel_password", OPTION_CREDENTIAL, AT(sentinel_password), NULL, 0,
-		0, NULL, NULL, false, "password to log in to the Sentinels with"},
+	0, NULL, NULL, false, "password to log in to the Sentinels with"},
 	{"database", OPTION_INT, AT(database), "0", 0, 65535, NULL, NULL, false,
 	"number of the database"},
 	{"tls", OPTION_BOOL, AT(tls), "false", 0, 0, NULL, NULL, false,
@@ -47,7 +48,7 @@ static const Option redis_options[] = {
 	{"verify", OPTION_BOOL, AT(verify), "true", 0, 0, NULL, NULL, false,
 	"whether the server's certificate and its name are verified"},
 	{"certificate", OPTION_CREDENTIAL, AT(certificate), NULL, 0, 0, NULL,
-		NULL, false, "client certificate, PEM"},
+	NULL, false, "client certificate, PEM"},
 	{"key", OPTION_CREDENTIAL, AT(key), NULL, 0, 0, NULL, NULL, false,
 	"its private key, PEM"},
 	{"prefix", OPTION_TEXT, AT(prefix), "mlint", 0, 0, NULL, NULL, false,
@@ -68,7 +69,7 @@ wrong(const char *what, const char *detail)
 static void
 redis_check(const RemoteOptions *common, const char *what)
 {
-	const RedisOptions *options = (const RedisOptions *) common;
+	const		RedisOptions *options = (const RedisOptions *) common;
 	Store		store = {.options = options};
 	const char *fault = hosts_parse(&store, options->hosts);
 
@@ -111,7 +112,7 @@ redis_open(const RemoteOptions *options)
 
 /* The key as the server knows it. */
 static char *
-full_key(const Store *store, const char *key, size_t key_len, size_t *len)
+full_key(const Store * store, const char *key, size_t key_len, size_t *len)
 {
 	size_t		prefix = strlen(store->options->prefix);
 	char	   *full = palloc(prefix + 1 + key_len);
@@ -125,7 +126,7 @@ full_key(const Store *store, const char *key, size_t key_len, size_t *len)
 
 /* Call a script, by its digest, which the server tells when it loads it. */
 static redisReply *
-script_call(Store *store, const char *key, size_t len, const RemoteAsk *ask,
+script_call(Store * store, const char *key, size_t len, const RemoteAsk *ask,
 			RemoteFailure *failure)
 {
 	int			script = script_of(ask->law);
@@ -171,7 +172,7 @@ script_call(Store *store, const char *key, size_t len, const RemoteAsk *ask,
 
 /* Which server it was does not matter to the words. */
 static bool
-strange(RemoteFailure *failure, redisReply *reply)
+strange(RemoteFailure *failure, redisReply * reply)
 {
 	Peer		server = {.host = "the server"};
 
@@ -225,17 +226,17 @@ typedef struct Found
 {
 	char	   *key;
 	size_t		len;
-} Found;
+}			Found;
 
 static Found *
-found_keys(const redisReply *keys, size_t *n)
+found_keys(const redisReply * keys, size_t *n)
 {
 	Found	   *found = palloc(sizeof(Found) * (keys->elements + 1));
 
 	*n = 0;
 	for (size_t i = 0; i < keys->elements; i++)
 	{
-		const redisReply *key = keys->element[i];
+		const		redisReply *key = keys->element[i];
 
 		if (key->type != REDIS_REPLY_STRING)
 			continue;
@@ -247,7 +248,7 @@ found_keys(const redisReply *keys, size_t *n)
 
 /* Remove them; false: failure. */
 static bool
-remove_keys(Store *store, const Found *found, size_t n,
+remove_keys(Store * store, const Found * found, size_t n,
 			RemoteFailure *failure)
 {
 	for (size_t i = 0; i < n; i++)
@@ -270,7 +271,7 @@ remove_keys(Store *store, const Found *found, size_t n,
 
 /* One server's keys that match. */
 static bool
-forget_in(Store *store, Peer *node, const char *pattern, size_t len,
+forget_in(Store * store, Peer * node, const char *pattern, size_t len,
 		  RemoteFailure *failure)
 {
 	char		cursor[32] = "0";

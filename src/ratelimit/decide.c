@@ -30,6 +30,7 @@
 #include "utils/typcache.h"
 
 #include "common/audit.h"
+#include "common/int.h"
 #include "common/errors.h"
 #include "ratelimit/decide.h"
 #include "ratelimit/queue.h"

@@ -606,8 +606,12 @@ exact_decide(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	}
 	else if (intent == RATE_TAKE || intent == RATE_TAKE_NOW)
 	{
-		/* It is the store's decision, whatever we make of it. */
-		Assert(verdict->allowed == (answer.taken > 0));
+		/* It is the store's decision, which must be the law's as well. */
+#ifdef MLINT_INJECTION_POINTS
+		if (verdict->allowed != (answer.taken > 0))
+			elog(ERROR, "rate backend \"%s\" decides by another law",
+				 store->name);
+#endif
 		verdict->allowed = answer.taken > 0;
 	}
 	verdict->reset_at += rate_now() - answer.now;
@@ -716,50 +720,31 @@ remote_decide(const RateRule *rule, const RateLaw *law,
 
 /* ---- for those who change rules ---- */
 
-static void
-check_law(const RemoteStore *store, const RateRule *rule, const RateLaw *law)
+void
+remote_check_law(const char *rule, const char *backend, const RateLaw *law)
 {
-	const char *wrong = store->kind->check_law(law);
+	const char *wrong = remote_store(backend)->kind->check_law(law);
 
 	if (wrong)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("rate limit \"%s\" cannot be kept by backend \"%s\"",
-						rule->name, rule->backend),
+						rule, backend),
 				 errdetail_internal("%s", wrong)));
-}
-
-void
-remote_check_law(const RateRule *rule, const RateLaw *law)
-{
-	check_law(remote_store(rule->backend), rule, law);
 }
 
 void
 remote_check_rule(const RateRule *rule)
 {
-	RemoteStore *store = remote_store(rule->backend);
-
-	check_law(store, rule, &rule->law);
+	remote_check_law(rule->name, rule->backend, &rule->law);
 	if (rule->mode != RATE_LEASED)
 		return;
-	if (rule->law.algorithm == RATE_LEAKY_BUCKET)
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("a leaky_bucket cannot be leased"),
-				 errdetail("What leaves it is spaced over all servers, so each decision must be the backend's."),
-				 errhint("Use mode \"exact\", or a token_bucket.")));
 	if (rule->law.per < USECS_PER_SEC)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("a rate limit with \"per\" below a second cannot be leased"),
 				 errdetail("A slice is borrowed for a second."),
-				 errhint("Use mode \"exact\", or ten times the rate in ten times the time.")));
-	if (rule->lease > rule->law.burst)
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("lease must be at most the limit's capacity, which is %lld",
-						(long long) rule->law.burst)));
+				 errhint("Use mode exact, or ten times the rate in ten times the time.")));
 	lease_begin();
 }
 

@@ -34,7 +34,8 @@ extern bool remote_decide(const RateRule *rule, const RateLaw *law,
 extern void remote_check_rule(const RateRule *rule);
 
 /* The same for the law of an override. */
-extern void remote_check_law(const RateRule *rule, const RateLaw *law);
+extern void remote_check_law(const char *rule, const char *backend,
+							 const RateLaw *law);
 
 /*
  * Have the backend forget what all identifiers have used of a rule. Raises what

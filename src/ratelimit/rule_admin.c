@@ -497,7 +497,6 @@ read_row(const char *name, RuleRow *row, MemoryContext context)
 static void
 check_overrides(int64 id, const RuleRow *row, int64 per)
 {
-	RateRule	rule;
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(id)};
 	SPITupleTable *result;
@@ -511,7 +510,6 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 		elog(ERROR, "could not read mlint.rate_override");
 	result = SPI_tuptable;
 	n = SPI_processed;
-	make_rule(&rule, row);
 	for (uint64 i = 0; i < n; i++)
 	{
 		RateLaw		law;
@@ -528,8 +526,9 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 								 field_text(row, NAME), (long long) rate),
 				  row->law.algorithm, rate, per, no_burst ? 0 : burst,
 				  !no_burst);
-		if (rule.backend)
-			remote_check_law(&rule, &law);
+		if (!row->nulls[BACKEND])
+			remote_check_law(field_text(row, NAME), field_text(row, BACKEND),
+							 &law);
 	}
 }
 
@@ -754,12 +753,7 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 				  rate_word(rate_algorithm_words, field_text(&row, ALGORITHM)),
 				  rate, per, burst, !PG_ARGISNULL(4));
 		if (!row.nulls[BACKEND])
-		{
-			RateRule	rule;
-
-			make_rule(&rule, &row);
-			remote_check_law(&rule, &row.law);
-		}
+			remote_check_law(name, field_text(&row, BACKEND), &row.law);
 	}
 	audit(AUDIT_CHANGED, "rate_override.set", "rate_rule", name,
 		  audit_override(identifier, word, rate, burst, expires_at, reason));

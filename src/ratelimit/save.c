@@ -219,17 +219,21 @@ load_all(SaveFile *from, int64 *idle_at, uint32 nbusy, uint64 places,
 		 uint32 nslots)
 {
 	int64		least = rate_now() + 1;
+	uint32		alike = nslots; /* of those with the least, so many */
 	bool		merge = places > nslots;
 	uint32		lost = 0;
 	SaveHeader	header;
 	SavedRule	rule;
 	SavedKey	key;
 	int		   *rules;
+	bool		keep;
 
 	if (nbusy > nslots)
 	{
 		qsort(idle_at, nbusy, sizeof(int64), latest_first);
 		least = idle_at[nslots - 1];
+		for (uint32 i = 0; idle_at[i] > least; i++)
+			alike--;
 		lost = nbusy - nslots;
 	}
 	(void) get(from, &header, sizeof(header));
@@ -246,7 +250,13 @@ load_all(SaveFile *from, int64 *idle_at, uint32 nbusy, uint64 places,
 		if (rules[key.rule] < 0)
 			continue;
 		key.rule = (uint16) rules[key.rule];
-		table_put_key(&key, key.idle_at >= least, merge);
+		keep = key.idle_at > least;
+		if (key.idle_at == least && alike > 0)
+		{
+			keep = true;
+			alike--;
+		}
+		table_put_key(&key, keep, merge);
 	}
 	pfree(rules);
 	if (lost > 0)

@@ -57,6 +57,10 @@
 #define SWEEP_HEADS		131072
 #define SWEEP_KEYS		64
 
+/* Between sweeps that find little, in microseconds. */
+#define MIN_PAUSE		INT64CONST(10000)
+#define MAX_PAUSE		INT64CONST(1000000)
+
 #define INLINE_SEGMENTS	2
 #define MORE_SEGMENTS	21
 #define MORE_SLOTS		3
@@ -135,8 +139,6 @@ typedef struct Table
 
 	/* Sweeping. */
 	pg_atomic_uint64 hand;		/* chunks visited */
-	pg_atomic_uint64 freed;		/* keys, in this round */
-	pg_atomic_uint64 next_idle; /* soonest of those that were not idle */
 	pg_atomic_uint64 pause_until;
 } Table;
 
@@ -534,16 +536,17 @@ may_free(Slot *slot, int64 now)
 	return false;
 }
 
-/* Free what is idle in a chunk of heads. Returns how many keys went. */
+/*
+ * Free what is idle in a chunk of heads. Returns how many keys went; of the
+ * others, the soonest that will be idle goes to *next_idle.
+ */
 static int
 sweep_chunk(uint32 chunk, uint32 chunks_each, uint32 *spare, int *nspare,
-			int want)
+			int want, int64 *next_idle)
 {
 	int			partition = chunk / chunks_each;
 	uint32		first = (chunk % chunks_each) * CHUNK;
 	uint32		last = Min(first + CHUNK, table->nheads);
-	uint64		next_idle = PG_UINT64_MAX;
-	uint64		seen;
 	int			freed = 0;
 	int64		now;
 
@@ -560,7 +563,7 @@ sweep_chunk(uint32 chunk, uint32 chunks_each, uint32 *spare, int *nspare,
 
 			if (!may_free(slot, now))
 			{
-				next_idle = Min(next_idle, (uint64) slot->idle_at);
+				*next_idle = Min(*next_idle, slot->idle_at);
 				link = &slot->next;
 				continue;
 			}
@@ -574,62 +577,58 @@ sweep_chunk(uint32 chunk, uint32 chunks_each, uint32 *spare, int *nspare,
 		}
 	}
 	LWLockRelease(partition_lock(partition));
-
-	pg_atomic_fetch_add_u64(&table->freed, freed);
-	seen = pg_atomic_read_u64(&table->next_idle);
-	while (next_idle < seen &&
-		   !pg_atomic_compare_exchange_u64(&table->next_idle, &seen,
-										   next_idle))
-		 /* seen has been read again */ ;
 	return freed;
 }
 
 /*
- * A round of the hand is over. If it has found less than one key in 64, none
- * begins for as long as should keep the cost of sweeping to a few percent of
- * one processor; or, if it has found none, until one is idle (but a second at
- * most, since others may have come meanwhile).
+ * Has a sweep found so little, not long ago, that another would not be worth
+ * it? Not if it is long only because the clock went back.
  */
-static void
-end_round(int64 now)
+static bool
+sweep_pauses(int64 now)
 {
-	uint64		freed = pg_atomic_exchange_u64(&table->freed, 0);
-	int64		next_idle = (int64)
-	Min(pg_atomic_exchange_u64(&table->next_idle, PG_UINT64_MAX),
-		(uint64) RATE_MAX_TIME);
-	int64		pause;
+	int64		until = (int64) pg_atomic_read_u64(&table->pause_until);
 
-	if (freed >= table->nslots / 64)
-		return;
-	pause = Min(Max(table->nslots / 2, 10000), 1000000);
-	if (freed == 0)
-		pause = Max(pause, Min(next_idle - now, 1000000));
-	pg_atomic_write_u64(&table->pause_until, (uint64) (now + pause));
+	return now < until && until - now <= MAX_PAUSE;
 }
 
-/* Find `want` slots by making idle keys go; fewer if there are none. */
+/*
+ * Find `want` slots by making idle keys go; fewer if there are none. After a
+ * sweep that has found less than one in 64 heads there is a pause, such that
+ * sweeping costs a few percent of one processor at most; and if it has found
+ * none anywhere, until one is idle, but not for too long, since others may
+ * have come meanwhile.
+ */
 static void
 sweep(uint32 *spare, int *nspare, int want)
 {
 	uint32		chunks_each = (table->nheads + CHUNK - 1) / CHUNK;
 	uint32		chunks = chunks_each * PARTITIONS;
 	uint32		most = Min(chunks, SWEEP_HEADS / CHUNK);
+	int64		next_idle = PG_INT64_MAX;
+	int64		pause;
+	int64		now;
+	uint32		visited;
 	int			freed = 0;
 
-	for (uint32 i = 0; i < most && freed < SWEEP_KEYS; i++)
+	for (visited = 0; visited < most && freed < SWEEP_KEYS; visited++)
 	{
-		int64		now = rate_now();
-		int64		until = (int64) pg_atomic_read_u64(&table->pause_until);
 		uint32		chunk;
 
-		/* Not if it is so long because the clock went back. */
-		if (now < until && until - now <= 1000000)
-			break;
+		if (sweep_pauses(rate_now()))
+			return;
 		chunk = pg_atomic_fetch_add_u64(&table->hand, 1) % chunks;
-		freed += sweep_chunk(chunk, chunks_each, spare, nspare, want);
-		if (chunk == chunks - 1)
-			end_round(now);
+		freed += sweep_chunk(chunk, chunks_each, spare, nspare, want,
+							 &next_idle);
 	}
+	if (freed >= visited)
+		return;
+	now = rate_now();
+	pause = Max((int64) visited * CHUNK / 2, MIN_PAUSE);
+	if (freed == 0 && visited == chunks)
+		pause = Max(pause, next_idle - now);
+	pg_atomic_write_u64(&table->pause_until,
+						(uint64) (now + Min(pause, MAX_PAUSE)));
 }
 
 /* ---- several keys at once ---- */
@@ -1619,8 +1618,6 @@ table_shmem_init(LWLockPadded *given)
 	SpinLockInit(&table->mutex);
 	table->free = NONE;
 	pg_atomic_init_u64(&table->hand, 0);
-	pg_atomic_init_u64(&table->freed, 0);
-	pg_atomic_init_u64(&table->next_idle, PG_UINT64_MAX);
 	pg_atomic_init_u64(&table->pause_until, 0);
 
 	rules = (RuleSlot *) at;
