@@ -17,6 +17,7 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -302,6 +303,13 @@ check_rule(RuleRow *row, int64 *per)
 			  field_int64(row, BURST), !row->nulls[BURST]);
 	if (!row->nulls[SETTING])
 		check_setting(field_text(row, SETTING), scope);
+	if (scope == RATE_CUSTOM && DatumGetBool(row->values[PRE_REQUEST]))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("rate limit \"%s\" cannot have both scope custom and pre_request",
+						name),
+				 errdetail("mlint.rate_pre_request() gives no identifier, so all requests would share one."),
+				 errhint("Use scope user, ip or endpoint; or global, if one for all is meant.")));
 	check_prefix(row, IPV4_PREFIX, 32);
 	check_prefix(row, IPV6_PREFIX, 128);
 
@@ -335,6 +343,13 @@ check_rule(RuleRow *row, int64 *per)
 }
 
 /* ---- writing ---- */
+
+static void
+check_writable(const char *function)
+{
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfReadOnly(function);
+}
 
 /* Every process, this one included, reads that table's rows again. */
 static void
@@ -430,6 +445,7 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	int64		per;
 	bool		isnull;
 
+	check_writable("mlint.rate_rule_create()");
 	for (int i = 0; i < NFIELDS; i++)
 	{
 		row.values[i] = PG_GETARG_DATUM(i);
@@ -543,6 +559,7 @@ mlint_rate_rule_alter(PG_FUNCTION_ARGS)
 	int64		id;
 	int64		per;
 
+	check_writable("mlint.rate_rule_alter()");
 	owner_begin(&scope);
 	id = read_row(name, &row, caller);
 	owner_end(&scope);
@@ -596,6 +613,7 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	char	   *user = worker_of_rule(name);
 
+	check_writable("mlint.rate_rule_drop()");
 	if (user)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
@@ -718,6 +736,7 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		id;
 
+	check_writable("mlint.rate_override_set()");
 	if (action != RATE_LIMIT && !(PG_ARGISNULL(3) && PG_ARGISNULL(4)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -791,6 +810,7 @@ mlint_rate_override_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		id;
 
+	check_writable("mlint.rate_override_drop()");
 	owner_begin(&scope);
 	id = read_row(name, &row, caller);
 	owner_end(&scope);
