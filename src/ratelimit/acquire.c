@@ -31,7 +31,9 @@
  * Rules and overrides may change meanwhile: the wait is a chain of looks, each
  * with what is in force by then, when something happened and at least every
  * LOOK_US. The wait ends in a TAKE, refused or not, and those before it only
- * peek, so that each call counts as one check.
+ * peek, so that each call counts as one check. Of a limit that several servers
+ * share, the line is this server's alone; its first asks the backend when the
+ * backend has said that it may be worth it, and what is asked in vain counts.
  */
 #include "postgres.h"
 

@@ -273,6 +273,12 @@ sql("SELECT mlint.rate_override_drop('long', 'k')");
 $first = waiter('long');
 sql("SELECT mlint.rate_rule_drop('long')");
 like((finish($first))[2], qr/42704: rate limit "long" does not exist/, 'a rule that is dropped is the usual error');
+rule('impatient', 'token_bucket', 1, '10 days', "strategy => 'queue', max_wait => '20 days'");
+sql("SELECT mlint.rate_acquire('impatient', 'k')");
+$first = start("SELECT allowed FROM mlint.rate_acquire('impatient', 'k')", 'impatient');
+wait_for_sleepers(1);
+sql("SELECT mlint.rate_rule_alter('impatient', max_wait => '1 s')");
+is((finish($first))[1], 'f', 'the max_wait of the rule is the one in force');
 # The rule comes to see those who wait as others.
 rule('scoped', 'token_bucket', 1, '10 days', "strategy => 'queue', max_wait => '20 days'");
 sql("SELECT mlint.rate_acquire('scoped', 'k')");
@@ -331,7 +337,7 @@ cmp_ok(sql("SELECT min(extract(milliseconds FROM gap)) FROM (SELECT at - lag(at)
 rule('full', 'leaky_bucket', 1, '1 day', "burst => 3, strategy => 'hard', max_wait => '100 days'");
 is(sql("SELECT allowed, delay FROM mlint.rate_acquire('full', 'k')"), 't|00:00:00', 'the first leaves at once');
 @line = line_up("SELECT mlint.rate_acquire('full', 'k')", qw(l1 l2));
-(undef, undef, $err) = $node->psql('postgres', "SELECT mlint.rate_acquire('full', 'k')");
+(undef, undef, $err) = $node->psql('postgres', "SET statement_timeout = '10 s'; SELECT mlint.rate_acquire('full', 'k')");
 like($err, qr/rate limit "full" is exceeded/, 'a full bucket refuses, those in line counted');
 sql("SELECT pg_cancel_backend(" . pid_of('l1') . ")");
 finish($line[0]);
