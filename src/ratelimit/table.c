@@ -25,7 +25,7 @@
  *
  * Order of locks: rules, partitions by number, crowds by number. The spinlock
  * of the free list is held for a few instructions, with no other inside.
- * Nothing raises while any is held.
+ * Nothing raises while a partition or a crowd is locked.
  */
 #include "postgres.h"
 
@@ -34,6 +34,7 @@
 
 #include "common/crypto.h"
 #include "common/hashfn.h"
+#include "common/rows.h"
 #include "common/shmem.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -60,6 +61,9 @@
 /* Between sweeps that find little, in microseconds. */
 #define MIN_PAUSE		INT64CONST(10000)
 #define MAX_PAUSE		INT64CONST(1000000)
+
+/* Of going over all: heads at a time under a lock. */
+#define PART_HEADS		4096
 
 #define INLINE_SEGMENTS	2
 #define MORE_SEGMENTS	21
@@ -101,8 +105,12 @@ StaticAssertDecl(INLINE_SEGMENTS + MORE_SLOTS * MORE_SEGMENTS >=
 
 typedef struct RuleSlot
 {
-	/* Under the lock of the rules; read without it. */
+	/*
+	 * Whose it is; the lock of the rules is for change. A rule's id is good
+	 * for the life of its table.
+	 */
 	Oid			database;		/* InvalidOid: not in use */
+	Oid			relation;		/* mlint.rate_rule, which can be made anew */
 	int64		id;
 	int64		used_at;
 
@@ -271,6 +279,45 @@ find(const RateKey *key)
 	return at;
 }
 
+/*
+ * To go over all keys: a part at a time, which is locked meanwhile.
+ *
+ * for (; part_lock(&part, LW_SHARED); part_unlock(&part))
+ *     ... heads from part.first to before part.end ...
+ */
+typedef struct Part
+{
+	int			partition;
+	uint32		done;			/* heads of the partition */
+	uint32	   *first;
+	uint32	   *end;
+} Part;
+
+static bool
+part_lock(Part *part, LWLockMode mode)
+{
+	uint32	   *first = &heads[(uint64) part->partition * table->nheads];
+
+	if (part->partition == PARTITIONS)
+		return false;
+	part->first = first + part->done;
+	part->end = first + Min(part->done + PART_HEADS, table->nheads);
+	LWLockAcquire(partition_lock(part->partition), mode);
+	return true;
+}
+
+static void
+part_unlock(Part *part)
+{
+	LWLockRelease(partition_lock(part->partition));
+	part->done += part->end - part->first;
+	if (part->done == table->nheads)
+	{
+		part->partition++;
+		part->done = 0;
+	}
+}
+
 /* ---- free slots ---- */
 
 static uint32
@@ -342,6 +389,15 @@ link_to(const RateKey *key, uint32 at)
 	while (*link != at)
 		link = &slots[*link].next;
 	return link;
+}
+
+static void
+key_of(const Slot *slot, RateKey *key)
+{
+	key->hash = slot->hash;
+	key->rule = slot->rule;
+	key->len = slot->len;
+	memcpy(key->text, slot->text, RATE_KEY_TEXT);
 }
 
 /* Put a key into a slot. The partition is locked. */
@@ -1133,50 +1189,39 @@ table_count(const RateKey *key, bool allowed)
 RateKey *
 table_unused_slices(int rule_slot, int *n)
 {
-	int			size = 64;
-	RateKey    *keys = palloc(size * sizeof(RateKey));
+	Part		part = {0};
+	int			room = 64;
+	int			found;
+	RateKey    *keys = palloc(room * sizeof(RateKey));
 
 	*n = 0;
-	for (int p = 0; p < PARTITIONS; p++)
+	/* Nothing is allocated under a lock: again, if there was no room. */
+	for (; part_lock(&part, LW_SHARED);)
 	{
-		uint32	   *first = &heads[(uint64) p * table->nheads];
-		int			found;
+		int64		now = rate_now();
 
-		/* Nothing is allocated under a lock: again, if there was no room. */
-		do
+		found = *n;
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 at = *head; at != NONE; at = slots[at].next)
+			{
+				const Slot *slot = &slots[at];
+
+				if (slot->rule == rule_slot &&
+					(slot->flags & ALGORITHM) == RATE_SLICE &&
+					slot->u.value > 0 && slot->idle_at <= now &&
+					found++ < room)
+					key_of(slot, &keys[found - 1]);
+			}
+		if (found <= room)
 		{
-			int64		now;
-
-			found = *n;
-			LWLockAcquire(partition_lock(p), LW_SHARED);
-			now = rate_now();
-			for (uint32 i = 0; i < table->nheads; i++)
-				for (uint32 at = first[i]; at != NONE; at = slots[at].next)
-				{
-					const Slot *slot = &slots[at];
-
-					if (slot->rule != rule_slot ||
-						(slot->flags & ALGORITHM) != RATE_SLICE ||
-						slot->u.value <= 0 || slot->idle_at > now)
-						continue;
-					if (found < size)
-					{
-						RateKey    *key = &keys[found];
-
-						key->hash = slot->hash;
-						key->rule = slot->rule;
-						key->len = slot->len;
-						memcpy(key->text, slot->text, RATE_KEY_TEXT);
-					}
-					found++;
-				}
-			LWLockRelease(partition_lock(p));
-			if (found <= size)
-				break;
-			size = Max(size * 2, found + found / 2);
-			keys = repalloc_huge(keys, (Size) size * sizeof(RateKey));
-		} while (true);
-		*n = found;
+			*n = found;
+			part_unlock(&part);
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		LWLockRelease(partition_lock(part.partition));
+		room = Max(room * 2, found + found / 2);
+		keys = repalloc_huge(keys, (Size) room * sizeof(RateKey));
 	}
 	return keys;
 }
@@ -1187,6 +1232,7 @@ table_unused_slices(int rule_slot, int *n)
 void
 table_forget_rule(int rule_slot)
 {
+	Part		part = {0};
 	RuleSlot   *rule = &rules[rule_slot];
 
 	LWLockAcquire(crowd_lock(rule_slot), LW_EXCLUSIVE);
@@ -1194,13 +1240,9 @@ table_forget_rule(int rule_slot)
 	rule->algorithm = -1;
 	LWLockRelease(crowd_lock(rule_slot));
 
-	for (int p = 0; p < PARTITIONS; p++)
-	{
-		uint32	   *first = &heads[(uint64) p * table->nheads];
-
-		LWLockAcquire(partition_lock(p), LW_EXCLUSIVE);
-		for (uint32 i = 0; i < table->nheads; i++)
-			for (uint32 *link = &first[i]; *link != NONE;)
+	for (; part_lock(&part, LW_EXCLUSIVE); part_unlock(&part))
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 *link = head; *link != NONE;)
 			{
 				uint32		at = *link;
 				Slot	   *slot = &slots[at];
@@ -1220,12 +1262,10 @@ table_forget_rule(int rule_slot)
 					push_slot(at);
 				}
 			}
-		LWLockRelease(partition_lock(p));
-	}
 }
 
 static void
-rule_begin(RuleSlot *rule, Oid database, int64 id)
+rule_begin(RuleSlot *rule, Oid database, Oid relation, int64 id)
 {
 	memset(rule, 0, sizeof(*rule));
 	pg_atomic_init_u64(&rule->longest, 0);
@@ -1239,6 +1279,7 @@ rule_begin(RuleSlot *rule, Oid database, int64 id)
 		pg_atomic_init_u32(&rule->waits[i], 0);
 	rule->algorithm = -1;
 	rule->database = database;
+	rule->relation = relation;
 	rule->id = id;
 }
 
@@ -1250,21 +1291,16 @@ rule_begin(RuleSlot *rule, Oid database, int64 id)
 static int
 idle_rule(void)
 {
+	Part		part = {0};
 	bool	   *busy = palloc0(table->nrules * sizeof(bool));
 	int64		now = rate_now();
 	int			found = -1;
 
-	for (int p = 0; p < PARTITIONS; p++)
-	{
-		uint32	   *first = &heads[(uint64) p * table->nheads];
-
-		LWLockAcquire(partition_lock(p), LW_EXCLUSIVE);
-		for (uint32 i = 0; i < table->nheads; i++)
-			for (uint32 at = first[i]; at != NONE; at = slots[at].next)
+	for (; part_lock(&part, LW_EXCLUSIVE); part_unlock(&part))
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 at = *head; at != NONE; at = slots[at].next)
 				if (!busy[slots[at].rule] && !may_free(&slots[at], now))
 					busy[slots[at].rule] = true;
-		LWLockRelease(partition_lock(p));
-	}
 	for (uint32 i = 0; i < table->nrules; i++)
 		if (!busy[i] &&
 			(rules[i].algorithm < 0 || rules[i].crowd.idle_at <= now) &&
@@ -1276,12 +1312,13 @@ idle_rule(void)
 
 /* The slot of a rule, or -1. The lock of the rules is held. */
 static int
-find_rule(Oid database, int64 rule_id)
+find_rule(Oid relation, int64 rule_id)
 {
 	uint32		used = pg_atomic_read_u32(&table->rules_used);
 
 	for (uint32 i = 0; i < used; i++)
-		if (rules[i].id == rule_id && rules[i].database == database)
+		if (rules[i].id == rule_id && rules[i].database == MyDatabaseId &&
+			rules[i].relation == relation)
 			return i;
 	return -1;
 }
@@ -1290,10 +1327,11 @@ int
 table_rule_slot(int64 rule_id)
 {
 	LWLock	   *lock = &locks[RULES_LOCK].lock;
+	Oid			relation = mlint_relation("rate_rule");
 	int			found;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	found = find_rule(MyDatabaseId, rule_id);
+	found = find_rule(relation, rule_id);
 	if (found < 0)
 	{
 		uint32		used = pg_atomic_read_u32(&table->rules_used);
@@ -1301,7 +1339,7 @@ table_rule_slot(int64 rule_id)
 		if (used < table->nrules)
 		{
 			found = used;
-			rule_begin(&rules[found], MyDatabaseId, rule_id);
+			rule_begin(&rules[found], MyDatabaseId, relation, rule_id);
 			pg_atomic_write_u32(&table->rules_used, used + 1);
 		}
 		else if ((found = idle_rule()) >= 0)
@@ -1309,7 +1347,7 @@ table_rule_slot(int64 rule_id)
 			/* Nobody finds it by the old name while its keys go. */
 			rules[found].database = InvalidOid;
 			table_forget_rule(found);
-			rule_begin(&rules[found], MyDatabaseId, rule_id);
+			rule_begin(&rules[found], MyDatabaseId, relation, rule_id);
 		}
 	}
 	if (found >= 0)
@@ -1335,24 +1373,19 @@ table_rule_kept(int rule_slot, int64 rule_id)
 void
 table_totals(int rule_slot, RateTotals *totals)
 {
+	Part		part = {0};
 	RuleSlot   *rule = &rules[rule_slot];
 
 	memset(totals, 0, sizeof(*totals));
-	for (int p = 0; p < PARTITIONS; p++)
-	{
-		const uint32 *first = &heads[(uint64) p * table->nheads];
-
-		LWLockAcquire(partition_lock(p), LW_SHARED);
-		for (uint32 i = 0; i < table->nheads; i++)
-			for (uint32 at = first[i]; at != NONE; at = slots[at].next)
+	for (; part_lock(&part, LW_SHARED); part_unlock(&part))
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 at = *head; at != NONE; at = slots[at].next)
 				if (slots[at].rule == rule_slot)
 				{
 					totals->keys++;
 					totals->allowed += slots[at].allowed;
 					totals->refused += slots[at].refused;
 				}
-		LWLockRelease(partition_lock(p));
-	}
 	totals->allowed += pg_atomic_read_u64(&rule->allowed);
 	totals->refused += pg_atomic_read_u64(&rule->refused);
 	totals->crowded = pg_atomic_read_u64(&rule->crowded);
@@ -1378,47 +1411,37 @@ table_count_wait(int rule_slot, int64 waited_us)
 RateKeyUse *
 table_keys(int rule_slot, int *n)
 {
+	Part		part = {0};
 	int			room = 64;
+	int			found = 0;
 	RateKeyUse *uses = palloc(room * sizeof(RateKeyUse));
 
 	*n = 0;
-	for (int p = 0; p < PARTITIONS; p++)
+	/* Nothing is allocated under a lock: again, if there was no room. */
+	for (; part_lock(&part, LW_SHARED);)
 	{
-		const uint32 *first = &heads[(uint64) p * table->nheads];
-		int			more;
+		found = *n;
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 at = *head; at != NONE; at = slots[at].next)
+			{
+				const Slot *slot = &slots[at];
 
-		/* Room is made without the lock, and the partition seen again. */
-		for (;;)
+				if (slot->rule != rule_slot || found++ >= room)
+					continue;
+				key_of(slot, &uses[found - 1].key);
+				uses[found - 1].allowed = slot->allowed;
+				uses[found - 1].refused = slot->refused;
+			}
+		if (found <= room)
 		{
-			more = 0;
-			LWLockAcquire(partition_lock(p), LW_SHARED);
-			for (uint32 i = 0; i < table->nheads; i++)
-				for (uint32 at = first[i]; at != NONE; at = slots[at].next)
-					if (slots[at].rule == rule_slot)
-					{
-						const Slot *slot = &slots[at];
-
-						if (*n + more < room)
-						{
-							RateKeyUse *use = &uses[*n + more];
-
-							use->key.hash = slot->hash;
-							use->key.rule = slot->rule;
-							use->key.len = slot->len;
-							memcpy(use->key.text, slot->text, RATE_KEY_TEXT);
-							use->allowed = slot->allowed;
-							use->refused = slot->refused;
-						}
-						more++;
-					}
-			LWLockRelease(partition_lock(p));
-			if (*n + more <= room)
-				break;
-			room = Max(room * 2, *n + more + 64);
-			uses = repalloc_huge(uses, room * sizeof(RateKeyUse));
+			*n = found;
+			part_unlock(&part);
 			CHECK_FOR_INTERRUPTS();
+			continue;
 		}
-		*n += more;
+		LWLockRelease(partition_lock(part.partition));
+		room = Max(room * 2, found + found / 2);
+		uses = repalloc_huge(uses, (Size) room * sizeof(RateKeyUse));
 	}
 	return uses;
 }
@@ -1443,6 +1466,7 @@ table_get_rule(uint32 rule_slot, SavedRule *saved)
 
 	memset(saved, 0, sizeof(*saved));
 	saved->database = rule->database;
+	saved->relation = rule->relation;
 	saved->id = rule->id;
 	saved->used_at = rule->used_at;
 	saved->longest = (int64) pg_atomic_read_u64(&rule->longest);
@@ -1473,7 +1497,7 @@ table_put_rule(const SavedRule *saved)
 
 	if (used == table->nrules)
 		return -1;
-	rule_begin(rule, saved->database, saved->id);
+	rule_begin(rule, saved->database, saved->relation, saved->id);
 	rule->used_at = saved->used_at;
 	rule->forgiven = saved->forgiven;
 	pg_atomic_write_u64(&rule->longest, (uint64) saved->longest);

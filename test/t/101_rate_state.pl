@@ -454,5 +454,15 @@ SELECT count(*) FROM generate_series(61, 150) i WHERE left_of('r' || i, 'x') = 0
 EOQ
 is($both, "\n450\n\n450\n90", '... also in a session that has known both');
 
+# ---- an extension that is made anew ----
+
+sql("SELECT take('token_bucket', 'x', 5), take('fixed_window', 'x', 5)", 'other');
+sql('DROP EXTENSION mlint CASCADE; CREATE EXTENSION mlint', 'other');
+sql("SELECT mlint.rate_rule_create('$_', '$_', 5, '1 hour')", 'other')
+  foreach @laws;
+is(sql("SELECT left_of('$_', 'x')", 'other'),
+	5, "$_: nothing remains of a rule with the same number")
+  foreach @laws;
+
 $node->stop('fast');
 done_testing();
