@@ -29,6 +29,7 @@ if ($relay == 0)
 	my $select = IO::Select->new($listen);
 	my %to;
 
+	$SIG{PIPE} = 'IGNORE';
 	while (1)
 	{
 		for my $socket ($select->can_read)
