@@ -2207,7 +2207,7 @@ COMMENT ON COLUMN mlint.rate_rules.setting IS 'Setting where user, ip or endpoin
 COMMENT ON COLUMN mlint.rate_rules.ipv4_prefix IS 'Scope ip: addresses that agree in so many bits are one identifier';
 COMMENT ON COLUMN mlint.rate_rules.ipv6_prefix IS 'The same for IPv6';
 COMMENT ON COLUMN mlint.rate_rules.max_wait IS 'How long rate_acquire waits at most';
-COMMENT ON COLUMN mlint.rate_rules.pre_request IS 'Whether mlint.rate_pre_request takes from it';
+COMMENT ON COLUMN mlint.rate_rules.pre_request IS 'Whether mlint.rate_pre_request takes from it; not with scope custom';
 COMMENT ON COLUMN mlint.rate_rules.backend IS 'Where it is kept: local for this server''s memory, or the name of a store that several servers share';
 COMMENT ON COLUMN mlint.rate_rules.mode IS 'With a backend: exact (asked for each decision), or leased (parts of the limit are borrowed)';
 COMMENT ON COLUMN mlint.rate_rules.fail IS 'When the backend is away: open (lets pass), closed (refuses), or local (each server for itself)';

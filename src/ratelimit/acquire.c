@@ -31,7 +31,9 @@
  * Rules and overrides may change meanwhile: the wait is a chain of looks, each
  * with what is in force by then, when something happened and at least every
  * LOOK_US. The wait ends in a TAKE, refused or not, and those before it only
- * peek, so that each call counts as one check.
+ * peek, so that each call counts as one check. Of a limit that several servers
+ * share, the line is this server's alone; its first asks the backend when the
+ * backend has said that it may be worth it, and what is asked in vain counts.
  */
 #include "postgres.h"
 
@@ -181,6 +183,20 @@ take_if_due(Acquire *a, bool in_turn)
 	return false;
 }
 
+/* What would become of a cost that is not ours, by the law of the last look. */
+static RateVerdict
+foresee(Acquire *a, int64 cost)
+{
+	RateAsk		ask = {.key = a->key,.law = &a->law,.cost = cost};
+	RateAnswer	answer;
+
+	if (a->remote)
+		decide(a, cost, RATE_PEEK, true, &answer);
+	else
+		(void) table_decide(&ask, 1, RATE_PEEK, true, &answer.verdict, NULL);
+	return answer.verdict;
+}
+
 /*
  * How long it will take at least until the cost of those ahead, and then ours,
  * can pass. Nobody is turned away who would have made it.
@@ -189,7 +205,7 @@ static int64
 expected_wait(Acquire *a, int64 ahead)
 {
 	const RateLaw *law = &a->law;
-	RateAnswer	peek;
+	RateVerdict verdict;
 	int64		total;
 	int64		first;
 	int64		turns;
@@ -201,26 +217,25 @@ expected_wait(Acquire *a, int64 ahead)
 	{
 		case RATE_TOKEN_BUCKET:
 			first = Min(total, law->burst);
-			decide(a, first, RATE_PEEK, true, &peek);
-			return peek.verdict.retry_after + time_of(law, total - first);
+			verdict = foresee(a, first);
+			return verdict.retry_after + time_of(law, total - first);
 
 		case RATE_LEAKY_BUCKET:
 			/* All before us must have left. */
-			decide(a, a->cost, RATE_PEEK, true, &peek);
-			wait = peek.verdict.allowed ? peek.verdict.delay :
-				peek.verdict.retry_after +
-				time_of(law, law->burst - a->cost);
+			verdict = foresee(a, a->cost);
+			wait = verdict.allowed ? verdict.delay :
+				verdict.retry_after + time_of(law, law->burst - a->cost);
 			return wait + time_of(law, ahead);
 
 		default:
 			/* No window lets more than its rate through. */
 			turns = (total - 1) / law->burst;
-			decide(a, total - turns * law->burst, RATE_PEEK, true, &peek);
-			wait = peek.verdict.retry_after;
-			if (law->algorithm == RATE_FIXED_WINDOW && peek.verdict.allowed &&
+			verdict = foresee(a, total - turns * law->burst);
+			wait = verdict.retry_after;
+			if (law->algorithm == RATE_FIXED_WINDOW && verdict.allowed &&
 				turns > 0)
 			{
-				wait = Max(peek.verdict.reset_at - rate_now(), 0);
+				wait = Max(verdict.reset_at - rate_now(), 0);
 				turns--;
 			}
 			return wait + (turns < FOREVER_US / law->per ?
@@ -298,7 +313,7 @@ wait_turn(Acquire *a)
 			queue_join(&a->key, a->cost);
 		}
 	}
-	expected = expected_wait(a, queue_ahead());
+	expected = a->denied ? 0 : expected_wait(a, queue_ahead());
 	if (take(a, queue_ahead() == 0, false))
 		return true;
 	a->answer->verdict.retry_after = Max(a->answer->verdict.retry_after,
@@ -306,15 +321,19 @@ wait_turn(Acquire *a)
 	return false;
 }
 
-/* Whichever way a wait ends. */
 static void
-end_wait(int code, Datum arg)
+count_wait(const Acquire *a)
 {
-	Acquire    *a = (Acquire *) DatumGetPointer(arg);
-
-	queue_leave();
 	if (a->slept)
 		table_count_wait(a->slot, waited(a));
+}
+
+/* A wait in line is ended by an error or with the session. */
+static void
+give_up(int code, Datum arg)
+{
+	queue_leave();
+	count_wait((Acquire *) DatumGetPointer(arg));
 }
 
 /* A wait that was slept through has ended early: return what it took. */
@@ -328,8 +347,7 @@ give_back(int code, Datum arg)
 	/* No talking to another server while a transaction or process ends. */
 	if (!a->remote)
 		(void) table_decide(&ask, 1, RATE_GIVE, true, &verdict, NULL);
-	if (a->slept)
-		table_count_wait(a->slot, waited(a));
+	count_wait(a);
 }
 
 /* Throttle: what has been taken is to be worth a delay. */
@@ -355,7 +373,6 @@ slow_down(Acquire *a)
 			doze(a, left);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(give_back, PointerGetDatum(a));
-	table_count_wait(a->slot, waited(a));
 }
 
 /* ---- strategies ---- */
@@ -372,12 +389,12 @@ acquire(Acquire *a)
 		return take(a, false, false);
 	if (take_if_due(a, false))
 		return true;
-	PG_ENSURE_ERROR_CLEANUP(end_wait, PointerGetDatum(a));
+	PG_ENSURE_ERROR_CLEANUP(give_up, PointerGetDatum(a));
 	{
 		passed = wait_turn(a);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(end_wait, PointerGetDatum(a));
-	end_wait(0, PointerGetDatum(a));
+	PG_END_ENSURE_ERROR_CLEANUP(give_up, PointerGetDatum(a));
+	queue_leave();
 	return passed;
 }
 
@@ -432,9 +449,11 @@ rate_acquire(const char *rule, Size len, const char *identifier, Size idlen,
 		.started = monotonic_us(),
 		.answer = answer,
 	};
+	bool		passed;
 
 	look(&a);
-	if (acquire(&a))
+	passed = acquire(&a);
+	if (passed)
 	{
 		int64		departs = waited(&a) + answer->verdict.delay;
 		int64		left;
@@ -444,9 +463,10 @@ rate_acquire(const char *rule, Size len, const char *identifier, Size idlen,
 		if (a.strategy == RATE_THROTTLE && !is_leaky(&a))
 			slow_down(&a);
 	}
-	else if (a.strategy == RATE_HARD)
+	count_wait(&a);
+	if (!passed && a.strategy == RATE_HARD)
 		raise_refusal(&a);
-	else if (a.strategy == RATE_GRACEFUL && !a.denied)
+	if (!passed && a.strategy == RATE_GRACEFUL && !a.denied)
 		pass_degraded(&a);
 	answer->verdict.delay = a.slept ? waited(&a) : 0;
 }

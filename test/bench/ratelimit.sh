@@ -4,8 +4,8 @@
 # medians of the rounds; a ratio is the median of the rounds' ratios.
 . "$top/test/bench/commit.sh"
 
-RATE_ROUNDS=${RATE_ROUNDS:-7}
-RATE_SECONDS=${RATE_SECONDS:-3}
+RATE_ROUNDS=${RATE_ROUNDS:-9}
+RATE_SECONDS=${RATE_SECONDS:-2}
 RATE_ROWS=${RATE_ROWS:-1000000}
 RATE_FLOOD=${RATE_FLOOD:-10000000}
 
@@ -75,19 +75,26 @@ measure_ratelimit()
 	random='\set n random(1, 1000)'
 	printf "%s\nSELECT 1;\n" "$random" >"$work/rate_select.sql"
 	printf "%s\nSELECT mlint.rate_check('bench', :n);\n" "$random" >"$work/rate_keys.sql"
+	printf "%s\nSELECT (mlint.rate_check('bench', :n)).allowed;\n" "$random" >"$work/rate_field.sql"
 	printf "%s\nSELECT mlint.rate_check('bench', 'one');\n" "$random" >"$work/rate_one.sql"
+	printf "%s\nSELECT mlint.rate_allow('bench', :n);\n" "$random" >"$work/rate_allow.sql"
 	printf "%s\nSELECT bench.limiter_take(:n, 1000, '1 s');\n" "$random" >"$work/rate_upsert.sql"
 	PGBENCH_ALL=$PGBENCH_SECONDS
 	PGBENCH_SECONDS=$RATE_SECONDS
 	n=0
 	while [ $((n += 1)) -le "$RATE_ROUNDS" ]; do
-		for script in select keys one upsert; do
+		for script in select keys select field select one select allow upsert; do
 			transactions "rate_$script" >>"$work/rate.$script"
+			# Each is measured beside the SELECT 1 right before it.
+			[ $script != select ] || before=$(tail -n 1 "$work/rate.select")
+			echo "$before" >>"$work/rate.before_$script"
 		done
 	done
 	PGBENCH_SECONDS=$PGBENCH_ALL
-	beside select keys "\`rate_check\`, 8 clients, 1,000 keys, beside SELECT 1" "≥ 0.9"
-	beside select one "\`rate_check\`, 8 clients, one key, beside SELECT 1" "≥ 0.8"
+	beside before_keys keys "\`rate_check\`, 8 clients, 1,000 keys, beside SELECT 1" "≥ 0.9"
+	beside before_field field "the same, only \`(rate_check(…)).allowed\`" "≥ 0.9"
+	beside before_one one "\`rate_check\`, 8 clients, one key, beside SELECT 1" "≥ 0.8"
+	beside before_allow allow "\`rate_allow\`, 8 clients, 1,000 keys, beside SELECT 1" "≥ 0.9"
 	beside upsert keys "\`rate_check\`, 8 clients, beside an upsert in plpgsql" "≥ 3"
 
 	# Versions that an upsert leaves behind in one transaction stay in its own
@@ -136,7 +143,7 @@ measure_ratelimit()
 	)
 	row "slots that hold an identifier after that" "$max" "–" "$kept" "–"
 
-	bytes=$(sql -c "SELECT sum(allocated_size) FROM pg_shmem_allocations WHERE name ~ '^mlint rate.*key'")
+	bytes=$(sql -c "SELECT sum(allocated_size) FROM pg_shmem_allocations WHERE name = 'mlint rate limits'")
 	row "shared memory a key" "≤ 100 bytes" "–" "$(calc "$bytes / $max" "%.1f") bytes" "–"
 	sql >/dev/null <<-EOSQL
 		SELECT mlint.rate_rule_drop('bench'), mlint.rate_rule_drop('flood'), mlint.rate_rule_drop('slow');
