@@ -5,13 +5,14 @@
 #
 # The measures are the other files here: deliver publish commit latency secrets
 # ratelimit ratelimit_redis snapshot memory beside destinations scan idle.
-# Without a name all run, one after the other; the table at the end is markdown. Everything is
-# durable (fsync on), everything else is PostgreSQL's default but for what
-# server_start is given below.
+# Without a name all run, one after the other; the table at the end is
+# markdown. Everything is durable (fsync on), everything else is PostgreSQL's
+# default but for what server_start is given below.
 #
 # EVENTS (100000), BACKLOG (1000000), CONNECTIONS (64), ROUNDS (200),
 # PGBENCH_SECONDS (10), RATE_ROUNDS (7), RATE_SECONDS (3), RATE_ROWS (1000000),
-# RATE_FLOOD (10000000), REDIS_ROUNDS (7), REDIS_SECONDS (3), SCAN_MB (64) and IDLE_SECONDS (180) size the run.
+# RATE_FLOOD (10000000), REDIS_ROUNDS (7), REDIS_SECONDS (3), SCAN_MB (64) and
+# IDLE_SECONDS (180) size the run.
 # PG_CONFIG chooses the PostgreSQL, TMPDIR the disk.
 set -eu
 . "$(dirname "$0")/../lib.sh"
