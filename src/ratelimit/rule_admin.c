@@ -443,7 +443,6 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	RuleRow		row;
 	OwnerScope	scope;
 	int64		per;
-	bool		isnull;
 
 	check_writable("mlint.rate_rule_create()");
 	for (int i = 0; i < NFIELDS; i++)
@@ -458,17 +457,13 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	changed("rate_rule");
 	if (write_row("INSERT INTO mlint.rate_rule (" COLUMNS ") VALUES"
 				  " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-				  " $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING"
-				  " RETURNING id", &row) == 0)
+				  " $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING",
+				  &row) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("rate limit \"%s\" already exists",
 						field_text(&row, NAME)),
 				 errhint("mlint.rate_rule_alter() changes it.")));
-	/* Its number may have been another's, before the extension was dropped. */
-	table_forget_rule(table_rule_slot(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-																  SPI_tuptable->tupdesc,
-																  1, &isnull))));
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }

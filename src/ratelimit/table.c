@@ -116,7 +116,6 @@ typedef struct RuleSlot
 
 	bool		forgiven;		/* keys that are not here are fresh ones */
 	pg_atomic_uint64 longest;	/* debt that was seen; see may_free() */
-	pg_atomic_uint32 keys;
 	pg_atomic_uint64 allowed;
 	pg_atomic_uint64 refused;
 	pg_atomic_uint64 crowded;
@@ -378,7 +377,6 @@ unlink_key(uint32 *link)
 	free_more(slot);
 	pg_atomic_fetch_add_u64(&rule->allowed, slot->allowed);
 	pg_atomic_fetch_add_u64(&rule->refused, slot->refused);
-	pg_atomic_fetch_sub_u32(&rule->keys, 1);
 }
 
 static uint32 *
@@ -419,7 +417,6 @@ link_key(uint32 at, const RateKey *key, RateAlgorithm algorithm)
 	memcpy(slot->text, key->text, RATE_KEY_TEXT);
 	slot->next = *head;
 	*head = at;
-	pg_atomic_fetch_add_u32(&rules[key->rule].keys, 1);
 }
 
 /* ---- states ---- */
@@ -891,15 +888,20 @@ decide_all(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
 	int			crowds[RATE_MAX_TOGETHER];
 	int			ncrowds = 0;
 	bool		allowed = true;
+	bool		full = false;
 	Places		places;
 	int64		now;
 
+	/* Would whoever is not known and only looks be in the crowd? */
+	if (intent == RATE_PEEK)
+		full = !any_slot_free() && sweep_pauses(rate_now());
 	for (int i = 0; i < n; i++)
 		make[i] = makes_key(&asks[i], intent);
 	lock_places(&places, asks, n, make);
 	for (int i = 0; i < n; i++)
 	{
-		in_crowd[i] = places.slots[i] == NONE && make[i] && counts(intent);
+		in_crowd[i] = places.slots[i] == NONE &&
+			asks[i].law->algorithm != RATE_SLICE && (counts(intent) || full);
 		if (in_crowd[i])
 			add_sorted(crowds, &ncrowds, asks[i].key.rule % CROWD_LOCKS);
 	}
@@ -952,6 +954,8 @@ decide_all(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
 				rule->algorithm = ask->law->algorithm;
 				rule->crowd = states[i];
 			}
+			if (!counts(intent))
+				continue;
 			pg_atomic_fetch_add_u64(allowed ? &rule->allowed : &rule->refused,
 									1);
 			pg_atomic_fetch_add_u64(&rule->crowded, 1);
@@ -1269,7 +1273,6 @@ rule_begin(RuleSlot *rule, Oid database, Oid relation, int64 id)
 {
 	memset(rule, 0, sizeof(*rule));
 	pg_atomic_init_u64(&rule->longest, 0);
-	pg_atomic_init_u32(&rule->keys, 0);
 	pg_atomic_init_u64(&rule->allowed, 0);
 	pg_atomic_init_u64(&rule->refused, 0);
 	pg_atomic_init_u64(&rule->crowded, 0);
@@ -1451,12 +1454,13 @@ table_keys(int rule_slot, int *n)
 uint32
 table_saved_counts(uint32 *nkeys)
 {
-	uint32		used = pg_atomic_read_u32(&table->rules_used);
+	uint64		nheads = (uint64) PARTITIONS * table->nheads;
 
 	*nkeys = 0;
-	for (uint32 i = 0; i < used; i++)
-		*nkeys += pg_atomic_read_u32(&rules[i].keys);
-	return used;
+	for (uint64 i = 0; i < nheads; i++)
+		for (uint32 at = heads[i]; at != NONE; at = slots[at].next)
+			(*nkeys)++;
+	return pg_atomic_read_u32(&table->rules_used);
 }
 
 void

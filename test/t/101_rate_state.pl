@@ -238,6 +238,8 @@ foreach my $law (qw(token_bucket fixed_window sliding_window))
 		'... whose debts are known');
 	is( sql("SELECT reason FROM mlint.rate_check('$law', 'one more')"),
 		'crowded', '... and it is said');
+	is( sql("SELECT allowed, reason FROM mlint.rate_peek('$law', 'another')"),
+		'f|crowded', '... also to those who only look');
 	is(places('none'), 0, '... no other rule has room either');
 
 	$now += 2 * $hour;
