@@ -45,7 +45,7 @@ if ($relay == 0)
 				$to{$server} = $client;
 				next;
 			}
-			my $other = $to{$socket};
+			my $other = $to{$socket} or next;
 
 			if (sysread($socket, my $bytes, 65536))
 			{
