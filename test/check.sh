@@ -159,6 +159,9 @@ need perl perl -MTAP::Harness -e1
 need libipc-run-perl perl -MIPC::Run -e1
 need nginx-light test -x /usr/sbin/nginx
 need openssl command -v openssl
+need redis-server command -v redis-server
+need redis-sentinel command -v redis-sentinel
+need redis-tools command -v redis-cli
 need python3-venv python3 -c "import ensurepip, venv"
 need ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
 install_missing

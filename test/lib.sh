@@ -50,6 +50,7 @@ need_for_build()
 	need libcurl4-openssl-dev have_header curl/curl.h
 	need libssl-dev have_header openssl/evp.h
 	need libjansson-dev have_header jansson.h
+	need libhiredis-dev have_header hiredis/hiredis.h
 	need python3 command -v python3
 	find_postgres || no_postgres=yes
 }
@@ -100,7 +101,7 @@ postgres_packages()
 }
 
 # Install what need() found missing, and start nothing by doing so: Debian
-# would make and start a database cluster, and start nginx. Both are
+# would make and start a database cluster, and start nginx and Redis. These are
 # prevented by two files that are there only meanwhile.
 install_missing()
 {
@@ -136,9 +137,11 @@ install_missing()
 			apt-get -qq update && $install "$@" >$log 2>&1
 		} || { cat $log >&2; rm -f $log; exit 1; }
 		rm -f $log
-		case " $* " in *" nginx"*)
-			! command -v systemctl || systemctl -q disable nginx || true ;;
-		esac
+		for service in nginx redis-server redis-sentinel; do
+			case " $* " in *" $service"*)
+				! command -v systemctl || systemctl -q disable $service || true ;;
+			esac
+		done
 	' sh $missing </dev/null >&2 || die "could not install:$missing"
 	missing=
 }

@@ -8,6 +8,7 @@
  */
 #include "redis.h"
 
+#include "common/compat.h"
 #include "common/errors.h"
 #include "fmgr.h"
 #include "utils/memutils.h"
@@ -323,7 +324,6 @@ redis_forget(void *arg, const char *beginning, size_t beginning_len,
 		pattern[n++] = key[i];
 	}
 	pattern[n++] = '*';
-	failure->sqlstate = 0;
 	for (int i = 0; (node = store_node(store, i, failure)) != NULL; i++)
 	{
 		if (!forget_in(store, node, pattern, n, failure))

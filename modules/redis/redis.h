@@ -118,7 +118,10 @@ extern const char *hosts_parse(Store * store, const char *hosts);
 extern redisReply * store_call(Store * store, const char *key, size_t len,
 							   const Command * command, RemoteFailure *failure);
 
-/* The n-th server that has keys, for what concerns all; NULL: no more. */
+/*
+ * The n-th server that has keys, for what concerns all. NULL: there are no
+ * more, and failure->sqlstate is 0, or they could not be found.
+ */
 extern Peer * store_node(Store * store, int n, RemoteFailure *failure);
 
 /* Forget who is who. */

@@ -437,9 +437,11 @@ store_node(Store * store, int n, RemoteFailure *failure)
 
 	if (store->options->mode != REDIS_CLUSTER)
 	{
-		if (n > 0)
-			return NULL;
-		return store->master ? store->master : find_master(store, failure);
+		if (n == 0)
+			return store->master ? store->master :
+				find_master(store, failure);
+		failure->sqlstate = 0;
+		return NULL;
 	}
 	if (store->slots == NULL && !find_slots(store, failure))
 		return NULL;
@@ -457,5 +459,6 @@ store_node(Store * store, int n, RemoteFailure *failure)
 		if (last)
 			return last;
 	}
+	failure->sqlstate = 0;
 	return NULL;
 }

@@ -17,10 +17,12 @@
  *	graceful	takes what is left, passes, and says so.
  *
  * A leaky bucket is about when things leave. By any strategy a caller waits in
- * line until it may leave at once, and takes at that moment; refused is who
- * finds the bucket full, or would have to wait longer than max_wait. Had each
- * taken a place ahead of its time, then one who gives up would leave a hole that
- * nobody can use, or two behind it with the same time to leave.
+ * line until it may leave, and takes then (a millisecond ahead, and sleeps that
+ * out, so that the time it takes to wake up does not add to the spacing);
+ * refused is who finds the bucket full, or would have to wait longer than
+ * max_wait. Had each taken a place long ahead of its time, then one who gives
+ * up would leave a hole that nobody can use, or two behind it with the same time
+ * to leave.
  *
  * So nothing is taken while waiting in line, and there is nothing to give back
  * when it ends early: by cancel, a timeout, the end of the session. What is
@@ -53,6 +55,8 @@ PG_FUNCTION_INFO_V1(mlint_rate_acquire);
 #define LOOK_US			INT64CONST(1000000)
 /* A latch's timeout is in milliseconds; shorter waits are slept. */
 #define LATCH_US		INT64CONST(1000)
+/* Longer than anybody waits, and can be added to. */
+#define FOREVER_US		(INT64CONST(1) << 60)
 /* A backend elsewhere is not asked more often than this. */
 #define REMOTE_PAUSE_US	INT64CONST(10000)
 
@@ -103,7 +107,7 @@ time_of(const RateLaw *law, int64 tokens)
 {
 	double		us = (double) tokens * law->per / law->rate;
 
-	return us < PG_INT64_MAX / 4 ? (int64) us : PG_INT64_MAX / 4;
+	return us < FOREVER_US ? (int64) us : FOREVER_US;
 }
 
 /* See what is in force. Raises when the rule is gone. */
@@ -142,12 +146,12 @@ is_leaky(const Acquire *a)
 	return a->law.algorithm == RATE_LEAKY_BUCKET;
 }
 
-/* Take, if it can be had without any delay. */
+/* Take, if it can be had without any delay; or with one, if that may be. */
 static bool
-take(Acquire *a, bool in_turn)
+take(Acquire *a, bool in_turn, bool ahead)
 {
-	decide(a, a->cost, is_leaky(a) ? RATE_TAKE_NOW : RATE_TAKE, in_turn,
-		   a->answer);
+	decide(a, a->cost, is_leaky(a) && !ahead ? RATE_TAKE_NOW : RATE_TAKE,
+		   in_turn, a->answer);
 	a->wait = a->answer->verdict.retry_after;
 	if (a->remote)
 		a->wait = Max(a->wait, REMOTE_PAUSE_US);
@@ -159,18 +163,22 @@ static bool
 take_if_due(Acquire *a, bool in_turn)
 {
 	RateVerdict *verdict = &a->answer->verdict;
+	int64		ahead = in_turn ? LATCH_US : 0;
 
 	/* A peek at a backend elsewhere would cost as much as the question. */
-	if (!a->remote)
-	{
-		decide(a, a->cost, RATE_PEEK, in_turn, a->answer);
-		a->wait = verdict->allowed ? verdict->delay : verdict->retry_after;
-		if (is_leaky(a) && !verdict->allowed)
-			a->wait += time_of(&a->law, a->law.burst - a->cost);
-		if (!verdict->allowed || verdict->delay > 0)
-			return false;
-	}
-	return take(a, in_turn);
+	if (a->remote)
+		return take(a, in_turn, false);
+	decide(a, a->cost, RATE_PEEK, in_turn, a->answer);
+	if (verdict->allowed && verdict->delay <= ahead)
+		return take(a, in_turn, in_turn);
+	if (verdict->allowed)
+		a->wait = verdict->delay - ahead;
+	else if (is_leaky(a))
+		a->wait = verdict->retry_after +
+			time_of(&a->law, a->law.burst - a->cost) - ahead;
+	else
+		a->wait = verdict->retry_after;
+	return false;
 }
 
 /*
@@ -188,7 +196,7 @@ expected_wait(Acquire *a, int64 ahead)
 	int64		wait;
 
 	if (pg_add_s64_overflow(ahead, a->cost, &total))
-		return PG_INT64_MAX / 2;
+		return FOREVER_US;
 	switch (law->algorithm)
 	{
 		case RATE_TOKEN_BUCKET:
@@ -215,8 +223,8 @@ expected_wait(Acquire *a, int64 ahead)
 				wait = Max(peek.verdict.reset_at - rate_now(), 0);
 				turns--;
 			}
-			return wait + (turns < PG_INT64_MAX / 2 / law->per ?
-						   turns * law->per : PG_INT64_MAX / 2);
+			return wait + (turns < FOREVER_US / law->per ?
+						   turns * law->per : FOREVER_US);
 	}
 }
 
@@ -291,7 +299,7 @@ wait_turn(Acquire *a)
 		}
 	}
 	expected = expected_wait(a, queue_ahead());
-	if (take(a, queue_ahead() == 0))
+	if (take(a, queue_ahead() == 0, false))
 		return true;
 	a->answer->verdict.retry_after = Max(a->answer->verdict.retry_after,
 										 expected);
@@ -361,7 +369,7 @@ acquire(Acquire *a)
 	volatile bool passed = false;
 
 	if (!waits || a->denied || a->patience == 0)
-		return take(a, false);
+		return take(a, false, false);
 	if (take_if_due(a, false))
 		return true;
 	PG_ENSURE_ERROR_CLEANUP(end_wait, PointerGetDatum(a));
@@ -428,6 +436,11 @@ rate_acquire(const char *rule, Size len, const char *identifier, Size idlen,
 	look(&a);
 	if (acquire(&a))
 	{
+		int64		departs = waited(&a) + answer->verdict.delay;
+		int64		left;
+
+		while ((left = departs - waited(&a)) > 0)
+			doze(&a, left);
 		if (a.strategy == RATE_THROTTLE && !is_leaky(&a))
 			slow_down(&a);
 	}

@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "common/audit.h"
+#include "common/int.h"
 #include "common/errors.h"
 #include "ratelimit/decide.h"
 #include "ratelimit/queue.h"

@@ -21,8 +21,8 @@
  *
  * When a slice is used up, all processes notice at once, and one borrows. The
  * others wait for it on a condition variable, no longer than a round trip may
- * take, and then look again; whoever waited in vain borrows for himself.
- * Nobody holds a lock while he talks to the backend.
+ * take, and then look again; whoever waited in vain asks for
+ * what he needs, and no more. Nobody holds a lock while he talks to the backend.
  *
  * What goes back says how long ago it was taken. We only know when it was
  * asked for and when its answer came, so the time that a round trip may
@@ -142,6 +142,13 @@ borrowing_begin(Borrowing *borrowing, int64 longest)
 	return 0;
 }
 
+/* It took no longer than it may, so nobody else has begun. */
+static bool
+borrowing_stands(Borrowing *borrowing, uint64 mine)
+{
+	return mine != 0 && pg_atomic_read_u64(&borrowing->until) == mine;
+}
+
 static void
 borrowing_end(Borrowing *borrowing, uint64 mine)
 {
@@ -170,27 +177,33 @@ slice_age(const RemoteStore *store, int64 until, int64 now)
 
 /*
  * Borrow a slice and take the cost out of it; what is left of the one before
- * goes back. False: the backend is away.
+ * goes back. Who is not the one who borrows, or is no longer, takes the cost
+ * alone. False: the backend is away.
  */
 static bool
 borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
-	   const RateKey *key, int64 cost, RateVerdict *verdict,
-	   int64 *retry_after)
+	   const RateKey *key, int64 cost, Borrowing *borrowing, uint64 mine,
+	   RateVerdict *verdict, int64 *retry_after)
 {
 	RemoteAsk	ask = {.law = law,.intent = RATE_TAKE,.need = cost};
 	RemoteAnswer answer;
 	int64		asked = rate_now();
 	int64		before_until;
+	char	   *text;
+	bool		answered;
 
 	/* What is left is worth keeping while nobody can take it back. */
 	if (remote_is_away(store, retry_after))
 		return false;
-	ask.want = Max(cost, lease_size(rule, law));
-	ask.key = remote_key(rule->name, key, &ask.key_len);
+	ask.want = mine == 0 ? cost : Max(cost, lease_size(rule, law));
+	ask.key = text = remote_key(rule->name, key, &ask.key_len);
+
 	ask.give = Min(table_drain(key, &before_until), law->burst);
 	ask.give_age = slice_age(store, before_until, asked);
 	/* If the answer is lost, it may have been given back: so it is gone. */
-	if (!remote_ask(store, &ask, &answer, retry_after))
+	answered = remote_ask(store, &ask, &answer, retry_after);
+	pfree(text);
+	if (!answered)
 		return false;
 	law_decide(law, &answer.before, answer.now, cost, RATE_PEEK, verdict);
 	verdict->reset_at += rate_now() - answer.now;
@@ -201,7 +214,7 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 		verdict->allowed = true;
 		verdict->retry_after = 0;
 		verdict->remaining = spare;
-		if (spare > 0)
+		if (spare > 0 && borrowing_stands(borrowing, mine))
 			(void) table_lend(key, spare,
 							  slice_end(law, &answer, asked));
 		table_count(key, true);
@@ -238,7 +251,8 @@ borrow_in_turn(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	}
 	PG_TRY();
 	{
-		answered = borrow(store, rule, law, key, cost, verdict, retry_after);
+		answered = borrow(store, rule, law, key, cost, borrowing, mine, verdict,
+						  retry_after);
 	}
 	PG_FINALLY();
 	{

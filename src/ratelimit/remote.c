@@ -589,13 +589,18 @@ exact_decide(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 {
 	RemoteAsk	ask = {.law = law,.intent = intent};
 	RemoteAnswer answer;
+	char	   *text;
+	bool		answered;
 
-	ask.key = remote_key(rule->name, key, &ask.key_len);
+	ask.key = text = remote_key(rule->name, key, &ask.key_len);
+
 	if (intent == RATE_GIVE)
 		ask.give = cost;
 	else
 		ask.need = ask.want = cost;
-	if (!remote_ask(store, &ask, &answer, retry_after))
+	answered = remote_ask(store, &ask, &answer, retry_after);
+	pfree(text);
+	if (!answered)
 		return false;
 	law_decide(law, &answer.before, answer.now, cost,
 			   intent == RATE_GIVE ? RATE_PEEK : intent, verdict);

@@ -134,7 +134,19 @@ is( sql("SELECT bool_and(at - before >= '45 ms') FROM (SELECT at, lag(at) OVER (
 is(sql("SELECT waited FROM mlint.stat_rate_limits WHERE rule = 'line'"), 12, '... which is counted');
 is(sql("SELECT allowed, delay FROM mlint.rate_acquire('line', 'new')"), 't|00:00:00', 'a line of one key does not concern another');
 
+cmp_ok(sql('SELECT extract(epoch FROM max(at) - min(at)) FROM passed'), '<', 5, '... each woken by the one before');
+
 # ---- nobody overtakes, and one who leaves is no obstacle ----
+rule('ahead', 'token_bucket', 1, '1 hour', "burst => 10, strategy => 'queue', max_wait => '10 days'");
+sql("SELECT mlint.rate_acquire('ahead', 'k', 7)");
+my $first = start("SELECT mlint.rate_acquire('ahead', 'k', 5)", 'ahead');
+wait_for_sleepers(1, 'one waits for more than there is');
+is(sql("SELECT allowed, reason FROM mlint.rate_check('ahead', 'k')"), 'f|waiting', '... and nobody takes what there is');
+is(sql("SELECT mlint.rate_allow('ahead', 'k')"), 'f', '... by any function');
+is(sql("SELECT allowed FROM mlint.rate_acquire('ahead', 'k', 1, '0')"), 'f', '... but in its turn');
+sql("SELECT pg_cancel_backend(" . pid_of('ahead') . ")");
+finish($first);
+is(sql("SELECT allowed FROM mlint.rate_check('ahead', 'k', 3)"), 't', '... until it gives up, which leaves all that there was');
 clear();
 rule('turn', 'token_bucket', 1, '1 hour', "burst => 10, strategy => 'queue', max_wait => '10 days'");
 sql("SELECT mlint.rate_acquire('turn', 'k', 10)");
@@ -160,7 +172,7 @@ rule('slow', 'token_bucket', 1, '1 s', "burst => 1, strategy => 'queue', max_wai
 sql("SELECT mlint.rate_acquire('slow', 'k')");
 cmp_ok(seconds(sub { is(sql("SELECT allowed, reason, retry_after BETWEEN '0.5 s' AND '1 s', delay FROM mlint.rate_acquire('slow', 'k')"),
 				'f|limited|t|00:00:00', 'a wait that would be too long is refused') }), '<', 0.3, '... at once');
-my $first = start("SELECT allowed, delay > '0.2 s' FROM mlint.rate_acquire('slow', 'k', 1, '10 s')", 'first');
+$first = start("SELECT allowed, delay > '0.2 s' FROM mlint.rate_acquire('slow', 'k', 1, '10 s')", 'first');
 wait_for_sleepers(1);
 is(sql("SELECT allowed, retry_after > '1 s' FROM mlint.rate_acquire('slow', 'k', 1, '1 s')"),
 	'f|t', 'those ahead in the line count');

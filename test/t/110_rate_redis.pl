@@ -242,8 +242,16 @@ $tls->down;
 
 # --- the network policy holds for Redis too ---
 
-is(q1("BEGIN; SET mlint.http_deny = '127.0.0.0/8'; SELECT allowed, degraded FROM mlint.rate_check('wide', 'p'); COMMIT;"),
-	't|t', 'a connection is not used past mlint.http_deny');
+$one->append_conf('postgresql.conf', "mlint.http_deny = '127.0.0.0/8'");
+$one->reload;
+wait_for_sql($one, 'nothing is asked where mlint.http_deny forbids it',
+	"SELECT degraded FROM mlint.rate_check('wide', 'p')");
+like(q1("SELECT last_error FROM mlint.rate_backends WHERE name = 'redis'"),
+	qr/127\.0\.0\.1.*mlint\.http_deny/, '... and the view says so');
+$one->append_conf('postgresql.conf', "mlint.http_deny = ''");
+$one->reload;
+wait_for_sql($one, 'until it no longer does',
+	"SELECT NOT degraded FROM mlint.rate_check('wide', 'p')");
 
 # --- what is refused ---
 

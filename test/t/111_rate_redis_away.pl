@@ -29,6 +29,7 @@ if ($relay == 0)
 	my $select = IO::Select->new($listen);
 	my %to;
 
+	$SIG{PIPE} = 'IGNORE';
 	while (1)
 	{
 		for my $socket ($select->can_read)
@@ -44,7 +45,7 @@ if ($relay == 0)
 				$to{$server} = $client;
 				next;
 			}
-			my $other = $to{$socket};
+			my $other = $to{$socket} or next;
 
 			if (sysread($socket, my $bytes, 65536))
 			{

@@ -111,10 +111,10 @@ sub cli_at
 sub calls
 {
 	my ($self) = @_;
+	my $stats = $self->cli('info', 'commandstats');
 	my $calls = 0;
 
-	$calls += $1
-	  while $self->cli('info', 'commandstats') =~ /cmdstat_eval(?:sha)?:calls=(\d+)/g;
+	$calls += $1 while $stats =~ /cmdstat_eval(?:sha)?:calls=(\d+)/g;
 	return $calls;
 }
 
