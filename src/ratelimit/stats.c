@@ -3,7 +3,8 @@
  *		What the rate limits have done: counters, and who is busiest.
  *
  * Counters and keys are of this server's shared table; nothing here takes
- * from a limit or changes one.
+ * from a limit or changes one, nor takes a place there for a rule that has
+ * none: with more rules than places, looking must not cost others theirs.
  */
 #include "postgres.h"
 
@@ -51,7 +52,7 @@ mlint_rate_totals(PG_FUNCTION_ARGS)
 {
 	Size		len;
 	const char *name = rate_rule_argument(fcinfo, 0, &len);
-	const RateRule *rule = rate_rule_find(name, len);
+	int64		id = rate_rule_id(name, len);
 	RateTotals	totals;
 	Interval	p50;
 	Interval	p99;
@@ -59,11 +60,11 @@ mlint_rate_totals(PG_FUNCTION_ARGS)
 	Datum		values[8];
 	bool		nulls[8] = {0};
 
-	if (rule == NULL)
+	if (id == 0)
 		PG_RETURN_NULL();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	table_totals(rule->slot, &totals);
+	table_totals(table_find_rule(id), &totals);
 	rate_us_interval(wait_quantile(&totals, 0.5), &p50);
 	rate_us_interval(wait_quantile(&totals, 0.99), &p99);
 	values[0] = Int64GetDatum(totals.allowed);
@@ -126,6 +127,7 @@ mlint_rate_top(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Size		len;
 	const char *name = rate_rule_argument(fcinfo, 0, &len);
+	int64		id;
 	RateKeyUse *keys;
 	RateKeyUse	last = {0};		/* of those refused most often */
 	int			wanted;
@@ -136,8 +138,11 @@ mlint_rate_top(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("n must be greater than zero")));
 	wanted = PG_GETARG_INT32(1);
+	id = rate_rule_id(name, len);
+	if (id == 0)
+		rate_rule_unknown(name, len);
 	InitMaterializedSRF(fcinfo, 0);
-	keys = table_keys(rate_rule(name, len)->slot, &n);
+	keys = table_keys(table_find_rule(id), &n);
 
 	qsort(keys, n, sizeof(RateKeyUse), by_refused);
 	if (n > wanted)
