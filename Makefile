@@ -56,14 +56,14 @@ install: modules-install
 clean: modules-clean
 
 modules:
-	$(foreach m,$(MODULES_APART),$(MODULE_MAKE) -C modules/$(m) all &&) true
+	+$(foreach m,$(MODULES_APART),$(MODULE_MAKE) -C modules/$(m) all &&) true
 	$(if $(MODULES_APART),,@echo "mlint_redis is not built: there is no hiredis/hiredis.h (libhiredis-dev)")
 
 modules-install: modules
-	$(foreach m,$(MODULES_APART),$(MODULE_MAKE) -C modules/$(m) install &&) true
+	+$(foreach m,$(MODULES_APART),$(MODULE_MAKE) -C modules/$(m) install &&) true
 
 modules-clean:
-	$(MODULE_MAKE) -C modules/redis clean
+	+$(MODULE_MAKE) -C modules/redis clean
 
 # The installation script, assembled from the rooms and committed.
 mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql) \

@@ -14,6 +14,7 @@
 #include "redis.h"
 
 #include "common/errors.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #define ANSWER_MAX		(4 * 1024 * 1024)
@@ -73,9 +74,7 @@ command_int(Command * command, int64 number)
 {
 	char	   *text = command->numbers[command->argc];
 
-	command_bytes(command, text,
-				  snprintf(text, sizeof(command->numbers[0]), INT64_FORMAT,
-						   number));
+	command_bytes(command, text, pg_lltoa(number, text));
 }
 
 /* ---- nodes ---- */
@@ -149,6 +148,7 @@ node_receive(Peer * node, int64 deadline, int timeout_ms,
 			 RemoteFailure *failure)
 {
 	size_t		total = 0;
+	bool		waited = false;
 
 	for (;;)
 	{
@@ -165,7 +165,9 @@ node_receive(Peer * node, int64 deadline, int timeout_ms,
 		}
 		if (reply)
 			return reply;
-		n = host->receive(node->connection, buf, sizeof(buf));
+		/* The first look would come too soon. */
+		n = waited ?
+			host->receive(node->connection, buf, sizeof(buf)) : 0;
 		if (n > 0)
 		{
 			total += n;
@@ -192,6 +194,7 @@ node_receive(Peer * node, int64 deadline, int timeout_ms,
 				 node->port, timeout_ms);
 			return NULL;
 		}
+		waited = true;
 	}
 }
 

@@ -10,7 +10,7 @@
 # given below.
 #
 # EVENTS (100000), BACKLOG (1000000), CONNECTIONS (64), ROUNDS (200),
-# PGBENCH_SECONDS (10), REDIS_ROUNDS (7), REDIS_SECONDS (3), SCAN_MB (64) and IDLE_SECONDS (180) size the run.
+# PGBENCH_SECONDS (10), REDIS_ROUNDS (11), REDIS_SECONDS (2), SCAN_MB (64) and IDLE_SECONDS (180) size the run.
 # PG_CONFIG chooses the PostgreSQL, TMPDIR the disk.
 set -eu
 . "$(dirname "$0")/../lib.sh"
