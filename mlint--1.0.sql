@@ -2096,7 +2096,7 @@ RETURNS mlint.rate_decision
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'mlint_rate_acquire';
 COMMENT ON FUNCTION mlint.rate_acquire(text, text, bigint, interval) IS
-	'Take from a limit by the strategy of its rule: raises ML013, returns the refusal, waits up to max_wait (null: the rule''s), slows down, or lets through';
+	'Take from a limit by the strategy of its rule. hard raises ML013; retry_after returns the refusal; queue waits its turn, in order of arrival, up to max_wait (null: the rule''s), or returns the refusal, at once if that is too short; throttle slows down from half the capacity on, then is as queue; graceful lets through. A leaky_bucket is waited for by any. Nothing is taken while waiting. What the transaction has locked stays locked meanwhile: call it first';
 
 CREATE FUNCTION mlint.rate_reset(rule text, identifier text DEFAULT NULL)
 RETURNS void
@@ -2207,7 +2207,7 @@ COMMENT ON COLUMN mlint.rate_rules.setting IS 'Setting where user, ip or endpoin
 COMMENT ON COLUMN mlint.rate_rules.ipv4_prefix IS 'Scope ip: addresses that agree in so many bits are one identifier';
 COMMENT ON COLUMN mlint.rate_rules.ipv6_prefix IS 'The same for IPv6';
 COMMENT ON COLUMN mlint.rate_rules.max_wait IS 'How long rate_acquire waits at most';
-COMMENT ON COLUMN mlint.rate_rules.pre_request IS 'Whether mlint.rate_pre_request takes from it';
+COMMENT ON COLUMN mlint.rate_rules.pre_request IS 'Whether mlint.rate_pre_request takes from it; not with scope custom';
 COMMENT ON COLUMN mlint.rate_rules.backend IS 'Where it is kept: local for this server''s memory, or the name of a store that several servers share';
 COMMENT ON COLUMN mlint.rate_rules.mode IS 'With a backend: exact (asked for each decision), or leased (parts of the limit are borrowed)';
 COMMENT ON COLUMN mlint.rate_rules.fail IS 'When the backend is away: open (lets pass), closed (refuses), or local (each server for itself)';

@@ -8,6 +8,7 @@
  */
 #include "redis.h"
 
+#include "common/compat.h"
 #include "common/errors.h"
 #include "fmgr.h"
 #include "utils/memutils.h"

@@ -17,10 +17,12 @@
  *	graceful	takes what is left, passes, and says so.
  *
  * A leaky bucket is about when things leave. By any strategy a caller waits in
- * line until it may leave at once, and takes at that moment; refused is who
- * finds the bucket full, or would have to wait longer than max_wait. Had each
- * taken a place ahead of its time, then one who gives up would leave a hole that
- * nobody can use, or two behind it with the same time to leave.
+ * line until it may leave, and takes then (a millisecond ahead, and sleeps that
+ * out, so that the time it takes to wake up does not add to the spacing);
+ * refused is who finds the bucket full, or would have to wait longer than
+ * max_wait. Had each taken a place long ahead of its time, then one who gives
+ * up would leave a hole that nobody can use, or two behind it with the same time
+ * to leave.
  *
  * So nothing is taken while waiting in line, and there is nothing to give back
  * when it ends early: by cancel, a timeout, the end of the session. What is
@@ -29,7 +31,9 @@
  * Rules and overrides may change meanwhile: the wait is a chain of looks, each
  * with what is in force by then, when something happened and at least every
  * LOOK_US. The wait ends in a TAKE, refused or not, and those before it only
- * peek, so that each call counts as one check.
+ * peek, so that each call counts as one check. Of a limit that several servers
+ * share, the line is this server's alone; its first asks the backend when the
+ * backend has said that it may be worth it, and what is asked in vain counts.
  */
 #include "postgres.h"
 
@@ -53,6 +57,8 @@ PG_FUNCTION_INFO_V1(mlint_rate_acquire);
 #define LOOK_US			INT64CONST(1000000)
 /* A latch's timeout is in milliseconds; shorter waits are slept. */
 #define LATCH_US		INT64CONST(1000)
+/* Longer than anybody waits, and can be added to. */
+#define FOREVER_US		(INT64CONST(1) << 60)
 /* A backend elsewhere is not asked more often than this. */
 #define REMOTE_PAUSE_US	INT64CONST(10000)
 
@@ -103,7 +109,7 @@ time_of(const RateLaw *law, int64 tokens)
 {
 	double		us = (double) tokens * law->per / law->rate;
 
-	return us < PG_INT64_MAX / 4 ? (int64) us : PG_INT64_MAX / 4;
+	return us < FOREVER_US ? (int64) us : FOREVER_US;
 }
 
 /* See what is in force. Raises when the rule is gone. */
@@ -142,12 +148,12 @@ is_leaky(const Acquire *a)
 	return a->law.algorithm == RATE_LEAKY_BUCKET;
 }
 
-/* Take, if it can be had without any delay. */
+/* Take, if it can be had without any delay; or with one, if that may be. */
 static bool
-take(Acquire *a, bool in_turn)
+take(Acquire *a, bool in_turn, bool ahead)
 {
-	decide(a, a->cost, is_leaky(a) ? RATE_TAKE_NOW : RATE_TAKE, in_turn,
-		   a->answer);
+	decide(a, a->cost, is_leaky(a) && !ahead ? RATE_TAKE_NOW : RATE_TAKE,
+		   in_turn, a->answer);
 	a->wait = a->answer->verdict.retry_after;
 	if (a->remote)
 		a->wait = Max(a->wait, REMOTE_PAUSE_US);
@@ -159,18 +165,36 @@ static bool
 take_if_due(Acquire *a, bool in_turn)
 {
 	RateVerdict *verdict = &a->answer->verdict;
+	int64		ahead = in_turn ? LATCH_US : 0;
 
 	/* A peek at a backend elsewhere would cost as much as the question. */
-	if (!a->remote)
-	{
-		decide(a, a->cost, RATE_PEEK, in_turn, a->answer);
-		a->wait = verdict->allowed ? verdict->delay : verdict->retry_after;
-		if (is_leaky(a) && !verdict->allowed)
-			a->wait += time_of(&a->law, a->law.burst - a->cost);
-		if (!verdict->allowed || verdict->delay > 0)
-			return false;
-	}
-	return take(a, in_turn);
+	if (a->remote)
+		return take(a, in_turn, false);
+	decide(a, a->cost, RATE_PEEK, in_turn, a->answer);
+	if (verdict->allowed && verdict->delay <= ahead)
+		return take(a, in_turn, in_turn);
+	if (verdict->allowed)
+		a->wait = verdict->delay - ahead;
+	else if (is_leaky(a))
+		a->wait = verdict->retry_after +
+			time_of(&a->law, a->law.burst - a->cost) - ahead;
+	else
+		a->wait = verdict->retry_after;
+	return false;
+}
+
+/* What would become of a cost that is not ours, by the law of the last look. */
+static RateVerdict
+foresee(Acquire *a, int64 cost)
+{
+	RateAsk		ask = {.key = a->key,.law = &a->law,.cost = cost};
+	RateAnswer	answer;
+
+	if (a->remote)
+		decide(a, cost, RATE_PEEK, true, &answer);
+	else
+		(void) table_decide(&ask, 1, RATE_PEEK, true, &answer.verdict, NULL);
+	return answer.verdict;
 }
 
 /*
@@ -181,42 +205,41 @@ static int64
 expected_wait(Acquire *a, int64 ahead)
 {
 	const RateLaw *law = &a->law;
-	RateAnswer	peek;
+	RateVerdict verdict;
 	int64		total;
 	int64		first;
 	int64		turns;
 	int64		wait;
 
 	if (pg_add_s64_overflow(ahead, a->cost, &total))
-		return PG_INT64_MAX / 2;
+		return FOREVER_US;
 	switch (law->algorithm)
 	{
 		case RATE_TOKEN_BUCKET:
 			first = Min(total, law->burst);
-			decide(a, first, RATE_PEEK, true, &peek);
-			return peek.verdict.retry_after + time_of(law, total - first);
+			verdict = foresee(a, first);
+			return verdict.retry_after + time_of(law, total - first);
 
 		case RATE_LEAKY_BUCKET:
 			/* All before us must have left. */
-			decide(a, a->cost, RATE_PEEK, true, &peek);
-			wait = peek.verdict.allowed ? peek.verdict.delay :
-				peek.verdict.retry_after +
-				time_of(law, law->burst - a->cost);
+			verdict = foresee(a, a->cost);
+			wait = verdict.allowed ? verdict.delay :
+				verdict.retry_after + time_of(law, law->burst - a->cost);
 			return wait + time_of(law, ahead);
 
 		default:
 			/* No window lets more than its rate through. */
 			turns = (total - 1) / law->burst;
-			decide(a, total - turns * law->burst, RATE_PEEK, true, &peek);
-			wait = peek.verdict.retry_after;
-			if (law->algorithm == RATE_FIXED_WINDOW && peek.verdict.allowed &&
+			verdict = foresee(a, total - turns * law->burst);
+			wait = verdict.retry_after;
+			if (law->algorithm == RATE_FIXED_WINDOW && verdict.allowed &&
 				turns > 0)
 			{
-				wait = Max(peek.verdict.reset_at - rate_now(), 0);
+				wait = Max(verdict.reset_at - rate_now(), 0);
 				turns--;
 			}
-			return wait + (turns < PG_INT64_MAX / 2 / law->per ?
-						   turns * law->per : PG_INT64_MAX / 2);
+			return wait + (turns < FOREVER_US / law->per ?
+						   turns * law->per : FOREVER_US);
 	}
 }
 
@@ -290,23 +313,27 @@ wait_turn(Acquire *a)
 			queue_join(&a->key, a->cost);
 		}
 	}
-	expected = expected_wait(a, queue_ahead());
-	if (take(a, queue_ahead() == 0))
+	expected = a->denied ? 0 : expected_wait(a, queue_ahead());
+	if (take(a, queue_ahead() == 0, false))
 		return true;
 	a->answer->verdict.retry_after = Max(a->answer->verdict.retry_after,
 										 expected);
 	return false;
 }
 
-/* Whichever way a wait ends. */
 static void
-end_wait(int code, Datum arg)
+count_wait(const Acquire *a)
 {
-	Acquire    *a = (Acquire *) DatumGetPointer(arg);
-
-	queue_leave();
 	if (a->slept)
 		table_count_wait(a->slot, waited(a));
+}
+
+/* A wait in line is ended by an error or with the session. */
+static void
+give_up(int code, Datum arg)
+{
+	queue_leave();
+	count_wait((Acquire *) DatumGetPointer(arg));
 }
 
 /* A wait that was slept through has ended early: return what it took. */
@@ -320,8 +347,7 @@ give_back(int code, Datum arg)
 	/* No talking to another server while a transaction or process ends. */
 	if (!a->remote)
 		(void) table_decide(&ask, 1, RATE_GIVE, true, &verdict, NULL);
-	if (a->slept)
-		table_count_wait(a->slot, waited(a));
+	count_wait(a);
 }
 
 /* Throttle: what has been taken is to be worth a delay. */
@@ -347,7 +373,6 @@ slow_down(Acquire *a)
 			doze(a, left);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(give_back, PointerGetDatum(a));
-	table_count_wait(a->slot, waited(a));
 }
 
 /* ---- strategies ---- */
@@ -361,15 +386,15 @@ acquire(Acquire *a)
 	volatile bool passed = false;
 
 	if (!waits || a->denied || a->patience == 0)
-		return take(a, false);
+		return take(a, false, false);
 	if (take_if_due(a, false))
 		return true;
-	PG_ENSURE_ERROR_CLEANUP(end_wait, PointerGetDatum(a));
+	PG_ENSURE_ERROR_CLEANUP(give_up, PointerGetDatum(a));
 	{
 		passed = wait_turn(a);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(end_wait, PointerGetDatum(a));
-	end_wait(0, PointerGetDatum(a));
+	PG_END_ENSURE_ERROR_CLEANUP(give_up, PointerGetDatum(a));
+	queue_leave();
 	return passed;
 }
 
@@ -424,16 +449,24 @@ rate_acquire(const char *rule, Size len, const char *identifier, Size idlen,
 		.started = monotonic_us(),
 		.answer = answer,
 	};
+	bool		passed;
 
 	look(&a);
-	if (acquire(&a))
+	passed = acquire(&a);
+	if (passed)
 	{
+		int64		departs = waited(&a) + answer->verdict.delay;
+		int64		left;
+
+		while ((left = departs - waited(&a)) > 0)
+			doze(&a, left);
 		if (a.strategy == RATE_THROTTLE && !is_leaky(&a))
 			slow_down(&a);
 	}
-	else if (a.strategy == RATE_HARD)
+	count_wait(&a);
+	if (!passed && a.strategy == RATE_HARD)
 		raise_refusal(&a);
-	else if (a.strategy == RATE_GRACEFUL && !a.denied)
+	if (!passed && a.strategy == RATE_GRACEFUL && !a.denied)
 		pass_degraded(&a);
 	answer->verdict.delay = a.slept ? waited(&a) : 0;
 }

@@ -25,9 +25,12 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "common/audit.h"
+#include "common/int.h"
 #include "common/errors.h"
 #include "ratelimit/decide.h"
 #include "ratelimit/queue.h"
@@ -405,22 +408,22 @@ rate_cost_argument(FunctionCallInfo fcinfo, int n)
 	return PG_GETARG_INT64(n);
 }
 
-/* The row type that the function returns, looked up once for each call site. */
+/*
+ * The row type that the function returns. The type cache knows it from one
+ * statement to the next, and keeps it until something else is looked up.
+ */
 static TupleDesc
 result_desc(FunctionCallInfo fcinfo)
 {
-	FmgrInfo   *flinfo = fcinfo->flinfo;
-	TupleDesc	desc;
-	MemoryContext old;
+	Oid			type = get_fn_expr_rettype(fcinfo->flinfo);
+	TypeCacheEntry *entry;
 
-	if (likely(flinfo->fn_extra != NULL))
-		return flinfo->fn_extra;
-	old = MemoryContextSwitchTo(flinfo->fn_mcxt);
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+	if (!OidIsValid(type))
+		type = get_func_rettype(fcinfo->flinfo->fn_oid);
+	entry = lookup_type_cache(type, TYPECACHE_TUPDESC);
+	if (entry->tupDesc == NULL)
 		elog(ERROR, "return type must be a row type");
-	flinfo->fn_extra = BlessTupleDesc(CreateTupleDescCopy(desc));
-	MemoryContextSwitchTo(old);
-	return flinfo->fn_extra;
+	return entry->tupDesc;
 }
 
 Datum

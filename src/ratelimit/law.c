@@ -156,34 +156,31 @@ bucket_decide(const RateLaw *law, RateState *state, int64 now, int64 cost,
 	if (unlikely(state->value < 0 || state->value >= law->rate))
 		state->value = 0;		/* the rate has changed: round up */
 	if (state->idle_at <= now)
-	{
-		state->idle_at = now;
-		state->value = 0;
-	}
+		state->idle_at = state->value = 0;
 	else if (unlikely(state->idle_at > now + law->full_us + 1 ||
 					  bucket_excess(law, state->idle_at, state->value,
 									now) > 0))
 		bucket_empty(law, state, now);
+	idle_at = Max(state->idle_at, now);
+	delay = idle_at - now;
 
 	if (unlikely(intent == RATE_GIVE))
 	{
-		idle_at = state->idle_at - cost_time(law, cost, &rest);
+		idle_at -= cost_time(law, cost, &rest);
 		value = state->value - (law->rate - rest);
 		if (value >= 0)
 			idle_at--;
 		else
 			value += law->rate;
 		if (idle_at <= now)
-		{
-			idle_at = now;
-			value = 0;
-		}
+			idle_at = value = 0;
 		state->idle_at = idle_at;
 		state->value = value;
+		idle_at = Max(idle_at, now);
 	}
 	else
 	{
-		idle_at = state->idle_at + cost_time(law, cost, &rest);
+		idle_at += cost_time(law, cost, &rest);
 		value = state->value - rest;
 		if (value < 0)
 		{
@@ -191,23 +188,19 @@ bucket_decide(const RateLaw *law, RateState *state, int64 now, int64 cost,
 			value += law->rate;
 		}
 		excess = bucket_excess(law, idle_at, value, now);
-		delay = 0;
-		if (law->algorithm == RATE_LEAKY_BUCKET)
-		{
-			delay = state->idle_at - now;
-			if (intent == RATE_TAKE_NOW)
-				excess = Max(excess, delay);
-		}
+		if (law->algorithm == RATE_LEAKY_BUCKET && intent == RATE_TAKE_NOW)
+			excess = delay;		/* which is no less */
 		if (excess > 0)
 		{
 			verdict->allowed = false;
 			verdict->retry_after = excess;
-			idle_at = state->idle_at;
+			idle_at = now + delay;
 			value = state->value;
 		}
 		else
 		{
-			verdict->delay = delay;
+			if (law->algorithm == RATE_LEAKY_BUCKET)
+				verdict->delay = delay;
 			if (intent != RATE_PEEK)
 			{
 				state->idle_at = idle_at;
@@ -405,7 +398,7 @@ saturated_sum(int64 a, int64 b)
 }
 
 static inline void
-slice_decide(const RateLaw *law, RateState *state, int64 now, int64 cost,
+slice_decide(RateState *state, int64 now, int64 cost,
 			 RateIntent intent, RateVerdict *verdict)
 {
 	int64		left = state->value;
@@ -473,7 +466,7 @@ law_decide(const RateLaw *law, RateState *state, int64 now, int64 cost,
 			sliding_decide(law, state, now, cost, intent, verdict);
 			break;
 		case RATE_SLICE:
-			slice_decide(law, state, now, cost, intent, verdict);
+			slice_decide(state, now, cost, intent, verdict);
 			break;
 	}
 }

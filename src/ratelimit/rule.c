@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "common/int.h"
 #include "common/rows.h"
 #include "ratelimit/rule.h"
 #include "utils/builtins.h"

@@ -17,6 +17,7 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -31,8 +32,8 @@
 #include "common/owner.h"
 #include "common/rows.h"
 #include "ratelimit/decide.h"
-#include "ratelimit/remote.h"
 #include "ratelimit/ratelimit.h"
+#include "ratelimit/remote.h"
 
 #define NAME_MAX_BYTES		63
 #define SETTING_MAX_BYTES	255
@@ -243,26 +244,6 @@ check_setting(const char *setting, RateScope scope)
 }
 
 static void
-check_backend(const char *name)
-{
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
-	OwnerScope	scope;
-
-	owner_begin(&scope);
-	if (SPI_execute_with_args("SELECT FROM mlint.rate_backend WHERE name = $1",
-							  1, types, values, NULL, false,
-							  0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.rate_backend");
-	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("rate limit backend \"%s\" does not exist", name),
-				 errhint("'local' is this server's memory. A store that several servers share is made with mlint.rate_backend_create().")));
-	owner_end(&scope);
-}
-
-static void
 check_prefix(const RuleRow *row, RuleField field, int max)
 {
 	int			prefix = DatumGetInt32(row->values[field]);
@@ -274,19 +255,23 @@ check_prefix(const RuleRow *row, RuleField field, int max)
 						fields[field].name, max)));
 }
 
-/* Can its backend keep to the rule? */
+/* As decisions know the rule; but for its id, place and overrides. */
 static void
-check_with_backend(const RuleRow *row, RateMode mode)
+make_rule(RateRule *rule, const RuleRow *row)
 {
-	RateRule	rule = {
-		.name = field_text(row, NAME),
-		.law = row->law,
-		.backend = field_text(row, BACKEND),
-		.mode = mode,
-		.lease = field_int64(row, LEASE)
-	};
-
-	remote_check_rule(&rule);
+	memset(rule, 0, sizeof(*rule));
+	rule->name = field_text(row, NAME);
+	rule->name_len = strlen(rule->name);
+	rule->law = row->law;
+	rule->strategy = field_word(row, STRATEGY, rate_strategy_words);
+	rule->scope = field_word(row, SCOPE, rate_scope_words);
+	rule->setting = field_text(row, SETTING);
+	rule->ipv4_prefix = DatumGetInt32(row->values[IPV4_PREFIX]);
+	rule->ipv6_prefix = DatumGetInt32(row->values[IPV6_PREFIX]);
+	rule->backend = field_text(row, BACKEND);
+	rule->mode = field_word(row, MODE, rate_mode_words);
+	rule->fail = field_word(row, FAIL, rate_fail_words);
+	rule->lease = field_int64(row, LEASE);
 }
 
 /* All of a rule; what is as good as not given becomes null. */
@@ -318,13 +303,18 @@ check_rule(RuleRow *row, int64 *per)
 			  field_int64(row, BURST), !row->nulls[BURST]);
 	if (!row->nulls[SETTING])
 		check_setting(field_text(row, SETTING), scope);
+	if (scope == RATE_CUSTOM && DatumGetBool(row->values[PRE_REQUEST]))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("rate limit \"%s\" cannot have both scope custom and pre_request",
+						name),
+				 errdetail("mlint.rate_pre_request() gives no identifier, so all requests would share one."),
+				 errhint("Use scope user, ip or endpoint; or global, if one for all is meant.")));
 	check_prefix(row, IPV4_PREFIX, 32);
 	check_prefix(row, IPV6_PREFIX, 128);
 
 	if (!row->nulls[BACKEND] && strcmp(field_text(row, BACKEND), "local") == 0)
 		row->nulls[BACKEND] = true;
-	if (!row->nulls[BACKEND])
-		check_backend(field_text(row, BACKEND));
 	if (mode == RATE_LEASED && row->nulls[BACKEND])
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -332,34 +322,34 @@ check_rule(RuleRow *row, int64 *per)
 						name),
 				 errdetail("A lease is a part of a limit that several servers share."),
 				 errhint("Name a backend that was made with mlint.rate_backend_create(), or use mode exact.")));
-	if (mode == RATE_LEASED && algorithm == RATE_LEAKY_BUCKET)
+	if (!row->nulls[LEASE] && mode != RATE_LEASED)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a leaky_bucket cannot be leased"),
-				 errdetail("Several servers that each have a part of it could not keep the spacing."),
-				 errhint("Use mode exact, or a token_bucket.")));
-	if (!row->nulls[LEASE])
-	{
-		int64		lease = field_int64(row, LEASE);
-
-		if (mode != RATE_LEASED)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("rate limit \"%s\" has a lease but is not leased",
-							name),
-					 errhint("Leave lease out, or use mode leased.")));
-		if (lease <= 0 || lease > row->law.burst)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the lease of rate limit \"%s\" must be between 1 and %lld",
-							name, (long long) row->law.burst),
-					 errdetail("That is all that there is at once.")));
-	}
+				 errmsg("rate limit \"%s\" has a lease but is not leased",
+						name),
+				 errhint("Leave lease out, or use mode leased.")));
+	if (!row->nulls[LEASE] && field_int64(row, LEASE) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the lease of rate limit \"%s\" must be greater than zero",
+						name)));
 	if (!row->nulls[BACKEND])
-		check_with_backend(row, mode);
+	{
+		RateRule	rule;
+
+		make_rule(&rule, row);
+		remote_check_rule(&rule);
+	}
 }
 
 /* ---- writing ---- */
+
+static void
+check_writable(const char *function)
+{
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfReadOnly(function);
+}
 
 /* Every process, this one included, reads that table's rows again. */
 static void
@@ -454,6 +444,7 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		per;
 
+	check_writable("mlint.rate_rule_create()");
 	for (int i = 0; i < NFIELDS; i++)
 	{
 		row.values[i] = PG_GETARG_DATUM(i);
@@ -498,6 +489,7 @@ read_row(const char *name, RuleRow *row, MemoryContext context)
 		rate_rule_unknown(name, strlen(name));
 	result = SPI_tuptable;
 	spi = MemoryContextSwitchTo(context);
+	memset(row, 0, sizeof(*row));
 	for (int i = 0; i < NFIELDS; i++)
 	{
 		row->values[i] = SPI_getbinval(result->vals[0], result->tupdesc, i + 1,
@@ -519,6 +511,7 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(id)};
 	SPITupleTable *result;
+	uint64		n;
 
 	if (SPI_execute_with_args("SELECT DISTINCT rate, burst"
 							  " FROM mlint.rate_override"
@@ -527,7 +520,8 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 							  0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.rate_override");
 	result = SPI_tuptable;
-	for (uint64 i = 0; i < SPI_processed; i++)
+	n = SPI_processed;
+	for (uint64 i = 0; i < n; i++)
 	{
 		RateLaw		law;
 		bool		isnull;
@@ -543,6 +537,9 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 								 field_text(row, NAME), (long long) rate),
 				  row->law.algorithm, rate, per, no_burst ? 0 : burst,
 				  !no_burst);
+		if (!row->nulls[BACKEND])
+			remote_check_law(field_text(row, NAME), field_text(row, BACKEND),
+							 &law);
 	}
 }
 
@@ -557,6 +554,7 @@ mlint_rate_rule_alter(PG_FUNCTION_ARGS)
 	int64		id;
 	int64		per;
 
+	check_writable("mlint.rate_rule_alter()");
 	owner_begin(&scope);
 	id = read_row(name, &row, caller);
 	owner_end(&scope);
@@ -610,6 +608,7 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	char	   *user = worker_of_rule(name);
 
+	check_writable("mlint.rate_rule_drop()");
 	if (user)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
@@ -638,14 +637,11 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 static char *
 override_identifier(const RuleRow *row, char *given)
 {
-	RateRule	rule = {0};
+	RateRule	rule;
 	Size		len = strlen(given);
 	const char *found;
 
-	rule.name = field_text(row, NAME);
-	rule.scope = rate_word(rate_scope_words, field_text(row, SCOPE));
-	rule.ipv4_prefix = DatumGetInt32(row->values[IPV4_PREFIX]);
-	rule.ipv6_prefix = DatumGetInt32(row->values[IPV6_PREFIX]);
+	make_rule(&rule, row);
 	if (given[0] == '\0' &&
 		(rule.scope == RATE_USER || rule.scope == RATE_IP))
 		ereport(ERROR,
@@ -735,6 +731,7 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		id;
 
+	check_writable("mlint.rate_override_set()");
 	if (action != RATE_LIMIT && !(PG_ARGISNULL(3) && PG_ARGISNULL(4)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -808,6 +805,7 @@ mlint_rate_override_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		id;
 
+	check_writable("mlint.rate_override_drop()");
 	owner_begin(&scope);
 	id = read_row(name, &row, caller);
 	owner_end(&scope);

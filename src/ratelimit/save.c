@@ -80,7 +80,6 @@ write_all(SaveFile *to)
 	SavedRule	rule;
 	SavedKey	key;
 	uint64		position = 0;
-	uint32		nkeys = 0;
 
 	INIT_CRC32C(to->crc);
 	header.nrules = table_saved_counts(&header.nkeys);
@@ -92,14 +91,10 @@ write_all(SaveFile *to)
 		if (!put(to, &rule, sizeof(rule)))
 			return false;
 	}
-	for (; table_next_key(&position, &key); nkeys++)
+	while (table_next_key(&position, &key))
 		if (!put(to, &key, offsetof(SavedKey, segments)) ||
 			!put(to, key.segments, key.nsegments * sizeof(uint32)))
 			return false;
-	/* A file that says so of itself is found damaged. */
-	if (nkeys != header.nkeys)
-		elog(LOG, "%u keys of rate limits were counted, but there are %u",
-			 header.nkeys, nkeys);
 	FIN_CRC32C(to->crc);
 	return fwrite(&to->crc, sizeof(to->crc), 1, to->file) == 1;
 }
@@ -219,17 +214,21 @@ load_all(SaveFile *from, int64 *idle_at, uint32 nbusy, uint64 places,
 		 uint32 nslots)
 {
 	int64		least = rate_now() + 1;
+	uint32		alike = nslots; /* of those with the least, so many */
 	bool		merge = places > nslots;
 	uint32		lost = 0;
 	SaveHeader	header;
 	SavedRule	rule;
 	SavedKey	key;
 	int		   *rules;
+	bool		keep;
 
 	if (nbusy > nslots)
 	{
 		qsort(idle_at, nbusy, sizeof(int64), latest_first);
 		least = idle_at[nslots - 1];
+		for (uint32 i = 0; idle_at[i] > least; i++)
+			alike--;
 		lost = nbusy - nslots;
 	}
 	(void) get(from, &header, sizeof(header));
@@ -246,7 +245,13 @@ load_all(SaveFile *from, int64 *idle_at, uint32 nbusy, uint64 places,
 		if (rules[key.rule] < 0)
 			continue;
 		key.rule = (uint16) rules[key.rule];
-		table_put_key(&key, key.idle_at >= least, merge);
+		keep = key.idle_at > least;
+		if (key.idle_at == least && alike > 0)
+		{
+			keep = true;
+			alike--;
+		}
+		table_put_key(&key, keep, merge);
 	}
 	pfree(rules);
 	if (lost > 0)

@@ -14,6 +14,7 @@
 typedef struct SavedRule
 {
 	Oid			database;
+	Oid			relation;
 	int32		algorithm;		/* of the crowd, or -1 */
 	int64		id;
 	int64		used_at;

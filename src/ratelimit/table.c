@@ -25,7 +25,7 @@
  *
  * Order of locks: rules, partitions by number, crowds by number. The spinlock
  * of the free list is held for a few instructions, with no other inside.
- * Nothing raises while any is held.
+ * Nothing raises while a partition or a crowd is locked.
  */
 #include "postgres.h"
 
@@ -34,6 +34,7 @@
 
 #include "common/crypto.h"
 #include "common/hashfn.h"
+#include "common/rows.h"
 #include "common/shmem.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -56,6 +57,13 @@
 #define CHUNK			64
 #define SWEEP_HEADS		131072
 #define SWEEP_KEYS		64
+
+/* Between sweeps that find little, in microseconds. */
+#define MIN_PAUSE		INT64CONST(10000)
+#define MAX_PAUSE		INT64CONST(1000000)
+
+/* Of going over all: heads at a time under a lock. */
+#define PART_HEADS		4096
 
 #define INLINE_SEGMENTS	2
 #define MORE_SEGMENTS	21
@@ -97,14 +105,17 @@ StaticAssertDecl(INLINE_SEGMENTS + MORE_SLOTS * MORE_SEGMENTS >=
 
 typedef struct RuleSlot
 {
-	/* Under the lock of the rules; read without it. */
+	/*
+	 * Whose it is; the lock of the rules is for change. A rule's id is good
+	 * for the life of its table.
+	 */
 	Oid			database;		/* InvalidOid: not in use */
+	Oid			relation;		/* mlint.rate_rule, which can be made anew */
 	int64		id;
 	int64		used_at;
 
 	bool		forgiven;		/* keys that are not here are fresh ones */
 	pg_atomic_uint64 longest;	/* debt that was seen; see may_free() */
-	pg_atomic_uint32 keys;
 	pg_atomic_uint64 allowed;
 	pg_atomic_uint64 refused;
 	pg_atomic_uint64 crowded;
@@ -135,8 +146,6 @@ typedef struct Table
 
 	/* Sweeping. */
 	pg_atomic_uint64 hand;		/* chunks visited */
-	pg_atomic_uint64 freed;		/* keys, in this round */
-	pg_atomic_uint64 next_idle; /* soonest of those that were not idle */
 	pg_atomic_uint64 pause_until;
 } Table;
 
@@ -218,7 +227,7 @@ rate_key(RateKey *key, int rule_slot, const char *identifier, Size len)
 
 		crypto_sha256(identifier, len, digest);
 		memcpy(key->text, identifier, start);
-		memcpy(key->text +start, digest, 16);
+		memcpy(&key->text[start], digest, 16);
 		key->len = 255;
 		len = RATE_KEY_TEXT;
 	}
@@ -267,6 +276,45 @@ find(const RateKey *key)
 		at = slot->next;
 	}
 	return at;
+}
+
+/*
+ * To go over all keys: a part at a time, which is locked meanwhile.
+ *
+ * for (; part_lock(&part, LW_SHARED); part_unlock(&part))
+ *     ... heads from part.first to before part.end ...
+ */
+typedef struct Part
+{
+	int			partition;
+	uint32		done;			/* heads of the partition */
+	uint32	   *first;
+	uint32	   *end;
+} Part;
+
+static bool
+part_lock(Part *part, LWLockMode mode)
+{
+	uint32	   *first = &heads[(uint64) part->partition * table->nheads];
+
+	if (part->partition == PARTITIONS)
+		return false;
+	part->first = first + part->done;
+	part->end = first + Min(part->done + PART_HEADS, table->nheads);
+	LWLockAcquire(partition_lock(part->partition), mode);
+	return true;
+}
+
+static void
+part_unlock(Part *part)
+{
+	LWLockRelease(partition_lock(part->partition));
+	part->done += part->end - part->first;
+	if (part->done == table->nheads)
+	{
+		part->partition++;
+		part->done = 0;
+	}
 }
 
 /* ---- free slots ---- */
@@ -329,7 +377,6 @@ unlink_key(uint32 *link)
 	free_more(slot);
 	pg_atomic_fetch_add_u64(&rule->allowed, slot->allowed);
 	pg_atomic_fetch_add_u64(&rule->refused, slot->refused);
-	pg_atomic_fetch_sub_u32(&rule->keys, 1);
 }
 
 static uint32 *
@@ -340,6 +387,15 @@ link_to(const RateKey *key, uint32 at)
 	while (*link != at)
 		link = &slots[*link].next;
 	return link;
+}
+
+static void
+key_of(const Slot *slot, RateKey *key)
+{
+	key->hash = slot->hash;
+	key->rule = slot->rule;
+	key->len = slot->len;
+	memcpy(key->text, slot->text, RATE_KEY_TEXT);
 }
 
 /* Put a key into a slot. The partition is locked. */
@@ -361,7 +417,6 @@ link_key(uint32 at, const RateKey *key, RateAlgorithm algorithm)
 	memcpy(slot->text, key->text, RATE_KEY_TEXT);
 	slot->next = *head;
 	*head = at;
-	pg_atomic_fetch_add_u32(&rules[key->rule].keys, 1);
 }
 
 /* ---- states ---- */
@@ -534,16 +589,17 @@ may_free(Slot *slot, int64 now)
 	return false;
 }
 
-/* Free what is idle in a chunk of heads. Returns how many keys went. */
+/*
+ * Free what is idle in a chunk of heads. Returns how many keys went; of the
+ * others, the soonest that will be idle goes to *next_idle.
+ */
 static int
 sweep_chunk(uint32 chunk, uint32 chunks_each, uint32 *spare, int *nspare,
-			int want)
+			int want, int64 *next_idle)
 {
 	int			partition = chunk / chunks_each;
 	uint32		first = (chunk % chunks_each) * CHUNK;
 	uint32		last = Min(first + CHUNK, table->nheads);
-	uint64		next_idle = PG_UINT64_MAX;
-	uint64		seen;
 	int			freed = 0;
 	int64		now;
 
@@ -560,7 +616,7 @@ sweep_chunk(uint32 chunk, uint32 chunks_each, uint32 *spare, int *nspare,
 
 			if (!may_free(slot, now))
 			{
-				next_idle = Min(next_idle, (uint64) slot->idle_at);
+				*next_idle = Min(*next_idle, slot->idle_at);
 				link = &slot->next;
 				continue;
 			}
@@ -574,62 +630,58 @@ sweep_chunk(uint32 chunk, uint32 chunks_each, uint32 *spare, int *nspare,
 		}
 	}
 	LWLockRelease(partition_lock(partition));
-
-	pg_atomic_fetch_add_u64(&table->freed, freed);
-	seen = pg_atomic_read_u64(&table->next_idle);
-	while (next_idle < seen &&
-		   !pg_atomic_compare_exchange_u64(&table->next_idle, &seen,
-										   next_idle))
-		 /* seen has been read again */ ;
 	return freed;
 }
 
 /*
- * A round of the hand is over. If it has found less than one key in 64, none
- * begins for as long as should keep the cost of sweeping to a few percent of
- * one processor; or, if it has found none, until one is idle (but a second at
- * most, since others may have come meanwhile).
+ * Has a sweep found so little, not long ago, that another would not be worth
+ * it? Not if it is long only because the clock went back.
  */
-static void
-end_round(int64 now)
+static bool
+sweep_pauses(int64 now)
 {
-	uint64		freed = pg_atomic_exchange_u64(&table->freed, 0);
-	int64		next_idle = (int64)
-	Min(pg_atomic_exchange_u64(&table->next_idle, PG_UINT64_MAX),
-		(uint64) RATE_MAX_TIME);
-	int64		pause;
+	int64		until = (int64) pg_atomic_read_u64(&table->pause_until);
 
-	if (freed >= table->nslots / 64)
-		return;
-	pause = Min(Max(table->nslots / 2, 10000), 1000000);
-	if (freed == 0)
-		pause = Max(pause, Min(next_idle - now, 1000000));
-	pg_atomic_write_u64(&table->pause_until, (uint64) (now + pause));
+	return now < until && until - now <= MAX_PAUSE;
 }
 
-/* Find `want` slots by making idle keys go; fewer if there are none. */
+/*
+ * Find `want` slots by making idle keys go; fewer if there are none. After a
+ * sweep that has found less than one in 64 heads there is a pause, such that
+ * sweeping costs a few percent of one processor at most; and if it has found
+ * none anywhere, until one is idle, but not for too long, since others may
+ * have come meanwhile.
+ */
 static void
 sweep(uint32 *spare, int *nspare, int want)
 {
 	uint32		chunks_each = (table->nheads + CHUNK - 1) / CHUNK;
 	uint32		chunks = chunks_each * PARTITIONS;
 	uint32		most = Min(chunks, SWEEP_HEADS / CHUNK);
+	int64		next_idle = PG_INT64_MAX;
+	int64		pause;
+	int64		now;
+	uint32		visited;
 	int			freed = 0;
 
-	for (uint32 i = 0; i < most && freed < SWEEP_KEYS; i++)
+	for (visited = 0; visited < most && freed < SWEEP_KEYS; visited++)
 	{
-		int64		now = rate_now();
-		int64		until = (int64) pg_atomic_read_u64(&table->pause_until);
 		uint32		chunk;
 
-		/* Not if it is so long because the clock went back. */
-		if (now < until && until - now <= 1000000)
-			break;
+		if (sweep_pauses(rate_now()))
+			return;
 		chunk = pg_atomic_fetch_add_u64(&table->hand, 1) % chunks;
-		freed += sweep_chunk(chunk, chunks_each, spare, nspare, want);
-		if (chunk == chunks - 1)
-			end_round(now);
+		freed += sweep_chunk(chunk, chunks_each, spare, nspare, want,
+							 &next_idle);
 	}
+	if (freed >= visited)
+		return;
+	now = rate_now();
+	pause = Max((int64) visited * CHUNK / 2, MIN_PAUSE);
+	if (freed == 0 && visited == chunks)
+		pause = Max(pause, next_idle - now);
+	pg_atomic_write_u64(&table->pause_until,
+						(uint64) (now + Min(pause, MAX_PAUSE)));
 }
 
 /* ---- several keys at once ---- */
@@ -836,15 +888,20 @@ decide_all(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
 	int			crowds[RATE_MAX_TOGETHER];
 	int			ncrowds = 0;
 	bool		allowed = true;
+	bool		full = false;
 	Places		places;
 	int64		now;
 
+	/* Would whoever is not known and only looks be in the crowd? */
+	if (intent == RATE_PEEK)
+		full = !any_slot_free() && sweep_pauses(rate_now());
 	for (int i = 0; i < n; i++)
 		make[i] = makes_key(&asks[i], intent);
 	lock_places(&places, asks, n, make);
 	for (int i = 0; i < n; i++)
 	{
-		in_crowd[i] = places.slots[i] == NONE && make[i] && counts(intent);
+		in_crowd[i] = places.slots[i] == NONE &&
+			asks[i].law->algorithm != RATE_SLICE && (counts(intent) || full);
 		if (in_crowd[i])
 			add_sorted(crowds, &ncrowds, asks[i].key.rule % CROWD_LOCKS);
 	}
@@ -897,6 +954,8 @@ decide_all(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
 				rule->algorithm = ask->law->algorithm;
 				rule->crowd = states[i];
 			}
+			if (!counts(intent))
+				continue;
 			pg_atomic_fetch_add_u64(allowed ? &rule->allowed : &rule->refused,
 									1);
 			pg_atomic_fetch_add_u64(&rule->crowded, 1);
@@ -1134,50 +1193,39 @@ table_count(const RateKey *key, bool allowed)
 RateKey *
 table_unused_slices(int rule_slot, int *n)
 {
-	int			size = 64;
-	RateKey    *keys = palloc(size * sizeof(RateKey));
+	Part		part = {0};
+	int			room = 64;
+	int			found;
+	RateKey    *keys = palloc(room * sizeof(RateKey));
 
 	*n = 0;
-	for (int p = 0; p < PARTITIONS; p++)
+	/* Nothing is allocated under a lock: again, if there was no room. */
+	for (; part_lock(&part, LW_SHARED);)
 	{
-		uint32	   *first = &heads[(uint64) p * table->nheads];
-		int			found;
+		int64		now = rate_now();
 
-		/* Nothing is allocated under a lock: again, if there was no room. */
-		do
+		found = *n;
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 at = *head; at != NONE; at = slots[at].next)
+			{
+				const Slot *slot = &slots[at];
+
+				if (slot->rule == rule_slot &&
+					(slot->flags & ALGORITHM) == RATE_SLICE &&
+					slot->u.value > 0 && slot->idle_at <= now &&
+					found++ < room)
+					key_of(slot, &keys[found - 1]);
+			}
+		if (found <= room)
 		{
-			int64		now;
-
-			found = *n;
-			LWLockAcquire(partition_lock(p), LW_SHARED);
-			now = rate_now();
-			for (uint32 i = 0; i < table->nheads; i++)
-				for (uint32 at = first[i]; at != NONE; at = slots[at].next)
-				{
-					const Slot *slot = &slots[at];
-
-					if (slot->rule != rule_slot ||
-						(slot->flags & ALGORITHM) != RATE_SLICE ||
-						slot->u.value <= 0 || slot->idle_at > now)
-						continue;
-					if (found < size)
-					{
-						RateKey    *key = &keys[found];
-
-						key->hash = slot->hash;
-						key->rule = slot->rule;
-						key->len = slot->len;
-						memcpy(key->text, slot->text, RATE_KEY_TEXT);
-					}
-					found++;
-				}
-			LWLockRelease(partition_lock(p));
-			if (found <= size)
-				break;
-			size = Max(size * 2, found + found / 2);
-			keys = repalloc_huge(keys, (Size) size * sizeof(RateKey));
-		} while (true);
-		*n = found;
+			*n = found;
+			part_unlock(&part);
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		LWLockRelease(partition_lock(part.partition));
+		room = Max(room * 2, found + found / 2);
+		keys = repalloc_huge(keys, (Size) room * sizeof(RateKey));
 	}
 	return keys;
 }
@@ -1188,6 +1236,7 @@ table_unused_slices(int rule_slot, int *n)
 void
 table_forget_rule(int rule_slot)
 {
+	Part		part = {0};
 	RuleSlot   *rule = &rules[rule_slot];
 
 	LWLockAcquire(crowd_lock(rule_slot), LW_EXCLUSIVE);
@@ -1195,13 +1244,9 @@ table_forget_rule(int rule_slot)
 	rule->algorithm = -1;
 	LWLockRelease(crowd_lock(rule_slot));
 
-	for (int p = 0; p < PARTITIONS; p++)
-	{
-		uint32	   *first = &heads[(uint64) p * table->nheads];
-
-		LWLockAcquire(partition_lock(p), LW_EXCLUSIVE);
-		for (uint32 i = 0; i < table->nheads; i++)
-			for (uint32 *link = &first[i]; *link != NONE;)
+	for (; part_lock(&part, LW_EXCLUSIVE); part_unlock(&part))
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 *link = head; *link != NONE;)
 			{
 				uint32		at = *link;
 				Slot	   *slot = &slots[at];
@@ -1221,16 +1266,13 @@ table_forget_rule(int rule_slot)
 					push_slot(at);
 				}
 			}
-		LWLockRelease(partition_lock(p));
-	}
 }
 
 static void
-rule_begin(RuleSlot *rule, Oid database, int64 id)
+rule_begin(RuleSlot *rule, Oid database, Oid relation, int64 id)
 {
 	memset(rule, 0, sizeof(*rule));
 	pg_atomic_init_u64(&rule->longest, 0);
-	pg_atomic_init_u32(&rule->keys, 0);
 	pg_atomic_init_u64(&rule->allowed, 0);
 	pg_atomic_init_u64(&rule->refused, 0);
 	pg_atomic_init_u64(&rule->crowded, 0);
@@ -1240,6 +1282,7 @@ rule_begin(RuleSlot *rule, Oid database, int64 id)
 		pg_atomic_init_u32(&rule->waits[i], 0);
 	rule->algorithm = -1;
 	rule->database = database;
+	rule->relation = relation;
 	rule->id = id;
 }
 
@@ -1251,21 +1294,16 @@ rule_begin(RuleSlot *rule, Oid database, int64 id)
 static int
 idle_rule(void)
 {
+	Part		part = {0};
 	bool	   *busy = palloc0(table->nrules * sizeof(bool));
 	int64		now = rate_now();
 	int			found = -1;
 
-	for (int p = 0; p < PARTITIONS; p++)
-	{
-		uint32	   *first = &heads[(uint64) p * table->nheads];
-
-		LWLockAcquire(partition_lock(p), LW_EXCLUSIVE);
-		for (uint32 i = 0; i < table->nheads; i++)
-			for (uint32 at = first[i]; at != NONE; at = slots[at].next)
+	for (; part_lock(&part, LW_EXCLUSIVE); part_unlock(&part))
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 at = *head; at != NONE; at = slots[at].next)
 				if (!busy[slots[at].rule] && !may_free(&slots[at], now))
 					busy[slots[at].rule] = true;
-		LWLockRelease(partition_lock(p));
-	}
 	for (uint32 i = 0; i < table->nrules; i++)
 		if (!busy[i] &&
 			(rules[i].algorithm < 0 || rules[i].crowd.idle_at <= now) &&
@@ -1277,12 +1315,13 @@ idle_rule(void)
 
 /* The slot of a rule, or -1. The lock of the rules is held. */
 static int
-find_rule(Oid database, int64 rule_id)
+find_rule(Oid relation, int64 rule_id)
 {
 	uint32		used = pg_atomic_read_u32(&table->rules_used);
 
 	for (uint32 i = 0; i < used; i++)
-		if (rules[i].id == rule_id && rules[i].database == database)
+		if (rules[i].id == rule_id && rules[i].database == MyDatabaseId &&
+			rules[i].relation == relation)
 			return i;
 	return -1;
 }
@@ -1291,10 +1330,11 @@ int
 table_rule_slot(int64 rule_id)
 {
 	LWLock	   *lock = &locks[RULES_LOCK].lock;
+	Oid			relation = mlint_relation("rate_rule");
 	int			found;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	found = find_rule(MyDatabaseId, rule_id);
+	found = find_rule(relation, rule_id);
 	if (found < 0)
 	{
 		uint32		used = pg_atomic_read_u32(&table->rules_used);
@@ -1302,7 +1342,7 @@ table_rule_slot(int64 rule_id)
 		if (used < table->nrules)
 		{
 			found = used;
-			rule_begin(&rules[found], MyDatabaseId, rule_id);
+			rule_begin(&rules[found], MyDatabaseId, relation, rule_id);
 			pg_atomic_write_u32(&table->rules_used, used + 1);
 		}
 		else if ((found = idle_rule()) >= 0)
@@ -1310,7 +1350,7 @@ table_rule_slot(int64 rule_id)
 			/* Nobody finds it by the old name while its keys go. */
 			rules[found].database = InvalidOid;
 			table_forget_rule(found);
-			rule_begin(&rules[found], MyDatabaseId, rule_id);
+			rule_begin(&rules[found], MyDatabaseId, relation, rule_id);
 		}
 	}
 	if (found >= 0)
@@ -1336,24 +1376,19 @@ table_rule_kept(int rule_slot, int64 rule_id)
 void
 table_totals(int rule_slot, RateTotals *totals)
 {
+	Part		part = {0};
 	RuleSlot   *rule = &rules[rule_slot];
 
 	memset(totals, 0, sizeof(*totals));
-	for (int p = 0; p < PARTITIONS; p++)
-	{
-		const uint32 *first = &heads[(uint64) p * table->nheads];
-
-		LWLockAcquire(partition_lock(p), LW_SHARED);
-		for (uint32 i = 0; i < table->nheads; i++)
-			for (uint32 at = first[i]; at != NONE; at = slots[at].next)
+	for (; part_lock(&part, LW_SHARED); part_unlock(&part))
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 at = *head; at != NONE; at = slots[at].next)
 				if (slots[at].rule == rule_slot)
 				{
 					totals->keys++;
 					totals->allowed += slots[at].allowed;
 					totals->refused += slots[at].refused;
 				}
-		LWLockRelease(partition_lock(p));
-	}
 	totals->allowed += pg_atomic_read_u64(&rule->allowed);
 	totals->refused += pg_atomic_read_u64(&rule->refused);
 	totals->crowded = pg_atomic_read_u64(&rule->crowded);
@@ -1379,47 +1414,37 @@ table_count_wait(int rule_slot, int64 waited_us)
 RateKeyUse *
 table_keys(int rule_slot, int *n)
 {
+	Part		part = {0};
 	int			room = 64;
+	int			found = 0;
 	RateKeyUse *uses = palloc(room * sizeof(RateKeyUse));
 
 	*n = 0;
-	for (int p = 0; p < PARTITIONS; p++)
+	/* Nothing is allocated under a lock: again, if there was no room. */
+	for (; part_lock(&part, LW_SHARED);)
 	{
-		const uint32 *first = &heads[(uint64) p * table->nheads];
-		int			more;
+		found = *n;
+		for (uint32 *head = part.first; head < part.end; head++)
+			for (uint32 at = *head; at != NONE; at = slots[at].next)
+			{
+				const Slot *slot = &slots[at];
 
-		/* Room is made without the lock, and the partition seen again. */
-		for (;;)
+				if (slot->rule != rule_slot || found++ >= room)
+					continue;
+				key_of(slot, &uses[found - 1].key);
+				uses[found - 1].allowed = slot->allowed;
+				uses[found - 1].refused = slot->refused;
+			}
+		if (found <= room)
 		{
-			more = 0;
-			LWLockAcquire(partition_lock(p), LW_SHARED);
-			for (uint32 i = 0; i < table->nheads; i++)
-				for (uint32 at = first[i]; at != NONE; at = slots[at].next)
-					if (slots[at].rule == rule_slot)
-					{
-						const Slot *slot = &slots[at];
-
-						if (*n + more < room)
-						{
-							RateKeyUse *use = &uses[*n + more];
-
-							use->key.hash = slot->hash;
-							use->key.rule = slot->rule;
-							use->key.len = slot->len;
-							memcpy(use->key.text, slot->text, RATE_KEY_TEXT);
-							use->allowed = slot->allowed;
-							use->refused = slot->refused;
-						}
-						more++;
-					}
-			LWLockRelease(partition_lock(p));
-			if (*n + more <= room)
-				break;
-			room = Max(room * 2, *n + more + 64);
-			uses = repalloc_huge(uses, room * sizeof(RateKeyUse));
+			*n = found;
+			part_unlock(&part);
 			CHECK_FOR_INTERRUPTS();
+			continue;
 		}
-		*n += more;
+		LWLockRelease(partition_lock(part.partition));
+		room = Max(room * 2, found + found / 2);
+		uses = repalloc_huge(uses, (Size) room * sizeof(RateKeyUse));
 	}
 	return uses;
 }
@@ -1429,12 +1454,13 @@ table_keys(int rule_slot, int *n)
 uint32
 table_saved_counts(uint32 *nkeys)
 {
-	uint32		used = pg_atomic_read_u32(&table->rules_used);
+	uint64		nheads = (uint64) PARTITIONS * table->nheads;
 
 	*nkeys = 0;
-	for (uint32 i = 0; i < used; i++)
-		*nkeys += pg_atomic_read_u32(&rules[i].keys);
-	return used;
+	for (uint64 i = 0; i < nheads; i++)
+		for (uint32 at = heads[i]; at != NONE; at = slots[at].next)
+			(*nkeys)++;
+	return pg_atomic_read_u32(&table->rules_used);
 }
 
 void
@@ -1444,6 +1470,7 @@ table_get_rule(uint32 rule_slot, SavedRule *saved)
 
 	memset(saved, 0, sizeof(*saved));
 	saved->database = rule->database;
+	saved->relation = rule->relation;
 	saved->id = rule->id;
 	saved->used_at = rule->used_at;
 	saved->longest = (int64) pg_atomic_read_u64(&rule->longest);
@@ -1474,7 +1501,7 @@ table_put_rule(const SavedRule *saved)
 
 	if (used == table->nrules)
 		return -1;
-	rule_begin(rule, saved->database, saved->id);
+	rule_begin(rule, saved->database, saved->relation, saved->id);
 	rule->used_at = saved->used_at;
 	rule->forgiven = saved->forgiven;
 	pg_atomic_write_u64(&rule->longest, (uint64) saved->longest);
@@ -1619,8 +1646,6 @@ table_shmem_init(LWLockPadded *given)
 	SpinLockInit(&table->mutex);
 	table->free = NONE;
 	pg_atomic_init_u64(&table->hand, 0);
-	pg_atomic_init_u64(&table->freed, 0);
-	pg_atomic_init_u64(&table->next_idle, PG_UINT64_MAX);
 	pg_atomic_init_u64(&table->pause_until, 0);
 
 	rules = (RuleSlot *) at;

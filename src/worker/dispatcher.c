@@ -46,6 +46,7 @@
 #include "utils/timestamp.h"
 
 #include "common/compat.h"
+#include "common/injection.h"
 #include "common/netpolicy.h"
 #include "common/peertext.h"
 #include "delivery/destination.h"
@@ -667,6 +668,7 @@ ask_limit(Destination *d, TimestampTz now)
 	bool		passed;
 
 	asking = d;
+	INJECTION("rate-limit-ask");
 	passed = rate_pass(d->options->rate_rule,
 					   d->options->rate_identifier ?
 					   d->options->rate_identifier : d->name, &retry_after);

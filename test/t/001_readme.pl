@@ -19,7 +19,8 @@ use Test::More;
 
 my $tree = "$FindBin::RealBin/../..";
 my $receiver = MlintTest::Receiver->start;
-my $node = mlint_node('readme', create => 0);
+# Each page has a database, and each database its workers.
+my $node = mlint_node('readme', create => 0, conf => 'max_worker_processes = 64');
 my $superuser = $node->safe_psql('postgres', 'SELECT current_user');
 
 # The fenced blocks of a file: {kind, text, line, shown}.

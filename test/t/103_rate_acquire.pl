@@ -10,7 +10,7 @@ use Time::HiRes qw(time);
 
 use MlintTest;
 
-my $node = mlint_node('acquire', conf => 'max_connections = 60');
+my $node = mlint_node('acquire', conf => 'max_connections = 60', allows_streaming => 1);
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
@@ -31,7 +31,8 @@ sub start
 	my $connection = $node->connstr('postgres');
 	$connection .= " application_name=$name" if defined $name;
 	my $run = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-q', '-v', 'ON_ERROR_STOP=1', '-v',
-			'VERBOSITY=verbose', '-d', $connection, '-c', $script ], '<', \undef, '>', \$out, '2>', \$err);
+			'VERBOSITY=verbose', '-d', $connection, '-c', $script ], '<', \undef, '>', \$out, '2>', \$err,
+		IPC::Run::timeout($MlintTest::deadline));
 	return { run => $run, out => \$out, err => \$err };
 }
 
@@ -124,7 +125,7 @@ sql("SELECT mlint.rate_acquire('line', 'k')");
 my @names = map { sprintf 'w%02d', $_ } 1 .. 12;
 my $patient = take('line') =~ s/60 s/100 days/r;
 my @line = line_up($patient, @names);
-is(sql("SELECT allowed, reason FROM mlint.rate_check('line', 'k')"), 'f|limited', 'a check is refused meanwhile');
+is(sql("SELECT allowed FROM mlint.rate_check('line', 'k')"), 'f', 'a check is refused meanwhile');
 is(sql("SELECT allowed FROM mlint.rate_check('line', 'other')"), 't', '... but not of another key');
 sql("SELECT mlint.rate_rule_alter('line', rate => 20, per => '1 s', burst => 1)");
 is((finish($_))[0], 0, 'who waited passes') for @line;
@@ -134,7 +135,18 @@ is( sql("SELECT bool_and(at - before >= '45 ms') FROM (SELECT at, lag(at) OVER (
 is(sql("SELECT waited FROM mlint.stat_rate_limits WHERE rule = 'line'"), 12, '... which is counted');
 is(sql("SELECT allowed, delay FROM mlint.rate_acquire('line', 'new')"), 't|00:00:00', 'a line of one key does not concern another');
 
+
 # ---- nobody overtakes, and one who leaves is no obstacle ----
+rule('ahead', 'token_bucket', 1, '1 hour', "burst => 10, strategy => 'queue', max_wait => '10 days'");
+sql("SELECT mlint.rate_acquire('ahead', 'k', 7)");
+my $first = start("SELECT mlint.rate_acquire('ahead', 'k', 5)", 'ahead');
+wait_for_sleepers(1, 'one waits for more than there is');
+is(sql("SELECT allowed, reason FROM mlint.rate_check('ahead', 'k')"), 'f|waiting', '... and nobody takes what there is');
+is(sql("SELECT mlint.rate_allow('ahead', 'k')"), 'f', '... by any function');
+is(sql("SELECT allowed FROM mlint.rate_acquire('ahead', 'k', 1, '0')"), 'f', '... but in its turn');
+sql("SELECT pg_cancel_backend(" . pid_of('ahead') . ")");
+finish($first);
+is(sql("SELECT allowed FROM mlint.rate_check('ahead', 'k', 3)"), 't', '... until it gives up, which leaves all that there was');
 clear();
 rule('turn', 'token_bucket', 1, '1 hour', "burst => 10, strategy => 'queue', max_wait => '10 days'");
 sql("SELECT mlint.rate_acquire('turn', 'k', 10)");
@@ -155,12 +167,28 @@ is((finish($_))[0], 0, 'the others pass when their time has come') for $line[2],
 is(order(), 'c e large last', '... in their order, whatever they cost');
 sql("SELECT mlint.rate_override_drop('turn', 'k')");
 
+# Who leaves wakes the next, who would find out by himself only at his next look.
+clear();
+rule('handover', 'token_bucket', 1, '1 hour', "burst => 100, strategy => 'queue', max_wait => '10 days'");
+sql("SELECT mlint.rate_acquire('handover', 'k', 50)");
+for my $round (1 .. 6)
+{
+	$first = start("SELECT mlint.rate_acquire('handover', 'k', 60)", 'ahead');
+	wait_for_sleepers(1);
+	my $next = start("SELECT mlint.rate_acquire('handover', 'k'); INSERT INTO passed (who) VALUES ('next')");
+	wait_for_sleepers(2);
+	sql("INSERT INTO passed (who, at) SELECT 'left', clock_timestamp() FROM pg_cancel_backend(" . pid_of('ahead') . ")");
+	finish($_) for $first, $next;
+}
+is( sql("SELECT count(*), sum(took) < '1.2 s' FROM (SELECT who, at - lag(at) OVER (ORDER BY at) AS took FROM passed) p WHERE who = 'next'"),
+	'6|t', 'who leaves the line wakes the next');
+
 # ---- the time is over ----
 rule('slow', 'token_bucket', 1, '1 s', "burst => 1, strategy => 'queue', max_wait => '300 ms'");
 sql("SELECT mlint.rate_acquire('slow', 'k')");
 cmp_ok(seconds(sub { is(sql("SELECT allowed, reason, retry_after BETWEEN '0.5 s' AND '1 s', delay FROM mlint.rate_acquire('slow', 'k')"),
 				'f|limited|t|00:00:00', 'a wait that would be too long is refused') }), '<', 0.3, '... at once');
-my $first = start("SELECT allowed, delay > '0.2 s' FROM mlint.rate_acquire('slow', 'k', 1, '10 s')", 'first');
+$first = start("SELECT allowed, delay > '0.2 s' FROM mlint.rate_acquire('slow', 'k', 1, '10 s')", 'first');
 wait_for_sleepers(1);
 is(sql("SELECT allowed, retry_after > '1 s' FROM mlint.rate_acquire('slow', 'k', 1, '1 s')"),
 	'f|t', 'those ahead in the line count');
@@ -171,11 +199,11 @@ sql("SELECT mlint.rate_acquire('slow', 'k')");
 is((finish(start("SELECT allowed, delay BETWEEN '0.8 s' AND '1.5 s' FROM mlint.rate_acquire('slow', 'k', 1, '2 s')")))[1],
 	't|t', 'alone in the line one waits for the next token');
 # The limit becomes stricter while somebody waits.
-rule('stricter', 'token_bucket', 1, '1 min', "strategy => 'queue'");
+rule('stricter', 'fixed_window', 1, '10 min', "strategy => 'queue'");
 sql("SELECT mlint.rate_acquire('stricter', 'k')");
-$first = start("SELECT allowed FROM mlint.rate_acquire('stricter', 'k', 1, '2 min')", 'strict');
+$first = start("SELECT allowed FROM mlint.rate_acquire('stricter', 'k', 1, '20 min')", 'strict');
 wait_for_sleepers(1);
-sql("SELECT mlint.rate_rule_alter('stricter', per => '1 day')");
+sql("SELECT mlint.rate_rule_alter('stricter', per => '1000 days')");
 is((finish($first))[1], 'f', 'who can no longer make it is refused before the time is over');
 
 # ---- windows in a line ----
@@ -245,6 +273,12 @@ sql("SELECT mlint.rate_override_drop('long', 'k')");
 $first = waiter('long');
 sql("SELECT mlint.rate_rule_drop('long')");
 like((finish($first))[2], qr/42704: rate limit "long" does not exist/, 'a rule that is dropped is the usual error');
+rule('impatient', 'token_bucket', 1, '10 days', "strategy => 'queue', max_wait => '20 days'");
+sql("SELECT mlint.rate_acquire('impatient', 'k')");
+$first = start("SELECT allowed FROM mlint.rate_acquire('impatient', 'k')", 'impatient');
+wait_for_sleepers(1);
+sql("SELECT mlint.rate_rule_alter('impatient', max_wait => '1 s')");
+is((finish($first))[1], 'f', 'the max_wait of the rule is the one in force');
 # The rule comes to see those who wait as others.
 rule('scoped', 'token_bucket', 1, '10 days', "strategy => 'queue', max_wait => '20 days'");
 sql("SELECT mlint.rate_acquire('scoped', 'k')");
@@ -303,7 +337,7 @@ cmp_ok(sql("SELECT min(extract(milliseconds FROM gap)) FROM (SELECT at - lag(at)
 rule('full', 'leaky_bucket', 1, '1 day', "burst => 3, strategy => 'hard', max_wait => '100 days'");
 is(sql("SELECT allowed, delay FROM mlint.rate_acquire('full', 'k')"), 't|00:00:00', 'the first leaves at once');
 @line = line_up("SELECT mlint.rate_acquire('full', 'k')", qw(l1 l2));
-(undef, undef, $err) = $node->psql('postgres', "SELECT mlint.rate_acquire('full', 'k')");
+(undef, undef, $err) = $node->psql('postgres', "SET statement_timeout = '10 s'; SELECT mlint.rate_acquire('full', 'k')");
 like($err, qr/rate limit "full" is exceeded/, 'a full bucket refuses, those in line counted');
 sql("SELECT pg_cancel_backend(" . pid_of('l1') . ")");
 finish($line[0]);
@@ -320,6 +354,17 @@ rule('counted', 'token_bucket', 10, '1 s', "burst => 1, strategy => 'queue'");
 sql("SELECT mlint.rate_acquire('counted', 'k') FROM generate_series(1, 4)");
 is(sql("SELECT checks, allowed, refused, waited FROM mlint.stat_rate_limits WHERE rule = 'counted'"),
 	'4|4|0|3', 'a call that waited counts as one check, and as allowed');
+
+# ---- on a standby ----
+rule('standby', 'token_bucket', 5, '1 s', "burst => 1, strategy => 'queue'");
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+is( $standby->safe_psql('postgres', "SELECT bool_and(allowed), max(delay) > '0.1 s' FROM (SELECT (mlint.rate_acquire('standby', 'k')).* FROM generate_series(1, 3)) a"),
+	't|t', 'on a standby one waits as well');
+is(sql("SELECT allowed, delay FROM mlint.rate_acquire('standby', 'k')"), 't|00:00:00', '... for that server\'s own state');
+$standby->stop;
 
 $node->stop;
 done_testing();
