@@ -227,7 +227,7 @@ rate_key(RateKey *key, int rule_slot, const char *identifier, Size len)
 
 		crypto_sha256(identifier, len, digest);
 		memcpy(key->text, identifier, start);
-		memcpy(key->text +start, digest, 16);
+		memcpy(&key->text[start], digest, 16);
 		key->len = 255;
 		len = RATE_KEY_TEXT;
 	}
