@@ -189,6 +189,7 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	RemoteAnswer answer;
 	int64		asked = rate_now();
 	int64		before_until;
+	int64		until;
 	char	   *text;
 	bool		answered;
 
@@ -205,6 +206,7 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	pfree(text);
 	if (!answered)
 		return false;
+	until = slice_end(law, &answer, asked);
 	law_decide(law, &answer.before, answer.now, cost, RATE_PEEK, verdict);
 	verdict->reset_at += rate_now() - answer.now;
 	if (answer.taken >= cost)
@@ -215,8 +217,7 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 		verdict->retry_after = 0;
 		verdict->remaining = spare;
 		if (spare > 0 && borrowing_stands(borrowing, mine))
-			(void) table_lend(key, spare,
-							  slice_end(law, &answer, asked));
+			(void) table_lend(key, spare, until);
 		table_count(key, true);
 	}
 	else
