@@ -124,7 +124,7 @@ EOQ
 # --- many processes, one slice ---
 
 {
-	q1("SELECT mlint.rate_rule_create('herd', 'token_bucket', 1, '1 day', 100000, backend => 'redis', mode => 'leased', fail => 'closed', lease => 1000)");
+	q1("SELECT mlint.rate_rule_create('herd', 'token_bucket', 100000, '1 day', 100000, backend => 'redis', mode => 'leased', fail => 'closed', lease => 1000)");
 	my $before = $redis->calls;
 	my $total = 0;
 	my @runs = map {
