@@ -14,6 +14,7 @@
 #include "redis.h"
 
 #include "common/errors.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #define ANSWER_MAX		(4 * 1024 * 1024)
@@ -37,7 +38,7 @@ fail(RemoteFailure *failure, int sqlstate, const char *fmt,...)
 }
 
 bool
-fail_reply(RemoteFailure *failure, const Peer * node, redisReply * reply)
+fail_reply(RemoteFailure *failure, const Peer *node, redisReply * reply)
 {
 	const char *text = reply->type == REDIS_REPLY_ERROR ? reply->str :
 	"an answer that is not the command's";
@@ -55,7 +56,7 @@ fail_reply(RemoteFailure *failure, const Peer * node, redisReply * reply)
 /* ---- commands ---- */
 
 void
-command_bytes(Command * command, const void *data, size_t len)
+command_bytes(Command *command, const void *data, size_t len)
 {
 	Assert(command->argc < lengthof(command->argv));
 	command->argv[command->argc] = data;
@@ -63,25 +64,23 @@ command_bytes(Command * command, const void *data, size_t len)
 }
 
 void
-command_text(Command * command, const char *text)
+command_text(Command *command, const char *text)
 {
 	command_bytes(command, text, strlen(text));
 }
 
 void
-command_int(Command * command, int64 number)
+command_int(Command *command, int64 number)
 {
 	char	   *text = command->numbers[command->argc];
 
-	command_bytes(command, text,
-				  snprintf(text, sizeof(command->numbers[0]), INT64_FORMAT,
-						   number));
+	command_bytes(command, text, pg_lltoa(number, text));
 }
 
 /* ---- nodes ---- */
 
 Peer *
-node_find(Store * store, const char *name, int port, bool sentinel)
+node_find(Store *store, const char *name, int port, bool sentinel)
 {
 	MemoryContext old;
 	Peer	   *node;
@@ -114,7 +113,7 @@ reader_gone(void *arg)
 }
 
 void
-node_close(Peer * node)
+node_close(Peer *node)
 {
 	MemoryContext context = node->context;
 
@@ -127,7 +126,7 @@ node_close(Peer * node)
 
 /* Send all of it. */
 static bool
-node_send(Peer * node, const char *data, size_t len, int64 deadline)
+node_send(Peer *node, const char *data, size_t len, int64 deadline)
 {
 	while (len > 0)
 	{
@@ -145,10 +144,11 @@ node_send(Peer * node, const char *data, size_t len, int64 deadline)
 
 /* The next answer; NULL: why is in *failure. */
 static redisReply *
-node_receive(Peer * node, int64 deadline, int timeout_ms,
+node_receive(Peer *node, int64 deadline, int timeout_ms,
 			 RemoteFailure *failure)
 {
 	size_t		total = 0;
+	bool		waited = false;
 
 	for (;;)
 	{
@@ -165,7 +165,9 @@ node_receive(Peer * node, int64 deadline, int timeout_ms,
 		}
 		if (reply)
 			return reply;
-		n = host->receive(node->connection, buf, sizeof(buf));
+		/* The first look would come too soon. */
+		n = waited ?
+			host->receive(node->connection, buf, sizeof(buf)) : 0;
 		if (n > 0)
 		{
 			total += n;
@@ -192,12 +194,13 @@ node_receive(Peer * node, int64 deadline, int timeout_ms,
 				 node->port, timeout_ms);
 			return NULL;
 		}
+		waited = true;
 	}
 }
 
 /* A command and its answer, on a connection that is there. */
 static redisReply *
-node_exchange(Store * store, Peer * node, const Command * command,
+node_exchange(Store *store, Peer *node, const Command *command,
 			  RemoteFailure *failure)
 {
 	int			timeout_ms = store->options->common.timeout_ms;
@@ -250,7 +253,7 @@ node_exchange(Store * store, Peer * node, const Command * command,
 
 /* Send a command whose answer is OK. */
 static bool
-node_command_ok(Store * store, Peer * node, const Command * command,
+node_command_ok(Store *store, Peer *node, const Command *command,
 				RemoteFailure *failure)
 {
 	redisReply *reply = node_exchange(store, node, command, failure);
@@ -269,9 +272,9 @@ node_command_ok(Store * store, Peer * node, const Command * command,
 
 /* Present our credentials, and choose the database. */
 static bool
-node_login(Store * store, Peer * node, RemoteFailure *failure)
+node_login(Store *store, Peer *node, RemoteFailure *failure)
 {
-	const		RedisOptions *options = store->options;
+	const RedisOptions *options = store->options;
 	const Credential *password = node->sentinel ?
 	&options->sentinel_password : &options->password;
 	const char *username = node->sentinel ? options->sentinel_username :
@@ -321,9 +324,9 @@ pem(const Credential *credential, RemoteFailure *failure)
 
 /* Open the connection; the current context is the node's. */
 static bool
-node_open(Store * store, Peer * node, RemoteFailure *failure)
+node_open(Store *store, Peer *node, RemoteFailure *failure)
 {
-	const		RedisOptions *options = store->options;
+	const RedisOptions *options = store->options;
 	ConnectionTarget target = {
 		.host = node->host,
 		.port = node->port,
@@ -366,7 +369,7 @@ node_open(Store * store, Peer * node, RemoteFailure *failure)
 
 /* Be connected and logged in. */
 static bool
-node_connect(Store * store, Peer * node, RemoteFailure *failure)
+node_connect(Store *store, Peer *node, RemoteFailure *failure)
 {
 	MemoryContext old;
 	bool		ok;
@@ -408,7 +411,7 @@ node_connect(Store * store, Peer * node, RemoteFailure *failure)
 
 /* Has the server closed the connection since it was last used? */
 static bool
-node_is_gone(Peer * node)
+node_is_gone(Peer *node)
 {
 	char		buf[1];
 
@@ -421,7 +424,7 @@ node_is_gone(Peer * node)
  * before it, when the command must not be sent twice.
  */
 redisReply *
-node_call(Store * store, Peer * node, const Command * command,
+node_call(Store *store, Peer *node, const Command *command,
 		  RemoteFailure *failure)
 {
 	bool		kept = node->connection != NULL && !node->busy;

@@ -744,6 +744,12 @@ remote_check_rule(const RateRule *rule)
 	remote_check_law(rule->name, rule->backend, &rule->law);
 	if (rule->mode != RATE_LEASED)
 		return;
+	if (rule->law.algorithm == RATE_LEAKY_BUCKET)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONFIGURATION),
+				 errmsg("a leaky_bucket cannot be leased"),
+				 errdetail("Several servers that each have a part of it could not keep the spacing."),
+				 errhint("Use mode exact, or a token_bucket.")));
 	if (rule->law.per < USECS_PER_SEC)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
