@@ -466,6 +466,12 @@ rate_rules(const char *const *names, const Size *lens, int n,
 		if (rules[i] == NULL)
 			rate_rule_unknown(names[i], lens[i]);
 	}
+	/* The only place that was left may have gone from one to the next. */
+	for (int i = 0; i < n; i++)
+	{
+		if (!table_rule_kept(rules[i]->slot, rules[i]->id))
+			table_no_room_for_rule();
+	}
 }
 
 List *

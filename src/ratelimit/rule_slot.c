@@ -156,6 +156,17 @@ free_dropped_databases(void)
 	return freed;
 }
 
+void
+table_no_room_for_rule(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("there is no room in shared memory for another rate limit"),
+			 errdetail("All %u places are taken by rules that still remember what somebody has used.",
+					   rate_rule_slots->nslots),
+			 errhint("There is one for each 100 of mlint.rate_max_keys, and at least 64. Raise it and restart the server, or use one rule for many identifiers.")));
+}
+
 int
 table_rule_slot(int64 rule_id)
 {
@@ -165,12 +176,7 @@ table_rule_slot(int64 rule_id)
 	if (found < 0 && free_dropped_databases())
 		found = take_slot(relation, rule_id);
 	if (found < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("there is no room in shared memory for another rate limit"),
-				 errdetail("All %u places are taken by rules that still remember what somebody has used.",
-						   rate_rule_slots->nslots),
-				 errhint("There is one for each 100 of mlint.rate_max_keys, and at least 64. Raise it and restart the server, or use one rule for many identifiers.")));
+		table_no_room_for_rule();
 	return found;
 }
 

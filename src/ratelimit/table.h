@@ -128,6 +128,8 @@ typedef struct RateTotals
  */
 extern int	table_rule_slot(int64 rule_id);
 
+extern void table_no_room_for_rule(void) pg_attribute_noreturn();
+
 /* The same, but if it has none, -1. */
 extern int	table_find_rule(int64 rule_id);
 

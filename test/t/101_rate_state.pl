@@ -514,6 +514,14 @@ is(fill('postgres', 60), '', '... leaves them when it is dropped');
 sql('DROP EXTENSION mlint CASCADE; CREATE EXTENSION mlint');
 is(fill('postgres', 60), '', '... and so does an extension');
 
+# When all have a place but one, two cannot be asked together.
+sql("SELECT mlint.rate_rule_create('u' || i, 'fixed_window', 5, '300 days') FROM generate_series(1, 100) i");
+$node->psql('postgres', "SELECT mlint.rate_check('u' || i, 'x') FROM generate_series(3, 100) i");
+sql("SELECT mlint.rate_reset('f1')");
+($ret, $out, $err) = $node->psql('postgres', "SELECT mlint.rate_check_all('{u1,u2}', 'x')");
+like($err, qr/no room in shared memory/, 'two rules never share a place');
+is(sql("SELECT (mlint.rate_check_all('{u1,f2}', 'x')).allowed"), 't', '... one has it');
+
 # ---- an extension that is made anew ----
 
 sql("SELECT take('token_bucket', 'x', 5), take('fixed_window', 'x', 5)", 'other');
