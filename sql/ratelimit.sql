@@ -322,6 +322,10 @@ DROP TRIGGER wrong ON upload;
 CREATE TRIGGER wrong BEFORE INSERT ON upload FOR EACH ROW EXECUTE FUNCTION mlint.rate_limit_trigger('nosuch', 'tenant');
 INSERT INTO upload VALUES ('d', 1);
 SELECT mlint.rate_limit_trigger();
+CREATE TABLE generated (a text, b text GENERATED ALWAYS AS (lower(a)) STORED);
+CREATE TRIGGER wrong BEFORE INSERT ON generated FOR EACH ROW EXECUTE FUNCTION mlint.rate_limit_trigger('fixed', 'b');
+INSERT INTO generated VALUES ('x');
+DROP TABLE generated;
 
 -- statistics
 SELECT mlint.rate_rule_create('counted', 'token_bucket', 2, '30 days');

@@ -521,6 +521,7 @@ sql("SELECT mlint.rate_reset('f1')");
 ($ret, $out, $err) = $node->psql('postgres', "SELECT mlint.rate_check_all('{u1,u2}', 'x')");
 like($err, qr/no room in shared memory/, 'two rules never share a place');
 is(sql("SELECT (mlint.rate_check_all('{u1,f2}', 'x')).allowed"), 't', '... one has it');
+sql("SELECT mlint.rate_rule_drop(name) FROM mlint.rate_rules WHERE name LIKE 'u%'");
 
 # ---- an extension that is made anew ----
 
