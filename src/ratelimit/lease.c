@@ -190,6 +190,7 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	int64		asked = rate_now();
 	int64		before_until;
 	int64		until;
+	int64		left;
 	char	   *text;
 	bool		answered;
 
@@ -199,7 +200,8 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	ask.want = mine == 0 ? cost : Max(cost, lease_size(rule, law));
 	ask.key = text = remote_key(rule->name, key, &ask.key_len);
 
-	ask.give = Min(table_drain(key, &before_until), law->burst);
+	left = table_drain(key, &before_until);
+	ask.give = Min(left, law->burst);
 	ask.give_age = slice_age(store, before_until, asked);
 	/* If the answer is lost, it may have been given back: so it is gone. */
 	answered = remote_ask(store, &ask, &answer, retry_after);
