@@ -216,23 +216,38 @@ table_drop_rule(Oid relation, int64 rule_id)
 
 /* ---- counters ---- */
 
-void
-table_totals(int rule_slot, RateTotals *totals)
+RateTotals *
+table_totals(int *n)
 {
-	RuleSlot   *rule;
+	Oid			relation = mlint_relation("rate_rule");
+	uint32		used = pg_atomic_read_u32(&rate_rule_slots->used);
+	KeyCounts  *counts = palloc0(Max(used, 1) * sizeof(KeyCounts));
+	RateTotals *all = palloc(Max(used, 1) * sizeof(RateTotals));
 
-	memset(totals, 0, sizeof(*totals));
-	if (rule_slot < 0)
-		return;
-	rule = slot_of_rule(rule_slot);
-	table_add_keys(rule_slot, totals);
-	totals->allowed += pg_atomic_read_u64(&rule->allowed);
-	totals->refused += pg_atomic_read_u64(&rule->refused);
-	totals->crowded = pg_atomic_read_u64(&rule->crowded);
-	totals->evictions = pg_atomic_read_u64(&rule->evictions);
-	totals->waited = pg_atomic_read_u64(&rule->waited);
-	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
-		totals->waits[i] = pg_atomic_read_u64(&rule->waits[i]);
+	table_count_keys(counts, used);
+	*n = 0;
+	for (uint32 i = 0; i < used; i++)
+	{
+		RuleSlot   *rule = slot_of_rule(i);
+		RateTotals *totals = &all[*n];
+
+		if (rule->database != MyDatabaseId || rule->relation != relation)
+			continue;
+		totals->rule_id = rule->id;
+		totals->keys = counts[i].keys;
+		totals->allowed = counts[i].allowed +
+			pg_atomic_read_u64(&rule->allowed);
+		totals->refused = counts[i].refused +
+			pg_atomic_read_u64(&rule->refused);
+		totals->crowded = pg_atomic_read_u64(&rule->crowded);
+		totals->evictions = pg_atomic_read_u64(&rule->evictions);
+		totals->waited = pg_atomic_read_u64(&rule->waited);
+		for (int k = 0; k < RATE_WAIT_BUCKETS; k++)
+			totals->waits[k] = pg_atomic_read_u64(&rule->waits[k]);
+		(*n)++;
+	}
+	pfree(counts);
+	return all;
 }
 
 void

@@ -63,8 +63,16 @@ extern int	table_max_keys(void);
 /* Which slots have keys that are not idle? */
 extern void table_busy_rules(bool *busy);
 
-/* Add up what the keys of a slot count, and how many they are. */
-extern void table_add_keys(int rule_slot, RateTotals *totals);
+/* What the keys of a slot count, and how many they are. */
+typedef struct KeyCounts
+{
+	int64		keys;
+	uint64		allowed;
+	uint64		refused;
+} KeyCounts;
+
+/* Add that up for each of the first slots, in one pass. */
+extern void table_count_keys(KeyCounts *counts, uint32 nslots);
 
 /* ---- rule_slot.c ---- */
 

@@ -1251,7 +1251,7 @@ table_busy_rules(bool *busy)
 }
 
 void
-table_add_keys(int rule_slot, RateTotals *totals)
+table_count_keys(KeyCounts *counts, uint32 nslots)
 {
 	Part		part = {0};
 
@@ -1259,11 +1259,13 @@ table_add_keys(int rule_slot, RateTotals *totals)
 	{
 		for (uint32 *head = part.first; head < part.end; head++)
 			for (uint32 at = *head; at != NONE; at = slots[at].next)
-				if (slots[at].rule == rule_slot)
+				if (slots[at].rule < nslots)
 				{
-					totals->keys++;
-					totals->allowed += slots[at].allowed;
-					totals->refused += slots[at].refused;
+					KeyCounts  *count = &counts[slots[at].rule];
+
+					count->keys++;
+					count->allowed += slots[at].allowed;
+					count->refused += slots[at].refused;
 				}
 		part_unlock(&part);
 		CHECK_FOR_INTERRUPTS();

@@ -112,6 +112,7 @@ extern int64 rate_now(void);
 
 typedef struct RateTotals
 {
+	int64		rule_id;
 	uint64		allowed;		/* checks */
 	uint64		refused;
 	uint64		crowded;		/* among these, decided by the shared key */
@@ -146,8 +147,11 @@ extern bool table_rule_kept(int rule_slot, int64 rule_id);
  */
 extern void table_drop_rule(Oid relation, int64 rule_id);
 
-/* Of slot -1: zeros. */
-extern void table_totals(int rule_slot, RateTotals *totals);
+/*
+ * Of all rules of this database that have a slot, palloc'd. It goes over the
+ * whole table once.
+ */
+extern RateTotals *table_totals(int *n);
 extern void table_count_wait(int rule_slot, int64 waited_us);
 
 /* One key, for mlint.rate_top(); all of a slot, palloc'd; of slot -1 none. */
