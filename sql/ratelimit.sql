@@ -68,7 +68,9 @@ SELECT c.remaining FROM long, LATERAL (SELECT * FROM mlint.rate_check('bucket', 
 SELECT c.remaining FROM long, LATERAL (SELECT * FROM mlint.rate_check('bucket', identifier)) c;
 
 -- several rules, all or none
+SET intervalstyle = 'iso_8601'; -- which the audit log does not follow
 SELECT mlint.rate_rule_create('day', 'fixed_window', 2, '3650 days');
+RESET intervalstyle;
 SELECT mlint.rate_rule_create('everybody', 'token_bucket', 100, '30 days', scope => 'global');
 SELECT allowed, remaining, rule FROM mlint.rate_check_all('{bucket,day,everybody}', 'all');
 SELECT allowed, remaining, rule FROM mlint.rate_check_all('{bucket,day,everybody}', 'all');

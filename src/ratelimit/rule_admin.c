@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -366,6 +367,11 @@ check_rule(RuleRow *row, int64 *per)
 		RateRule	rule;
 
 		make_rule(&rule, row);
+		if (rule.lease > rule.law.burst)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the lease of rate limit \"%s\" must be at most its capacity, %lld",
+							name, (long long) rule.law.burst)));
 		remote_check_rule(&rule);
 	}
 }
@@ -430,6 +436,18 @@ clip(const char *text, int bytes)
 	return pnstrdup(text, pg_mbcliplen(text, strlen(text), bytes));
 }
 
+/* As PostgreSQL writes it unless told otherwise, whatever the session is told. */
+static char *
+interval_text(const Interval *interval)
+{
+	struct pg_itm itm;
+	char	   *written = palloc(MAXDATELEN + 1);
+
+	interval2itm(*interval, &itm);
+	EncodeInterval(&itm, INTSTYLE_POSTGRES, written);
+	return written;
+}
+
 /* What is given of a rule, as JSON. */
 static char *
 audit_details(FunctionCallInfo fcinfo)
@@ -446,7 +464,9 @@ audit_details(FunctionCallInfo fcinfo)
 		if (PG_ARGISNULL(i))
 			continue;
 		getTypeOutputInfo(fields[i].type, &output, &varlena);
-		text = OidOutputFunctionCall(output, PG_GETARG_DATUM(i));
+		text = fields[i].type == INTERVALOID ?
+		interval_text(PG_GETARG_INTERVAL_P(i)) :
+		OidOutputFunctionCall(output, PG_GETARG_DATUM(i));
 
 		appendStringInfo(&details, "%s\"%s\": ", details.len ? ", " : "{",
 						 fields[i].name);
@@ -456,10 +476,7 @@ audit_details(FunctionCallInfo fcinfo)
 			appendStringInfoString(&details, text[0] == 't' ? "true" :
 								   "false");
 		else
-		{
-			escape_json(&details,
-						clip(text, AUDIT_TEXT_BYTES));
-		}
+			escape_json(&details, clip(text, AUDIT_TEXT_BYTES));
 	}
 	if (details.len == 0)
 		return NULL;

@@ -102,6 +102,9 @@ for my $algorithm (qw(token_bucket leaky_bucket fixed_window sliding_window))
 # --- several at once, peek, reset ---
 
 q1("SELECT mlint.rate_rule_create('wide', 'token_bucket', 1, '1 day', 5, backend => 'redis')");
+fails('a slice larger than all there is',
+	"SELECT mlint.rate_rule_create('slice', 'token_bucket', 10, '1 day', backend => 'redis', mode => 'leased', lease => 11)",
+	qr/22023: the lease of rate limit "slice" must be at most its capacity, 10/);
 q1("SELECT mlint.rate_rule_create('narrow', 'token_bucket', 1, '1 day', 2)");
 is(q1("SELECT string_agg((mlint.rate_check_all('{wide,narrow}', 'x')).allowed::text, ' ') FROM generate_series(1, 4)"),
 	'true true false false', 'all or none, in Redis and here');
