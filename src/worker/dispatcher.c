@@ -657,6 +657,31 @@ is_limited(const Destination *d)
 	return d->options && d->options->rate_rule;
 }
 
+/* Whom the limit counts. */
+static const char *
+limit_identifier(const Destination *d)
+{
+	return d->options->rate_identifier ? d->options->rate_identifier : d->name;
+}
+
+/*
+ * Refused: wait until then, and all others of this limit with it, so that they
+ * are due together and the turn of read_due() says who is the next to have it.
+ */
+static void
+pause_limited(const Destination *refused, TimestampTz until)
+{
+	for (int i = 0; i < destinations_count(); i++)
+	{
+		Destination *d = destinations_get(i);
+
+		if (is_limited(d) &&
+			strcmp(d->options->rate_rule, refused->options->rate_rule) == 0 &&
+			strcmp(limit_identifier(d), limit_identifier(refused)) == 0)
+			d->limited_until = until;
+	}
+}
+
 /*
  * May one more go to this destination? If not, it is paused. In a
  * transaction; an error is for ask_failed().
@@ -669,13 +694,12 @@ ask_limit(Destination *d, TimestampTz now)
 
 	asking = d;
 	INJECTION("rate-limit-ask");
-	passed = rate_pass(d->options->rate_rule,
-					   d->options->rate_identifier ?
-					   d->options->rate_identifier : d->name, &retry_after);
+	passed = rate_pass(d->options->rate_rule, limit_identifier(d),
+					   &retry_after);
 	asking = NULL;
 	if (!passed)
-		d->limited_until = now +
-			Max(LIMIT_MIN_US, Min(retry_after, LIMIT_MAX_US));
+		pause_limited(d, now +
+					  Max(LIMIT_MIN_US, Min(retry_after, LIMIT_MAX_US)));
 	return passed;
 }
 
@@ -1167,11 +1191,12 @@ read_due(TimestampTz now)
 {
 	static int	next = 0;
 	int			n = destinations_count();
+	int			i;
 
 	if (now < next_timer)
 		return;
 	next_timer = PG_INT64_MAX;
-	for (int i = 0; i < n && may_take_pending(); i++)
+	for (i = 0; i < n && may_take_pending(); i++)
 	{
 		Destination *d = destinations_get(next++ % n);
 
@@ -1183,6 +1208,9 @@ read_due(TimestampTz now)
 		else
 			set_timer(d, now);
 	}
+	/* After a whole round another begins the next, and has the first choice. */
+	if (i == n)
+		next++;
 	next %= Max(n, 1);
 	/* Perhaps not all were looked at: then come back when there is room. */
 	if (!may_take_pending())
