@@ -226,6 +226,8 @@ SELECT mlint.rate_headers(ROW(true, 7, 10, NULL, '2100-01-01 00:00:00.5+00', '0'
 SELECT mlint.rate_headers(ROW(false, 0, 10, '1.2 s', '2000-01-01 00:00:00+00', '0', false, 'limited', 'r')::mlint.rate_decision);
 SELECT mlint.rate_headers(ROW(false, 0, 10, '1 us', 'infinity', '0', false, 'limited', 'r')::mlint.rate_decision);
 SELECT mlint.rate_headers(ROW(false, 0, 10, NULL, 'infinity', '0', false, 'denied', 'r')::mlint.rate_decision);
+SELECT h->>'RateLimit-Reset' AS reset, h->>'Retry-After' AS retry
+	FROM mlint.rate_headers(ROW(false, 0, 10, '100 s', clock_timestamp() + interval '100 s', '0', false, 'limited', 'r')::mlint.rate_decision) h;
 SELECT (mlint.rate_headers(mlint.rate_peek('fixed', 'h'))->>'RateLimit-Reset')::int > 0 AS later;
 SELECT mlint.rate_headers(NULL);
 
@@ -364,6 +366,9 @@ SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', scope => 'global', 
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', scope => 'user', setting => '');
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', scope => 'user', setting => '>sub');
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', scope => 'user', setting => 'request.jwt.claims>');
+SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', scope => 'user', setting => 'my app.client');
+SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', scope => 'user', setting => 'client');
+SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', scope => 'user', setting => 'app..client>sub');
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', ipv4_prefix => 33);
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', ipv6_prefix => -1);
 SELECT mlint.rate_rule_create('', 'token_bucket', 1, '1 s');

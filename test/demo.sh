@@ -159,6 +159,15 @@ SELECT event_id, state, attempts, status_code FROM mlint.deliveries
 EOSQL
 receiver_show
 
+heading "A rate limit: three at once, then one each 20 seconds, for everybody by himself"
+show <<'EOSQL'
+SELECT mlint.rate_rule_create('api', 'token_bucket', 3, '1 minute');
+SELECT n, (d).allowed, (d).remaining, (d).retry_after, (d).reason
+	FROM (SELECT n, mlint.rate_check('api', 'alice') AS d FROM generate_series(1, 4) n) s;
+SELECT mlint.rate_allow('api', 'bob') AS bob, jsonb_pretty(mlint.rate_headers(mlint.rate_check('api', 'alice'))) AS alice;
+SELECT rule, checks, allowed, refused, identifiers FROM mlint.stat_rate_limits;
+EOSQL
+
 heading "Mistakes are told at the call"
 psql -X -q -e 2>&1 <<EOSQL || true
 SELECT mlint.destination_create('typo', 'http', '{"url": "http://127.0.0.1:$receiver_port/ok", "timeout": 5000}');

@@ -69,7 +69,7 @@ wrong(const char *what, const char *detail)
 static void
 redis_check(const RemoteOptions *common, const char *what)
 {
-	const		RedisOptions *options = (const RedisOptions *) common;
+	const RedisOptions *options = (const RedisOptions *) common;
 	Store		store = {.options = options};
 	const char *fault = hosts_parse(&store, options->hosts);
 
@@ -113,7 +113,7 @@ redis_open(const RemoteOptions *options)
 
 /* The key as the server knows it. */
 static char *
-full_key(const Store * store, const char *key, size_t key_len, size_t *len)
+full_key(const Store *store, const char *key, size_t key_len, size_t *len)
 {
 	size_t		prefix = strlen(store->options->prefix);
 	char	   *full = palloc(prefix + 1 + key_len);
@@ -127,7 +127,7 @@ full_key(const Store * store, const char *key, size_t key_len, size_t *len)
 
 /* Call a script, by its digest, which the server tells when it loads it. */
 static redisReply *
-script_call(Store * store, const char *key, size_t len, const RemoteAsk *ask,
+script_call(Store *store, const char *key, size_t len, const RemoteAsk *ask,
 			RemoteFailure *failure)
 {
 	int			script = script_of(ask->law);
@@ -231,7 +231,7 @@ typedef struct Found
 {
 	char	   *key;
 	size_t		len;
-}			Found;
+} Found;
 
 static Found *
 found_keys(const redisReply * keys, size_t *n)
@@ -253,7 +253,7 @@ found_keys(const redisReply * keys, size_t *n)
 
 /* Remove them; false: failure. */
 static bool
-remove_keys(Store * store, const Found * found, size_t n,
+remove_keys(Store *store, const Found *found, size_t n,
 			RemoteFailure *failure)
 {
 	for (size_t i = 0; i < n; i++)
@@ -276,7 +276,7 @@ remove_keys(Store * store, const Found * found, size_t n,
 
 /* One server's keys that match. */
 static bool
-forget_in(Store * store, Peer * node, const char *pattern, size_t len,
+forget_in(Store *store, Peer *node, const char *pattern, size_t len,
 		  RemoteFailure *failure)
 {
 	char		cursor[32] = "0";

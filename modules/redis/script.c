@@ -228,7 +228,7 @@ script_check_law(const RateLaw *law)
 
 /* The time of so many tokens: microseconds, and a rest over rate. */
 static void
-tokens_time(Command * command, const RateLaw *law, int64 tokens)
+tokens_time(Command *command, const RateLaw *law, int64 tokens)
 {
 	int128		time = (int128) tokens * law->per;
 
@@ -237,7 +237,7 @@ tokens_time(Command * command, const RateLaw *law, int64 tokens)
 }
 
 void
-script_arguments(Command * command, const RemoteAsk *ask)
+script_arguments(Command *command, const RemoteAsk *ask)
 {
 	const RateLaw *law = ask->law;
 

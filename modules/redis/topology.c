@@ -25,7 +25,7 @@
 /* ---- hosts ---- */
 
 const char *
-hosts_parse(Store * store, const char *hosts)
+hosts_parse(Store *store, const char *hosts)
 {
 	const char *p = hosts;
 	int			n = 0;
@@ -85,7 +85,7 @@ hosts_parse(Store * store, const char *hosts)
 }
 
 void
-store_forget(Store * store)
+store_forget(Store *store)
 {
 	store->master = NULL;
 	if (store->slots)
@@ -94,7 +94,7 @@ store_forget(Store * store)
 }
 
 void
-seeds_begin(Store * store)
+seeds_begin(Store *store)
 {
 	for (int i = 0; i < store->nseeds; i++)
 	{
@@ -108,7 +108,7 @@ seeds_begin(Store * store)
 
 /* The i-th of the seeds, counted from the one to begin with. */
 static Peer *
-seed_node(Store * store, int i)
+seed_node(Store *store, int i)
 {
 	Peer	   *seed = &store->seeds[(store->seed + i) % store->nseeds];
 
@@ -120,7 +120,7 @@ seed_node(Store * store, int i)
 
 /* Is it what we look for? */
 static bool
-node_is_master(Store * store, Peer * node, RemoteFailure *failure)
+node_is_master(Store *store, Peer *node, RemoteFailure *failure)
 {
 	Command		command = {0};
 	redisReply *reply;
@@ -143,7 +143,7 @@ node_is_master(Store * store, Peer * node, RemoteFailure *failure)
 
 /* Ask a Sentinel. */
 static Peer *
-sentinel_master(Store * store, Peer * sentinel, RemoteFailure *failure)
+sentinel_master(Store *store, Peer *sentinel, RemoteFailure *failure)
 {
 	Command		command = {0};
 	redisReply *reply;
@@ -184,7 +184,7 @@ sentinel_master(Store * store, Peer * sentinel, RemoteFailure *failure)
 
 /* Find the master, among the hosts or by the Sentinels. */
 static Peer *
-find_master(Store * store, RemoteFailure *failure)
+find_master(Store *store, RemoteFailure *failure)
 {
 	for (int i = 0; i < store->nseeds; i++)
 	{
@@ -242,7 +242,7 @@ slot_of(const char *key, size_t len)
 
 /* Read from one server of the cluster which has which slots. */
 static bool
-read_slots(Store * store, Peer * from, RemoteFailure *failure)
+read_slots(Store *store, Peer *from, RemoteFailure *failure)
 {
 	Command		command = {0};
 	redisReply *reply;
@@ -292,10 +292,10 @@ read_slots(Store * store, Peer * from, RemoteFailure *failure)
 }
 
 static bool
-find_slots(Store * store, RemoteFailure *failure)
+find_slots(Store *store, RemoteFailure *failure)
 {
 	/* Whoever has been met knows as well as the hosts of the options. */
-	for (Peer * node = store->nodes; node != NULL; node = node->next)
+	for (Peer *node = store->nodes; node != NULL; node = node->next)
 	{
 		if (!node->connection || node->busy)
 			continue;
@@ -320,7 +320,7 @@ find_slots(Store * store, RemoteFailure *failure)
 
 /* "MOVED 3999 127.0.0.1:6381": that node; NULL: it can be none. */
 static Peer *
-redirected(Store * store, const Peer * from, const char *text, int *slot)
+redirected(Store *store, const Peer *from, const char *text, int *slot)
 {
 	const char *where;
 	const char *colon;
@@ -348,7 +348,7 @@ redirected(Store * store, const Peer * from, const char *text, int *slot)
 
 /* The server that has this key, as far as we know. */
 static Peer *
-find_node(Store * store, const char *key, size_t len, RemoteFailure *failure)
+find_node(Store *store, const char *key, size_t len, RemoteFailure *failure)
 {
 	Peer	   *node;
 
@@ -374,7 +374,7 @@ starts(const redisReply * reply, const char *word)
 }
 
 redisReply *
-store_call(Store * store, const char *key, size_t len, const Command * command,
+store_call(Store *store, const char *key, size_t len, const Command *command,
 		   RemoteFailure *failure)
 {
 	Peer	   *node = find_node(store, key, len, failure);
@@ -458,7 +458,7 @@ store_call(Store * store, const char *key, size_t len, const Command * command,
 }
 
 Peer *
-store_node(Store * store, int n, RemoteFailure *failure)
+store_node(Store *store, int n, RemoteFailure *failure)
 {
 	Peer	   *last = NULL;
 
@@ -473,7 +473,7 @@ store_node(Store * store, int n, RemoteFailure *failure)
 	if (store->slots == NULL && !find_slots(store, failure))
 		return NULL;
 	/* Those that have slots, each once, in the order of all nodes. */
-	for (Peer * node = store->nodes; node != NULL; node = node->next)
+	for (Peer *node = store->nodes; node != NULL; node = node->next)
 	{
 		for (int s = 0; s < SLOTS; s++)
 		{

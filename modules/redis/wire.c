@@ -19,6 +19,7 @@
 #include "redis.h"
 
 #include "common/errors.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #define ANSWER_MAX		(4 * 1024 * 1024)
@@ -46,7 +47,7 @@ fail(RemoteFailure *failure, int sqlstate, const char *fmt,...)
 }
 
 bool
-fail_reply(RemoteFailure *failure, const Peer * node, redisReply * reply)
+fail_reply(RemoteFailure *failure, const Peer *node, redisReply * reply)
 {
 	const char *text = reply->type == REDIS_REPLY_ERROR ? reply->str :
 	"an answer that is not the command's";
@@ -64,7 +65,7 @@ fail_reply(RemoteFailure *failure, const Peer * node, redisReply * reply)
 /* ---- commands ---- */
 
 void
-command_bytes(Command * command, const void *data, size_t len)
+command_bytes(Command *command, const void *data, size_t len)
 {
 	Assert(command->argc < lengthof(command->argv));
 	command->argv[command->argc] = data;
@@ -72,19 +73,17 @@ command_bytes(Command * command, const void *data, size_t len)
 }
 
 void
-command_text(Command * command, const char *text)
+command_text(Command *command, const char *text)
 {
 	command_bytes(command, text, strlen(text));
 }
 
 void
-command_int(Command * command, int64 number)
+command_int(Command *command, int64 number)
 {
 	char	   *text = command->numbers[command->argc];
 
-	command_bytes(command, text,
-				  snprintf(text, sizeof(command->numbers[0]), INT64_FORMAT,
-						   number));
+	command_bytes(command, text, pg_lltoa(number, text));
 }
 
 /* ---- answers ---- */
@@ -99,11 +98,11 @@ static const redisReplyObjectFunctions *theirs = NULL;
 
 /* As hiredis does; NULL, which it takes for lack of memory, of too much. */
 static void *
-create_array(const redisReadTask * task, ArrayLength elements)
+create_array(const redisReadTask *task, ArrayLength elements)
 {
 	int			depth = 0;
 
-	for (const redisReadTask * t = task; t != NULL; t = t->parent)
+	for (const redisReadTask *t = task; t != NULL; t = t->parent)
 		depth++;
 	if (elements > ARRAY_MAX || depth > DEPTH_MAX)
 		return NULL;
@@ -147,7 +146,7 @@ host_name_valid(const char *name)
 }
 
 Peer *
-node_find(Store * store, const char *name, int64 port, bool sentinel)
+node_find(Store *store, const char *name, int64 port, bool sentinel)
 {
 	MemoryContext old;
 	Peer	   *node;
@@ -184,7 +183,7 @@ reader_gone(void *arg)
 }
 
 void
-node_close(Peer * node)
+node_close(Peer *node)
 {
 	MemoryContext context = node->context;
 
@@ -196,14 +195,14 @@ node_close(Peer * node)
 }
 
 void
-nodes_prune(Store * store)
+nodes_prune(Store *store)
 {
 	Peer	  **link = &store->nodes;
 
 	if (!store->found || (store->master == NULL && store->slots == NULL))
 		return;
 	store->found = false;
-	for (Peer * node = store->nodes; node != NULL; node = node->next)
+	for (Peer *node = store->nodes; node != NULL; node = node->next)
 		node->wanted = node->seed || node == store->master;
 	for (int i = 0; store->slots && i < SLOTS; i++)
 	{
@@ -229,7 +228,7 @@ nodes_prune(Store * store)
 
 /* Send all of it. */
 static bool
-node_send(Peer * node, const char *data, size_t len, int64 deadline)
+node_send(Peer *node, const char *data, size_t len, int64 deadline)
 {
 	while (len > 0)
 	{
@@ -247,10 +246,11 @@ node_send(Peer * node, const char *data, size_t len, int64 deadline)
 
 /* The next answer; NULL: why is in *failure. */
 static redisReply *
-node_receive(Peer * node, int64 deadline, int timeout_ms,
+node_receive(Peer *node, int64 deadline, int timeout_ms,
 			 RemoteFailure *failure)
 {
 	size_t		total = 0;
+	bool		waited = false;
 
 	for (;;)
 	{
@@ -267,7 +267,9 @@ node_receive(Peer * node, int64 deadline, int timeout_ms,
 		}
 		if (reply)
 			return reply;
-		n = host->receive(node->connection, buf, sizeof(buf));
+		/* The first look would come too soon. */
+		n = waited ?
+			host->receive(node->connection, buf, sizeof(buf)) : 0;
 		if (n > 0)
 		{
 			total += n;
@@ -294,12 +296,13 @@ node_receive(Peer * node, int64 deadline, int timeout_ms,
 				 node->port, timeout_ms);
 			return NULL;
 		}
+		waited = true;
 	}
 }
 
 /* A command and its answer, on a connection that is there. */
 static redisReply *
-node_exchange(Store * store, Peer * node, const Command * command,
+node_exchange(Store *store, Peer *node, const Command *command,
 			  RemoteFailure *failure)
 {
 	int			timeout_ms = store->options->common.timeout_ms;
@@ -353,7 +356,7 @@ node_exchange(Store * store, Peer * node, const Command * command,
 
 /* Send a command whose answer is OK. */
 static bool
-node_command_ok(Store * store, Peer * node, const Command * command,
+node_command_ok(Store *store, Peer *node, const Command *command,
 				RemoteFailure *failure)
 {
 	redisReply *reply = node_exchange(store, node, command, failure);
@@ -372,7 +375,7 @@ node_command_ok(Store * store, Peer * node, const Command * command,
 
 /* Log in; the password is wiped, whatever comes. */
 static bool
-node_authenticate(Store * store, Peer * node, const char *username,
+node_authenticate(Store *store, Peer *node, const char *username,
 				  char *password, size_t len, RemoteFailure *failure)
 {
 	Command		command = {0};
@@ -399,9 +402,9 @@ node_authenticate(Store * store, Peer * node, const char *username,
  * which a failure ends.
  */
 static bool
-node_login(Store * store, Peer * node, RemoteFailure *failure)
+node_login(Store *store, Peer *node, RemoteFailure *failure)
 {
-	const		RedisOptions *options = store->options;
+	const RedisOptions *options = store->options;
 	const Credential *password = node->sentinel ?
 	&options->sentinel_password : &options->password;
 	const char *username = node->sentinel ? options->sentinel_username :
@@ -445,9 +448,9 @@ pem(const Credential *credential, RemoteFailure *failure)
 
 /* Open the connection; the current context is the node's. */
 static bool
-node_open(Store * store, Peer * node, RemoteFailure *failure)
+node_open(Store *store, Peer *node, RemoteFailure *failure)
 {
-	const		RedisOptions *options = store->options;
+	const RedisOptions *options = store->options;
 	ConnectionTarget target = {
 		.host = node->host,
 		.port = node->port,
@@ -503,12 +506,12 @@ node_open(Store * store, Peer * node, RemoteFailure *failure)
 
 /* Make room for one more: close what was used the longest time ago. */
 static void
-connections_limit(Store * store)
+connections_limit(Store *store)
 {
 	Peer	   *oldest = NULL;
 	int			n = 0;
 
-	for (Peer * node = store->nodes; node != NULL; node = node->next)
+	for (Peer *node = store->nodes; node != NULL; node = node->next)
 	{
 		if (node->context == NULL)
 			continue;
@@ -522,7 +525,7 @@ connections_limit(Store * store)
 
 /* Be connected and logged in. */
 static bool
-node_connect(Store * store, Peer * node, RemoteFailure *failure)
+node_connect(Store *store, Peer *node, RemoteFailure *failure)
 {
 	MemoryContext old;
 	bool		ok;
@@ -563,7 +566,7 @@ node_connect(Store * store, Peer * node, RemoteFailure *failure)
 
 /* Has the server closed the connection since it was last used? */
 static bool
-node_is_gone(Peer * node)
+node_is_gone(Peer *node)
 {
 	char		buf[1];
 
@@ -576,7 +579,7 @@ node_is_gone(Peer * node)
  * before it, when the command must not be sent twice.
  */
 redisReply *
-node_call(Store * store, Peer * node, const Command * command,
+node_call(Store *store, Peer *node, const Command *command,
 		  RemoteFailure *failure)
 {
 	bool		kept = node->connection != NULL && !node->busy;

@@ -81,7 +81,8 @@ cost_too_large(const Part *part, int64 cost)
 			 errdetail("It has at most %lld at once.",
 					   (long long) part->law->burst) :
 			 errdetail("An override lets this identifier have at most %lld at once.",
-					   (long long) part->law->burst)));
+					   (long long) part->law->burst),
+			 errhint("Take it in parts, or allow more at once: by the burst of a bucket, or the rate of a window.")));
 }
 
 /* What an override that takes nothing says. */

@@ -189,6 +189,8 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	RemoteAnswer answer;
 	int64		asked = rate_now();
 	int64		before_until;
+	int64		until;
+	int64		left;
 	char	   *text;
 	bool		answered;
 
@@ -198,13 +200,15 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 	ask.want = mine == 0 ? cost : Max(cost, lease_size(rule, law));
 	ask.key = text = remote_key(rule->name, key, &ask.key_len);
 
-	ask.give = Min(table_drain(key, &before_until), law->burst);
+	left = table_drain(key, &before_until);
+	ask.give = Min(left, law->burst);
 	ask.give_age = slice_age(store, before_until, asked);
 	/* If the answer is lost, it may have been given back: so it is gone. */
 	answered = remote_ask(store, &ask, &answer, retry_after);
 	pfree(text);
 	if (!answered)
 		return false;
+	until = slice_end(law, &answer, asked);
 	law_decide(law, &answer.before, answer.now, cost, RATE_PEEK, verdict);
 	verdict->reset_at += rate_now() - answer.now;
 	if (answer.taken >= cost)
@@ -215,8 +219,7 @@ borrow(RemoteStore *store, const RateRule *rule, const RateLaw *law,
 		verdict->retry_after = 0;
 		verdict->remaining = spare;
 		if (spare > 0 && borrowing_stands(borrowing, mine))
-			(void) table_lend(key, spare,
-							  slice_end(law, &answer, asked));
+			(void) table_lend(key, spare, until);
 		table_count(key, true);
 	}
 	else

@@ -531,6 +531,20 @@ raise_failure(const RemoteStore *store, const RemoteFailure *failure)
 					pstrdup(failure->text))));
 }
 
+/* For what must not be done by halves. */
+static void
+pg_attribute_noreturn()
+raise_away(const RemoteStore *store)
+{
+	RemoteState *state = store->state;
+	RemoteFailure failure = {.sqlstate = ERRCODE_MLINT_CONNECTION};
+
+	SpinLockAcquire(&state->lock);
+	memcpy(failure.text, state->last_error, sizeof(failure.text));
+	SpinLockRelease(&state->lock);
+	raise_failure(store, &failure);
+}
+
 char *
 remote_test(const char *backend)
 {
@@ -665,8 +679,7 @@ away_decide(const RateRule *rule, const RateLaw *law, const RateKey *key,
 	memset(verdict, 0, sizeof(*verdict));
 	verdict->capacity = law->burst;
 	verdict->reset_at = rate_now();
-	verdict->allowed = rule->fail == RATE_FAIL_OPEN ||
-		intent == RATE_GIVE || intent == RATE_FORGET;
+	verdict->allowed = rule->fail == RATE_FAIL_OPEN || intent == RATE_GIVE;
 	if (verdict->allowed)
 		verdict->remaining = law->burst - (counts ? cost : 0);
 	else
@@ -713,7 +726,15 @@ remote_decide(const RateRule *rule, const RateLaw *law,
 		if (answered && (intent == RATE_TAKE || intent == RATE_TAKE_NOW))
 			table_count(&key, verdict->allowed);
 	}
-	if (!answered)
+	if (intent == RATE_FORGET)
+	{
+		if (!answered)
+			raise_away(store);
+		/* What was counted here while the backend was away goes as well. */
+		local_decide(rule, law, identifier, len, cost, intent, in_turn,
+					 verdict);
+	}
+	else if (!answered)
 	{
 		away_decide(rule, law, &key, identifier, len, cost, intent, in_turn,
 					retry_after, verdict);
@@ -744,6 +765,12 @@ remote_check_rule(const RateRule *rule)
 	remote_check_law(rule->name, rule->backend, &rule->law);
 	if (rule->mode != RATE_LEASED)
 		return;
+	if (rule->law.algorithm == RATE_LEAKY_BUCKET)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONFIGURATION),
+				 errmsg("a leaky_bucket cannot be leased"),
+				 errdetail("Several servers that each have a part of it could not keep the spacing."),
+				 errhint("Use mode exact, or a token_bucket.")));
 	if (rule->law.per < USECS_PER_SEC)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),

@@ -16,6 +16,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/jsonb.h"
 
 #include "common/argument.h"
@@ -101,6 +102,35 @@ check_options(const RateRemote *kind, Jsonb *options, Oid role,
 					   &check);
 }
 
+/* For the audit log: the kind, if it is new, and the names of the options. */
+static char *
+audit_details(const char *kind, Jsonb *options)
+{
+	JsonbIterator *it = JsonbIteratorInit(&options->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	StringInfoData buf;
+	const char *separator = "";
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '{');
+	if (kind)
+		appendStringInfo(&buf, "\"kind\": \"%s\", ", kind);
+	appendStringInfoString(&buf, "\"options\": [");
+	(void) JsonbIteratorNext(&it, &value, false);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token != WJB_KEY)
+			continue;
+		appendStringInfoString(&buf, separator);
+		escape_json(&buf, pnstrdup(value.val.string.val,
+								   value.val.string.len));
+		separator = ", ";
+	}
+	appendStringInfoString(&buf, "]}");
+	return buf.data;
+}
+
 /* mlint.rate_backend_create(name, kind, options) */
 Datum
 mlint_rate_backend_create(PG_FUNCTION_ARGS)
@@ -122,7 +152,7 @@ mlint_rate_backend_create(PG_FUNCTION_ARGS)
 	HIDE_STATEMENT_END();
 
 	audit(AUDIT_CHANGED, "rate_backend.create", "rate_backend", name,
-		  psprintf("{\"kind\": \"%s\"}", kind->kind));
+		  audit_details(kind->kind, PG_GETARG_JSONB_P(2)));
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(kind->kind);
 	values[2] = PG_GETARG_DATUM(2);
@@ -186,7 +216,8 @@ mlint_rate_backend_alter(PG_FUNCTION_ARGS)
 	check_options(kind, options, role, name);
 	HIDE_STATEMENT_END();
 
-	audit(AUDIT_CHANGED, "rate_backend.alter", "rate_backend", name, NULL);
+	audit(AUDIT_CHANGED, "rate_backend.alter", "rate_backend", name,
+		  audit_details(NULL, PG_GETARG_JSONB_P(1)));
 	values[1] = JsonbPGetDatum(options);
 	owner_begin(&scope);
 	remote_changed();

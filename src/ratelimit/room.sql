@@ -192,16 +192,16 @@ RETURN (
 		'RateLimit-Limit', (decision).capacity::text,
 		'RateLimit-Remaining', (decision).remaining::text,
 		'RateLimit-Reset', CASE WHEN t.reset IS NOT NULL THEN
-			greatest(t.reset - t.now, 0)::bigint::text END,
+			greatest(pg_catalog.ceil(t.reset - t.now), 0)::bigint::text END,
 		'X-RateLimit-Limit', (decision).capacity::text,
 		'X-RateLimit-Remaining', (decision).remaining::text,
-		'X-RateLimit-Reset', t.reset::bigint::text,
+		'X-RateLimit-Reset', pg_catalog.ceil(t.reset)::bigint::text,
 		'Retry-After', CASE WHEN NOT (decision).allowed
 			AND (decision).retry_after IS NOT NULL THEN greatest(pg_catalog.ceil(
 				EXTRACT(epoch FROM (decision).retry_after)), 1)::bigint::text END))
 	FROM (SELECT CASE WHEN pg_catalog.isfinite((decision).reset_at) THEN
-			pg_catalog.ceil(EXTRACT(epoch FROM (decision).reset_at)) END AS reset,
-		pg_catalog.floor(EXTRACT(epoch FROM pg_catalog.clock_timestamp())) AS now) t
+			EXTRACT(epoch FROM (decision).reset_at) END AS reset,
+		EXTRACT(epoch FROM pg_catalog.clock_timestamp()) AS now) t
 );
 COMMENT ON FUNCTION mlint.rate_headers(mlint.rate_decision) IS
 	'The headers of an HTTP response that tell a client of its limit: RateLimit-* (Reset in seconds from now), X-RateLimit-* (Reset as Unix time), and Retry-After for a refusal';

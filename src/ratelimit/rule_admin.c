@@ -12,6 +12,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -135,7 +137,8 @@ check_name(const char *name)
 
 /* The place of a word in its list, or an error that shows the list. */
 static int
-known_word(const char *what, const char *const *words, const char *word)
+known_word(const char *what, const char *rule, const char *const *words,
+		   const char *word)
 {
 	int			i = rate_word(words, word);
 	StringInfoData known;
@@ -147,14 +150,15 @@ known_word(const char *what, const char *const *words, const char *word)
 		appendStringInfo(&known, "%s%s", w > 0 ? ", " : "", words[w]);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid %s of a rate limit: \"%s\"", what, word),
+			 errmsg("invalid %s of rate limit \"%s\": \"%s\"", what, rule, word),
 			 errhint("It is one of: %s.", known.data)));
 }
 
 static int
 field_word(const RuleRow *row, RuleField field, const char *const *words)
 {
-	return known_word(fields[field].name, words, field_text(row, field));
+	return known_word(fields[field].name, field_text(row, NAME), words,
+					  field_text(row, field));
 }
 
 /* A length of time in microseconds, of at least min_us. */
@@ -168,15 +172,15 @@ field_us(const RuleRow *row, RuleField field, int64 min_us,
 	if (interval->month != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" of a rate limit must not have months or years",
-						fields[field].name),
+				 errmsg("\"%s\" of rate limit \"%s\" must not have months or years",
+						fields[field].name, field_text(row, NAME)),
 				 errdetail("An interval with months has no fixed length."),
 				 errhint("Write it in days; a day is 24 hours.")));
 	if (!rate_interval_us(interval, &us) || us < min_us)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" of a rate limit must be between %s and %d days",
-						fields[field].name, min_words,
+				 errmsg("\"%s\" of rate limit \"%s\" must be between %s and %d days",
+						fields[field].name, field_text(row, NAME), min_words,
 						(int) (RATE_MAX_PER / USECS_PER_DAY))));
 	return us;
 }
@@ -214,12 +218,33 @@ check_law(RateLaw *law, const char *what, RateAlgorithm algorithm, int64 rate,
 				 errmsg("%s is not possible: %s", what, wrong)));
 }
 
+/* Can a setting have this name? One of the server's is looked up elsewhere. */
+static bool
+is_custom_setting(const char *name)
+{
+	bool		dotted = false;
+	bool		begins = true;
+
+	for (const char *p = name; *p; p++)
+	{
+		bool		letter = isalpha((unsigned char) *p) || *p == '_' ||
+		IS_HIGHBIT_SET(*p);
+
+		if (*p == '.' ? begins :
+			!letter && (begins || !(isdigit((unsigned char) *p) || *p == '$')))
+			return false;
+		begins = *p == '.';
+		dotted |= begins;
+	}
+	return dotted && !begins;
+}
+
 /*
  * The setting where an identifier is found; whoever names it must be allowed
  * to see it, since its value will be seen by those who watch the limit.
  */
 static void
-check_setting(const char *setting, RateScope scope)
+check_setting(const char *rule, const char *setting, RateScope scope)
 {
 	const char *key = strchr(setting, '>');
 	char	   *name = pnstrdup(setting, key ? key - setting : strlen(setting));
@@ -227,20 +252,21 @@ check_setting(const char *setting, RateScope scope)
 	if (scope == RATE_GLOBAL || scope == RATE_CUSTOM)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a rate limit of scope %s takes no setting",
+				 errmsg("rate limit \"%s\" of scope %s takes no setting", rule,
 						rate_scope_words[scope]),
 				 errdetail(scope == RATE_GLOBAL ?
 						   "It has one identifier for all." :
 						   "Its identifier is the one that each call gives."),
 				 errhint("Scopes user, ip and endpoint can take the identifier from a setting.")));
 	if (name[0] == '\0' || (key && key[1] == '\0') ||
-		strlen(setting) > SETTING_MAX_BYTES || has_control_character(setting))
+		strlen(setting) > SETTING_MAX_BYTES || has_control_character(setting) ||
+		(GetConfigOption(name, true, true) == NULL && !is_custom_setting(name)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid setting of a rate limit"),
+				 errmsg("invalid setting of rate limit \"%s\": \"%s\"", rule,
+						setting),
 				 errdetail("It is the name of a setting such as app.client, or name>key for a setting that holds a JSON object, such as request.headers>x-api-key; at most %d bytes.",
 						   SETTING_MAX_BYTES)));
-	(void) GetConfigOption(name, true, true);
 }
 
 static void
@@ -251,8 +277,8 @@ check_prefix(const RuleRow *row, RuleField field, int max)
 	if (prefix < 0 || prefix > max)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" of a rate limit must be between 0 and %d",
-						fields[field].name, max)));
+				 errmsg("\"%s\" of rate limit \"%s\" must be between 0 and %d",
+						fields[field].name, field_text(row, NAME), max)));
 }
 
 /* As decisions know the rule; but for its id, place and overrides. */
@@ -302,7 +328,7 @@ check_rule(RuleRow *row, int64 *per)
 	check_law(&row->law, psprintf("rate limit \"%s\"", name), algorithm, field_int64(row, RATE), *per,
 			  field_int64(row, BURST), !row->nulls[BURST]);
 	if (!row->nulls[SETTING])
-		check_setting(field_text(row, SETTING), scope);
+		check_setting(name, field_text(row, SETTING), scope);
 	if (scope == RATE_CUSTOM && DatumGetBool(row->values[PRE_REQUEST]))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -718,7 +744,8 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 	char	   *name = required_text(fcinfo, 0, "rule");
 	char	   *identifier = required_text(fcinfo, 1, "identifier");
 	char	   *word = required_text(fcinfo, 2, "action");
-	RateAction	action = known_word("action", rate_action_words, word);
+	RateAction	action = known_word("action of an override", name,
+									rate_action_words, word);
 	int64		rate = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT64(3);
 	int64		burst = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT64(4);
 	char	   *reason = PG_ARGISNULL(6) ? NULL :
@@ -741,7 +768,8 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 	if (action == RATE_LIMIT && PG_ARGISNULL(3))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("an override with action limit must have a rate")));
+				 errmsg("an override with action limit must have a rate"),
+				 errhint("It is what the identifier has instead of the rule's, in the rule's \"per\".")));
 	if (!PG_ARGISNULL(5))
 	{
 		if (PG_GETARG_TIMESTAMPTZ(5) <= GetCurrentTimestamp())

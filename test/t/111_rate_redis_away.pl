@@ -167,6 +167,12 @@ for my $kind ('killed', 'paused', 'cut off')
 		'0|t', "$kind: closed refuses, and says when it is worth another try");
 	is(q1("SELECT count(*) FILTER (WHERE (mlint.rate_check('leased', 'same $kind')).allowed) FROM generate_series(1, 200) n"),
 		100, "$kind: a leased limit that is local then, too");
+	for my $reset ("'open'", "'local', 'same $kind'")
+	{
+		my ($rc, undef, $said) = $node->psql('postgres', "SELECT mlint.rate_reset($reset)");
+
+		like($said, qr/could not use rate backend "redis"/, "$kind: a reset that Redis does not learn of is an error");
+	}
 	$trouble{$kind}[1]->();
 	wait_for("$kind: the breaker closes", sub { answers(); breaker() eq 'closed' });
 	is(answers(), 'closed:yes local:yes open:yes', "$kind: all is well again");

@@ -124,7 +124,7 @@ EOQ
 # --- many processes, one slice ---
 
 {
-	q1("SELECT mlint.rate_rule_create('herd', 'token_bucket', 1, '1 day', 100000, backend => 'redis', mode => 'leased', fail => 'closed', lease => 1000)");
+	q1("SELECT mlint.rate_rule_create('herd', 'token_bucket', 100000, '1 day', 100000, backend => 'redis', mode => 'leased', fail => 'closed', lease => 1000)");
 	my $before = $redis->calls;
 	my $total = 0;
 	my @runs = map {
@@ -148,6 +148,7 @@ EOQ
 
 		on_all("SELECT mlint.rate_rule_create('back_$algorithm', algorithm => '$algorithm', $burst, per => '1 day', backend => 'redis', mode => 'leased', fail => 'closed', lease => 90)");
 		is(q1("SELECT mlint.rate_allow('back_$algorithm', 'k')"), 't', "$algorithm: one server has a slice");
+		cmp_ok(q1("SELECT (mlint.rate_peek('back_$algorithm', 'k')).remaining"), '>=', 10, '... and more than nothing of it to spend');
 		is($nodes[1]->safe_psql('postgres', "SELECT (mlint.rate_check('back_$algorithm', 'k', 50)).allowed"), 'f', '... so another cannot have it');
 		wait_for_sql($nodes[1], "... until the job has given it back",
 			"SELECT (mlint.rate_check('back_$algorithm', 'k', 50)).allowed");
