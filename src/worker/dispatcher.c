@@ -650,6 +650,7 @@ transform(Delivery *delivery)
 
 /* Whose limit is being asked, so that an error can be told. */
 static Destination *asking = NULL;
+static uint64 last_limit_turn = 0;
 
 static bool
 is_limited(const Destination *d)
@@ -664,9 +665,17 @@ limit_identifier(const Destination *d)
 	return d->options->rate_identifier ? d->options->rate_identifier : d->name;
 }
 
+static bool
+same_limit(const Destination *a, const Destination *b)
+{
+	return is_limited(a) && is_limited(b) &&
+		strcmp(a->options->rate_rule, b->options->rate_rule) == 0 &&
+		strcmp(limit_identifier(a), limit_identifier(b)) == 0;
+}
+
 /*
  * Refused: wait until then, and all others of this limit with it, so that they
- * are due together and the turn of read_due() says who is the next to have it.
+ * are due together and whose_turn() says who is the next to have it.
  */
 static void
 pause_limited(const Destination *refused, TimestampTz until)
@@ -675,9 +684,7 @@ pause_limited(const Destination *refused, TimestampTz until)
 	{
 		Destination *d = destinations_get(i);
 
-		if (is_limited(d) &&
-			strcmp(d->options->rate_rule, refused->options->rate_rule) == 0 &&
-			strcmp(limit_identifier(d), limit_identifier(refused)) == 0)
+		if (same_limit(d, refused))
 			d->limited_until = until;
 	}
 }
@@ -697,7 +704,9 @@ ask_limit(Destination *d, TimestampTz now)
 	passed = rate_pass(d->options->rate_rule, limit_identifier(d),
 					   &retry_after);
 	asking = NULL;
-	if (!passed)
+	if (passed)
+		d->limit_turn = ++last_limit_turn;
+	else
 		pause_limited(d, now +
 					  Max(LIMIT_MIN_US, Min(retry_after, LIMIT_MAX_US)));
 	return passed;
@@ -1182,6 +1191,30 @@ may_take_pending(void)
 		pending_bytes < MAX_PENDING_BYTES;
 }
 
+static bool
+is_due(Destination *d, TimestampTz now)
+{
+	return d->nready == 0 && d->next_due <= now &&
+		paused_until(d, now) <= now;
+}
+
+/* Of those that are due and share its limit, the one that waited longest. */
+static Destination *
+whose_turn(Destination *d, TimestampTz now)
+{
+	Destination *first = d;
+
+	for (int i = 0; is_limited(d) && i < destinations_count(); i++)
+	{
+		Destination *other = destinations_get(i);
+
+		if (other->limit_turn < first->limit_turn && same_limit(d, other) &&
+			is_due(other, now))
+			first = other;
+	}
+	return first;
+}
+
 /*
  * Look at every destination that may be due, going on where the last look
  * ended, so that all have their turn.
@@ -1191,26 +1224,27 @@ read_due(TimestampTz now)
 {
 	static int	next = 0;
 	int			n = destinations_count();
-	int			i;
 
 	if (now < next_timer)
 		return;
 	next_timer = PG_INT64_MAX;
-	for (i = 0; i < n && may_take_pending(); i++)
+	for (int i = 0; i < n && may_take_pending(); i++)
 	{
 		Destination *d = destinations_get(next++ % n);
 
 		if (d->breaker.state != BREAKER_CLOSED)
 			stats_exchange(d->id, NULL, &d->breaker, &d->breaker_resets);
-		if (d->nready == 0 && d->next_due <= now &&
-			paused_until(d, now) <= now)
-			read_pending(d, now);
+		if (is_due(d, now))
+		{
+			Destination *first = whose_turn(d, now);
+
+			read_pending(first, now);
+			if (first != d)
+				set_timer(d, now);
+		}
 		else
 			set_timer(d, now);
 	}
-	/* After a whole round another begins the next, and has the first choice. */
-	if (i == n)
-		next++;
 	next %= Max(n, 1);
 	/* Perhaps not all were looked at: then come back when there is room. */
 	if (!may_take_pending())

@@ -221,6 +221,23 @@ cmp_ok(descriptors() - $before, '<', 200, '... no descriptors are left');
 cmp_ok($session->query_safe('SELECT sum(total_bytes) FROM pg_backend_memory_contexts') - $memory, '<', 1000000,
 	'... and no memory');
 is($session->query_safe('SELECT pg_backend_pid()'), $pid, 'all by one process, which lives');
+
+# One who is interrupted while he waits, again and again.
+{
+	my $use = "SELECT (SELECT count(*) FROM pg_ls_dir('/proc/self/fd')), (SELECT sum(total_bytes) FROM pg_backend_memory_contexts);\n";
+	my $ask = "SELECT allowed FROM mlint.rate_check('st', 'k');\n";
+	my $some = "SET statement_timeout = '3 ms';\n" . $ask x ($ENV{MLINT_CANCELS} // 500) . "RESET statement_timeout;\n";
+	my ($out, $err) = ('', '');
+
+	mode('mute');
+	$node->psql('postgres', $some . $use . $some . $use, stdout => \$out, stderr => \$err, on_error_stop => 0);
+	my $cancelled = () = $err =~ /canceling statement due to statement timeout/g;
+	my ($fds, $bytes, $fds_after, $bytes_after) = $out =~ /(\d+)/g;
+
+	cmp_ok($cancelled, '>', 900, 'a decision is interrupted again and again');
+	cmp_ok($fds_after, '<=', $fds + 2, '... and no descriptor is left');
+	cmp_ok($bytes_after, '<', $bytes + 100000, '... nor memory');
+}
 $session->quit;
 $node->stop;
 done_testing();
