@@ -2233,18 +2233,21 @@ COMMENT ON COLUMN mlint.rate_overrides.reason IS 'Why; of deny it is the reason 
 COMMENT ON COLUMN mlint.rate_overrides.set_by IS 'Who set it';
 COMMENT ON COLUMN mlint.rate_overrides.set_at IS 'When';
 
-CREATE FUNCTION mlint.rate_totals(rule text, OUT allowed bigint,
+CREATE FUNCTION mlint.rate_totals(OUT rule_id bigint, OUT allowed bigint,
 	OUT refused bigint, OUT crowded bigint, OUT waited bigint,
 	OUT wait_p50 interval, OUT wait_p99 interval, OUT identifiers bigint,
-	OUT evictions bigint)
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	OUT evictions bigint) RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 50
 AS 'MODULE_PATHNAME', 'mlint_rate_totals';
-COMMENT ON FUNCTION mlint.rate_totals(text) IS 'Behind the view mlint.stat_rate_limits';
+COMMENT ON FUNCTION mlint.rate_totals() IS 'Behind the view mlint.stat_rate_limits';
 
 CREATE VIEW mlint.stat_rate_limits AS
-SELECT r.name AS rule, t.allowed + t.refused AS checks, t.allowed, t.refused,
-	t.crowded, t.waited, t.wait_p50, t.wait_p99, t.identifiers, t.evictions
-FROM mlint.rate_rule r, mlint.rate_totals(r.name) t;
+SELECT r.name AS rule, coalesce(t.allowed + t.refused, 0) AS checks,
+	coalesce(t.allowed, 0) AS allowed, coalesce(t.refused, 0) AS refused,
+	coalesce(t.crowded, 0) AS crowded, coalesce(t.waited, 0) AS waited,
+	t.wait_p50, t.wait_p99, coalesce(t.identifiers, 0) AS identifiers,
+	coalesce(t.evictions, 0) AS evictions
+FROM mlint.rate_rule r LEFT JOIN mlint.rate_totals() t ON t.rule_id = r.id;
 COMMENT ON VIEW mlint.stat_rate_limits IS 'What the rate limits have decided on this server since their counters began, which a crash ends';
 COMMENT ON COLUMN mlint.stat_rate_limits.rule IS 'Name of the limit';
 COMMENT ON COLUMN mlint.stat_rate_limits.checks IS 'Decisions, without those that an override of allow or deny made and without peeks';
@@ -2279,7 +2282,7 @@ REVOKE ALL ON FUNCTION
 	mlint.rate_override_drop(text, text),
 	mlint.rate_headers(mlint.rate_decision), mlint.rate_check_pre_request(),
 	mlint.rate_pre_request(), mlint.rate_limit_trigger(),
-	mlint.rate_totals(text), mlint.rate_top(text, int) FROM PUBLIC;
+	mlint.rate_totals(), mlint.rate_top(text, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	mlint.rate_rule_create(text, text, bigint, interval, bigint, text, text,
 		text, interval, text, text, bigint, text, int, int, boolean, text),
@@ -2295,7 +2298,7 @@ GRANT EXECUTE ON FUNCTION
 	mlint.rate_acquire(text, text, bigint, interval),
 	mlint.rate_headers(mlint.rate_decision), mlint.rate_check_pre_request(),
 	mlint.rate_pre_request(), mlint.rate_limit_trigger() TO mlint_user;
-GRANT EXECUTE ON FUNCTION mlint.rate_totals(text), mlint.rate_top(text, int)
+GRANT EXECUTE ON FUNCTION mlint.rate_totals(), mlint.rate_top(text, int)
 	TO mlint_reader;
 GRANT SELECT ON mlint.rate_rules, mlint.rate_overrides, mlint.stat_rate_limits
 	TO mlint_reader;

@@ -106,6 +106,9 @@ SELECT i, mlint.rate_allow('ip', i) FROM unnest('{2001:db8::1,2001:db8:0:7::1,[2
 SELECT identifier, allowed, refused FROM mlint.rate_top('ip');
 SELECT mlint.rate_check('ip', 'nobody');
 SELECT mlint.rate_check('ip', '1.2.3.4/33');
+SELECT mlint.rate_check('ip', '1.2.3.4/4294967296');
+SELECT mlint.rate_check('ip', '1.2.3.4/4294967295');
+SELECT mlint.rate_check('ip', '1.2.3.4/');
 SELECT mlint.rate_check('ip', '1.2.3');
 SELECT mlint.rate_check('ip', repeat('9', 1000));
 SELECT mlint.rate_check('ip', '192.0.2.1, 192.0.2.2');
@@ -262,6 +265,31 @@ $$;
 COMMIT;
 SELECT remaining FROM mlint.rate_peek('http user', 'alice');
 SELECT mlint.rate_rule_drop('http ip'), mlint.rate_rule_drop('http user');
+-- one rule too many would have every request fail
+DO $$
+BEGIN
+	FOR i IN 1..16 LOOP
+		PERFORM mlint.rate_rule_create('http ' || i, 'token_bucket', 2, '30 days', scope => 'global', pre_request => true);
+	END LOOP;
+END
+$$;
+SELECT mlint.rate_rule_create('http 17', 'token_bucket', 2, '30 days', scope => 'global', pre_request => true);
+SELECT mlint.rate_rule_create('http 17', 'token_bucket', 2, '30 days', scope => 'global');
+SELECT mlint.rate_rule_alter('http 17', pre_request => true);
+SELECT mlint.rate_rule_alter('http 16', rate => 3);
+SELECT mlint.rate_pre_request();
+SELECT count(mlint.rate_rule_drop(name)) FROM mlint.rate_rules WHERE name LIKE 'http %';
+-- settings that are no strings, of two rules at once
+SELECT mlint.rate_rule_create('by memory', 'token_bucket', 2, '30 days', scope => 'user', setting => 'work_mem');
+SELECT mlint.rate_rule_create('by timeout', 'token_bucket', 2, '30 days', scope => 'user', setting => 'statement_timeout');
+SET work_mem = '99MB';
+SET statement_timeout = '1h';
+SELECT allowed FROM mlint.rate_check_all('{by memory,by timeout}');
+SELECT identifier FROM mlint.rate_top('by memory');
+SELECT identifier FROM mlint.rate_top('by timeout');
+RESET work_mem;
+RESET statement_timeout;
+SELECT mlint.rate_rule_drop('by memory'), mlint.rate_rule_drop('by timeout');
 
 -- a trigger
 CREATE TABLE upload (tenant text, n int);
@@ -296,6 +324,10 @@ DROP TRIGGER wrong ON upload;
 CREATE TRIGGER wrong BEFORE INSERT ON upload FOR EACH ROW EXECUTE FUNCTION mlint.rate_limit_trigger('nosuch', 'tenant');
 INSERT INTO upload VALUES ('d', 1);
 SELECT mlint.rate_limit_trigger();
+CREATE TABLE generated (a text, b text GENERATED ALWAYS AS (lower(a)) STORED);
+CREATE TRIGGER wrong BEFORE INSERT ON generated FOR EACH ROW EXECUTE FUNCTION mlint.rate_limit_trigger('fixed', 'b');
+INSERT INTO generated VALUES ('x');
+DROP TABLE generated;
 
 -- statistics
 SELECT mlint.rate_rule_create('counted', 'token_bucket', 2, '30 days');
@@ -381,6 +413,23 @@ SELECT mlint.rate_rule_create('x', 'token_bucket', 1, NULL);
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', pre_request => NULL);
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', pre_request => true);
 SELECT mlint.rate_rule_create('bucket', 'token_bucket', 1, '1 s');
+-- no override comes to hold for nobody
+SELECT mlint.rate_rule_create('masked', 'token_bucket', 1, '1 s', scope => 'ip');
+SELECT mlint.rate_override_set('masked', '192.0.2.1', 'deny');
+SELECT mlint.rate_override_set('masked', '2001:db8::1', 'deny');
+SELECT mlint.rate_override_set('masked', '10.0.0.0/8', 'deny');
+SELECT mlint.rate_rule_alter('masked', ipv4_prefix => 24);
+SELECT mlint.rate_rule_alter('masked', ipv6_prefix => 65);
+SELECT mlint.rate_rule_alter('masked', ipv4_prefix => 31, ipv6_prefix => 63);
+SELECT mlint.rate_rule_alter('masked', scope => 'global');
+SELECT mlint.rate_override_drop('masked', '192.0.2.1');
+SELECT mlint.rate_rule_alter('masked', ipv4_prefix => 24);
+SELECT mlint.rate_rule_alter('masked', ipv6_prefix => 48);
+SELECT mlint.rate_rule_alter('masked', scope => 'custom');
+SELECT allowed FROM mlint.rate_check('masked', '2001:db8::/64');
+SELECT mlint.rate_override_set('masked', 'nobody', 'deny');
+SELECT mlint.rate_rule_alter('masked', scope => 'ip');
+SELECT mlint.rate_rule_drop('masked');
 SELECT mlint.rate_rule_alter('nosuch', rate => 1);
 SELECT mlint.rate_rule_alter('bucket', rate => 0);
 SELECT mlint.rate_rule_alter('bucket', per => '1 month');

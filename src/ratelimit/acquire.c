@@ -73,12 +73,13 @@ typedef struct Acquire
 	int64		max_wait;
 
 	/* What was in force at the last look. */
+	int64		rule_id;
 	int			slot;
 	RateStrategy strategy;
 	RateLaw		law;
 	RateKey		key;
 	bool		remote;
-	bool		denied;			/* by an override: waiting is of no use */
+	bool		denied;			/* by an override, here or by the answer */
 	int64		patience;		/* how long may be waited in all */
 
 	uint64		started;
@@ -121,6 +122,7 @@ look(Acquire *a)
 	const char *identifier;
 	Size		len = a->idlen;
 
+	a->rule_id = rule->id;
 	a->slot = rule->slot;
 	a->strategy = rule->strategy;
 	a->law = rule->law;
@@ -154,6 +156,7 @@ take(Acquire *a, bool in_turn, bool ahead)
 {
 	decide(a, a->cost, is_leaky(a) && !ahead ? RATE_TAKE_NOW : RATE_TAKE,
 		   in_turn, a->answer);
+	a->denied = a->answer->denied;
 	a->wait = a->answer->verdict.retry_after;
 	if (a->remote)
 		a->wait = Max(a->wait, REMOTE_PAUSE_US);
@@ -177,7 +180,7 @@ take_if_due(Acquire *a, bool in_turn)
 		a->wait = verdict->delay - ahead;
 	else if (is_leaky(a))
 		a->wait = verdict->retry_after +
-			time_of(&a->law, a->law.burst - a->cost) - ahead;
+			Max(time_of(&a->law, a->law.burst - a->cost) - ahead, 0);
 	else
 		a->wait = verdict->retry_after;
 	return false;
@@ -324,7 +327,7 @@ wait_turn(Acquire *a)
 static void
 count_wait(const Acquire *a)
 {
-	if (a->slept)
+	if (a->slept && table_rule_kept(a->slot, a->rule_id))
 		table_count_wait(a->slot, waited(a));
 }
 
@@ -345,7 +348,7 @@ give_back(int code, Datum arg)
 	RateVerdict verdict;
 
 	/* No talking to another server while a transaction or process ends. */
-	if (!a->remote)
+	if (!a->remote && table_rule_kept(a->slot, a->rule_id))
 		(void) table_decide(&ask, 1, RATE_GIVE, true, &verdict, NULL);
 	count_wait(a);
 }

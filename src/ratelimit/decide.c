@@ -247,6 +247,7 @@ decide_together(Part *parts, int n, int64 cost, RateIntent intent,
 			told = i;
 	}
 	answer->verdict = parts[told].verdict;
+	answer->denied = parts[told].settled && !parts[told].verdict.allowed;
 	answer->degraded = parts[told].degraded;
 	answer->reason = parts[told].reason;
 	answer->rule = told;
@@ -272,13 +273,14 @@ decide_one(const RateRule *rule, const char *identifier, Size len, int64 cost,
 		ask.cost = cost;
 		(void) table_decide(&ask, 1, intent, in_turn, &answer->verdict,
 							&crowded);
-		answer->degraded = false;
+		answer->denied = answer->degraded = false;
 		answer->reason = local_reason(&answer->verdict, cost, intent, crowded);
 		return;
 	}
 	if (!part.settled)
 		ask_remote(&part, cost, intent, in_turn);
 	answer->verdict = part.verdict;
+	answer->denied = part.settled && !part.verdict.allowed;
 	answer->degraded = part.degraded;
 	answer->reason = part.reason;
 }

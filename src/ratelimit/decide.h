@@ -16,6 +16,7 @@
 typedef struct RateAnswer
 {
 	RateVerdict verdict;
+	bool		denied;			/* by an override: waiting is of no use */
 	bool		degraded;		/* decided with less than the rule asks for */
 	const char *reason;			/* static, or the override's; NULL when it was
 								 * plainly allowed: see docs/rate-limits.md */

@@ -95,7 +95,11 @@ json_member(const char *json, const char *key)
 	return search.value;
 }
 
-/* The value of a rule's setting, NULL if there is none that can be used. */
+/*
+ * The value of a rule's setting, NULL if there is none that can be used. It
+ * is the caller's: of a setting that is no string, PostgreSQL returns a buffer
+ * which the next one overwrites.
+ */
 static const char *
 setting_value(const char *setting)
 {
@@ -103,7 +107,11 @@ setting_value(const char *setting)
 	const char *value;
 
 	if (key == NULL)
+	{
 		value = GetConfigOption(setting, true, false);
+		if (value)
+			value = pstrdup(value);
+	}
 	else
 	{
 		char		name[256];
@@ -144,21 +152,19 @@ unmap(Address *address)
  * it, and with a port as some proxies do: "192.0.2.1:80", "[2001:db8::1]:80".
  */
 static bool
-parse_address(const char *text, Size len, Address *address)
+parse_address(const char *given, Size len, Address *address)
 {
 	char		copy[ADDRESS_ROOM + 8];
 	char	   *host = copy;
 	char	   *end;
 
-	while (len > 0 && *text == ' ')
-		text	  ++,
-					len--;
-
-	while (len > 0 && text[len - 1] == ' ')
+	for (; len > 0 && *given == ' '; len--)
+		given++;
+	while (len > 0 && given[len - 1] == ' ')
 		len--;
-	if (len == 0 || len >= sizeof(copy) || memchr(text, '\0', len))
+	if (len == 0 || len >= sizeof(copy) || memchr(given, '\0', len))
 		return false;
-	memcpy(copy, text, len);
+	memcpy(copy, given, len);
 	copy[len] = '\0';
 	address->bits = -1;
 	if (*host == '[')
@@ -171,13 +177,11 @@ parse_address(const char *text, Size len, Address *address)
 	}
 	else if ((end = strchr(host, '/')) != NULL)
 	{
-		char	   *rest;
+		size_t		digits = strspn(end + 1, "0123456789");
 
-		if (!isdigit((unsigned char) end[1]))
+		if (digits < 1 || digits > 3 || end[1 + digits] != '\0')
 			return false;
-		address->bits = strtol(end + 1, &rest, 10);
-		if (*rest != '\0')
-			return false;
+		address->bits = atoi(end + 1);
 		*end = '\0';
 	}
 	else if ((end = strchr(host, ':')) != NULL && strchr(host, '.') &&
@@ -242,7 +246,7 @@ address_text(const RateRule *rule, Address *address, Size *len)
 	int			full = address->family == AF_INET ? 32 : 128;
 	int			prefix = address->family == AF_INET ? rule->ipv4_prefix :
 	rule->ipv6_prefix;
-	char	   *text = palloc(ADDRESS_ROOM);
+	char	   *network = palloc(ADDRESS_ROOM);
 
 	prefix = Min(prefix, address->bits);
 	for (int i = 0; i < full / 8; i++)
@@ -251,13 +255,13 @@ address_text(const RateRule *rule, Address *address, Size *len)
 
 		address->bytes[i] &= 0xff << (8 - keep);
 	}
-	if (inet_ntop(address->family, address->bytes, text,
+	if (inet_ntop(address->family, address->bytes, network,
 				  ADDRESS_ROOM) == NULL)
 		elog(ERROR, "could not format an address: %m");
-	*len = strlen(text);
+	*len = strlen(network);
 	if (prefix < full)
-		*len += snprintf(text +*len, ADDRESS_ROOM - *len, "/%d", prefix);
-	return text;
+		*len += snprintf(network + *len, ADDRESS_ROOM - *len, "/%d", prefix);
+	return network;
 }
 
 static const char *

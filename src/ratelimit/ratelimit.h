@@ -3,8 +3,8 @@
  *		Rate limits, for the other rooms.
  *
  * How the room is made: law.c is the arithmetic, table.c the shared table of
- * keys, save.c its file over a restart; rule.c knows the rules and rule_admin.c
- * changes them; identifier.c says whom a rule means, decide.c decides and has
+ * keys, rule_slot.c what the keys of a rule have in common there, save.c their
+ * file over a restart; rule.c knows the rules and rule_admin.c changes them; identifier.c says whom a rule means, decide.c decides and has
  * the SQL functions that answer at once; acquire.c waits, with queue.c for the
  * order; remote.c asks a backend that several servers share (the Redis one is
  * the module mlint_redis); stats.c shows.

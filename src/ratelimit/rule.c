@@ -330,6 +330,7 @@ read_rule(RateRule *rule, HeapTuple row, const RowScan *scan)
 	bool		isnull;
 
 	memset(rule, 0, sizeof(*rule));
+	rule->slot = -1;
 	rule->id = column_int64(row, scan, RULE_ID);
 	rule->name = column_text(row, scan, RULE_NAME);
 	rule->name_len = strlen(rule->name);
@@ -374,30 +375,41 @@ load_rule(const char *name, Size len, const char *key_name)
 	if (row == NULL)
 		return NULL;
 	read_overrides(&rule);
-	rule.slot = table_rule_slot(rule.id);
 	entry = hash_search(cache.rules, key_name, HASH_ENTER, NULL);
 	entry->rule = rule;
 	return &entry->rule;
 }
 
-/* The rule of this name, without a look at what others have changed. */
-static const RateRule *
-find_rule(const char *name, Size len)
+/*
+ * The rule of this name, without a look at what others have changed; it need
+ * not have a place in shared memory.
+ */
+static inline RateRule *
+known_rule(const char *name, Size len)
 {
 	char		key[NAME_ROOM] = {0};
 	RateRule   *rule = cache.last;
 	RuleEntry  *entry;
 
-	if (unlikely(rule == NULL || rule->name_len != len ||
-				 memcmp(rule->name, name, len) != 0))
-	{
-		if (len >= NAME_ROOM)
-			return NULL;
-		memcpy(key, name, len);
-		entry = hash_search(cache.rules, key, HASH_FIND, NULL);
-		rule = cache.last = entry ? &entry->rule : load_rule(name, len, key);
-	}
-	/* Its place may have been given away while nobody used it. */
+	if (likely(rule != NULL && rule->name_len == len &&
+			   memcmp(rule->name, name, len) == 0))
+		return rule;
+	if (len >= NAME_ROOM)
+		return NULL;
+	memcpy(key, name, len);
+	entry = hash_search(cache.rules, key, HASH_FIND, NULL);
+	rule = entry ? &entry->rule : load_rule(name, len, key);
+	if (rule)
+		cache.last = rule;
+	return rule;
+}
+
+/* The same, with its place: it may have been given away meanwhile. */
+static inline RateRule *
+find_rule(const char *name, Size len)
+{
+	RateRule   *rule = known_rule(name, len);
+
 	if (rule && unlikely(!table_rule_kept(rule->slot, rule->id)))
 		rule->slot = table_rule_slot(rule->id);
 	return rule;
@@ -419,6 +431,16 @@ rate_rule_find(const char *name, Size len)
 {
 	refresh();
 	return find_rule(name, len);
+}
+
+int64
+rate_rule_id(const char *name, Size len)
+{
+	RateRule   *rule;
+
+	refresh();
+	rule = known_rule(name, len);
+	return rule ? rule->id : 0;
 }
 
 const RateRule *
@@ -443,6 +465,12 @@ rate_rules(const char *const *names, const Size *lens, int n,
 		rules[i] = find_rule(names[i], lens[i]);
 		if (rules[i] == NULL)
 			rate_rule_unknown(names[i], lens[i]);
+	}
+	/* The only place that was left may have gone from one to the next. */
+	for (int i = 0; i < n; i++)
+	{
+		if (!table_rule_kept(rules[i]->slot, rules[i]->id))
+			table_no_room_for_rule();
 	}
 }
 

@@ -58,7 +58,7 @@ typedef struct RateRule
 	int64		id;
 	char	   *name;
 	Size		name_len;
-	int			slot;			/* in shared memory */
+	int			slot;			/* in shared memory; in the cache also -1 */
 	RateLaw		law;
 	RateStrategy strategy;
 	RateScope	scope;
@@ -96,6 +96,9 @@ typedef struct RateOverride
  */
 extern const RateRule *rate_rule(const char *name, Size len);
 extern const RateRule *rate_rule_find(const char *name, Size len);
+
+/* Its id, for who only wants to look at what is there; 0 when there is none. */
+extern int64 rate_rule_id(const char *name, Size len);
 
 /* Several at once, so that all are good together. Raises as rate_rule(). */
 extern void rate_rules(const char *const *names, const Size *lens, int n,

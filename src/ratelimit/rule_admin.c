@@ -14,6 +14,7 @@
 
 #include <ctype.h>
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -26,6 +27,7 @@
 #include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "common/argument.h"
@@ -368,6 +370,24 @@ check_rule(RuleRow *row, int64 *per)
 	}
 }
 
+/*
+ * All rules with pre_request are asked together: one too many would have every
+ * request fail.
+ */
+static void
+check_pre_requests(void)
+{
+	if (SPI_execute("SELECT FROM mlint.rate_rule WHERE pre_request", false,
+					RATE_MAX_TOGETHER + 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.rate_rule");
+	if (SPI_processed > RATE_MAX_TOGETHER)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("more than %d rate limits cannot have pre_request",
+						RATE_MAX_TOGETHER),
+				 errhint("mlint.rate_rule_alter(name, pre_request => false) takes it from one.")));
+}
+
 /* ---- writing ---- */
 
 static void
@@ -462,6 +482,89 @@ worker_of_rule(const char *name)
 	return rule_user ? rule_user(name) : NULL;
 }
 
+/*
+ * Rules that this transaction has created and dropped: those that are not
+ * there when it has ended leave nothing in shared memory.
+ */
+typedef struct Changed
+{
+	Oid			relation;
+	int64		id;
+	bool		created;		/* else dropped */
+	SubTransactionId by;
+} Changed;
+
+static List *changes = NIL;		/* in TopTransactionContext */
+
+static void
+settle_changes(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		event != XACT_EVENT_PREPARE)
+		return;
+	foreach(lc, changes)
+	{
+		Changed    *rule = lfirst(lc);
+
+		if (event == (rule->created ? XACT_EVENT_ABORT : XACT_EVENT_COMMIT))
+			table_drop_rule(rule->relation, rule->id);
+	}
+	changes = NIL;
+}
+
+/* What a subtransaction has changed is its parent's, or was not. */
+static void
+settle_inner_changes(SubXactEvent event, SubTransactionId sub,
+					 SubTransactionId parent, void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, changes)
+	{
+		Changed    *rule = lfirst(lc);
+
+		if (rule->by != sub)
+			continue;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			rule->by = parent;
+		else if (event == SUBXACT_EVENT_ABORT_SUB)
+		{
+			if (rule->created)
+				table_drop_rule(rule->relation, rule->id);
+			changes = foreach_delete_current(changes, lc);
+		}
+	}
+}
+
+/* The rule is the one whose id the last statement has returned. */
+static void
+note_change(bool created)
+{
+	static bool watching = false;
+	MemoryContext old;
+	Changed    *rule;
+	bool		isnull;
+
+	if (!watching)
+	{
+		RegisterXactCallback(settle_changes, NULL);
+		RegisterSubXactCallback(settle_inner_changes, NULL);
+		watching = true;
+	}
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	rule = palloc(sizeof(Changed));
+	rule->relation = mlint_relation("rate_rule");
+	rule->id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+										   SPI_tuptable->tupdesc, 1,
+										   &isnull));
+	rule->created = created;
+	rule->by = GetCurrentSubTransactionId();
+	changes = lappend(changes, rule);
+	MemoryContextSwitchTo(old);
+}
+
 /* mlint.rate_rule_create(name, algorithm, rate, per, ...) */
 Datum
 mlint_rate_rule_create(PG_FUNCTION_ARGS)
@@ -483,13 +586,17 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	changed("rate_rule");
 	if (write_row("INSERT INTO mlint.rate_rule (" COLUMNS ") VALUES"
 				  " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-				  " $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING",
+				  " $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING"
+				  " RETURNING id",
 				  &row) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("rate limit \"%s\" already exists",
 						field_text(&row, NAME)),
 				 errhint("mlint.rate_rule_alter() changes it.")));
+	note_change(true);
+	if (DatumGetBool(row.values[PRE_REQUEST]))
+		check_pre_requests();
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }
@@ -569,6 +676,88 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 	}
 }
 
+/*
+ * Whom an override is about, as decisions know him: an address masked as the
+ * rule does it, any other identifier as it is.
+ */
+static char *
+override_identifier(const RuleRow *row, char *given)
+{
+	RateRule	rule;
+	Size		len = strlen(given);
+	const char *identified;
+	char	   *found;
+
+	make_rule(&rule, row);
+	if (given[0] == '\0' &&
+		(rule.scope == RATE_USER || rule.scope == RATE_IP))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an override of rate limit \"%s\" must name an identifier",
+						rule.name),
+				 errdetail("Under scope %s no identifier is empty.",
+						   rate_scope_words[rule.scope])));
+	if (given[0] == '\0')
+		return given;
+	if (rule.scope == RATE_GLOBAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an override of rate limit \"%s\" must be of the empty identifier",
+						rule.name),
+				 errdetail("Under scope global all share one identifier, ''.")));
+	identified = rate_identify(&rule, given, &len);
+	found = pnstrdup(identified, len);
+	if (rule.scope == RATE_IP)
+	{
+		int			prefix = strchr(found, ':') ? rule.ipv6_prefix :
+		rule.ipv4_prefix;
+		char	   *slash = strchr(found, '/');
+
+		if (slash && atoi(slash + 1) < prefix)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("an override of rate limit \"%s\" cannot be of \"%s\"",
+							rule.name, found),
+					 errdetail("The limit tells addresses apart by %d bits, so that no client is this network.",
+							   prefix),
+					 errhint("Set one for each client, or a smaller ipv4_prefix or ipv6_prefix of the limit.")));
+	}
+	return found;
+}
+
+/*
+ * An override is of an identifier as the rule makes it. Where that changes, as
+ * with another prefix, none must silently come to hold for nobody.
+ */
+static void
+check_override_identifiers(int64 id, const RuleRow *row)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(id)};
+	SPITupleTable *result;
+	uint64		n;
+
+	if (SPI_execute_with_args("SELECT identifier FROM mlint.rate_override"
+							  " WHERE rule_id = $1", 1, types, values, NULL,
+							  false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read mlint.rate_override");
+	result = SPI_tuptable;
+	n = SPI_processed;
+	for (uint64 i = 0; i < n; i++)
+	{
+		char	   *identifier = SPI_getvalue(result->vals[i],
+											  result->tupdesc, 1);
+
+		if (strcmp(override_identifier(row, identifier), identifier) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("rate limit \"%s\" has an override of \"%s\", which would hold for nobody then",
+							field_text(row, NAME),
+							clip(identifier, AUDIT_TEXT_BYTES)),
+					 errhint("Drop it with mlint.rate_override_drop(), and set it again after this change.")));
+	}
+}
+
 /* mlint.rate_rule_alter(name, ...): what is null stays. */
 Datum
 mlint_rate_rule_alter(PG_FUNCTION_ARGS)
@@ -614,12 +803,17 @@ mlint_rate_rule_alter(PG_FUNCTION_ARGS)
 		  audit_details(fcinfo));
 	owner_begin(&scope);
 	check_overrides(id, &row, per);
+	if (!PG_ARGISNULL(SCOPE) || !PG_ARGISNULL(IPV4_PREFIX) ||
+		!PG_ARGISNULL(IPV6_PREFIX))
+		check_override_identifiers(id, &row);
 	changed("rate_rule");
 	(void) write_row("UPDATE mlint.rate_rule SET (" COLUMNS ") ="
 					 " ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
 					 " $13, $14, $15, $16, $17),"
 					 " altered_at = pg_catalog.clock_timestamp()"
 					 " WHERE name = $1", &row);
+	if (DatumGetBool(row.values[PRE_REQUEST]))
+		check_pre_requests();
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }
@@ -643,50 +837,19 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 				 errhint("Give it another limit, or none, first.")));
 	owner_begin(&scope);
 	changed("rate_rule");
-	if (SPI_execute_with_args("DELETE FROM mlint.rate_rule WHERE name = $1",
-							  1, types, values, NULL, false,
-							  0) != SPI_OK_DELETE)
+	if (SPI_execute_with_args("DELETE FROM mlint.rate_rule WHERE name = $1"
+							  " RETURNING id", 1, types, values, NULL, false,
+							  0) != SPI_OK_DELETE_RETURNING)
 		elog(ERROR, "could not delete from mlint.rate_rule");
 	if (SPI_processed == 0)
 		rate_rule_unknown(name, strlen(name));
+	note_change(false);
 	owner_end(&scope);
 	audit(AUDIT_CHANGED, "rate_rule.drop", "rate_rule", name, NULL);
 	PG_RETURN_VOID();
 }
 
 /* ---- overrides ---- */
-
-/*
- * Whom an override is about, as decisions know him: an address masked as the
- * rule does it, any other identifier as it is.
- */
-static char *
-override_identifier(const RuleRow *row, char *given)
-{
-	RateRule	rule;
-	Size		len = strlen(given);
-	const char *found;
-
-	make_rule(&rule, row);
-	if (given[0] == '\0' &&
-		(rule.scope == RATE_USER || rule.scope == RATE_IP))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("an override of rate limit \"%s\" must name an identifier",
-						rule.name),
-				 errdetail("Under scope %s no identifier is empty.",
-						   rate_scope_words[rule.scope])));
-	if (given[0] == '\0')
-		return given;
-	if (rule.scope == RATE_GLOBAL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("an override of rate limit \"%s\" must be of the empty identifier",
-						rule.name),
-				 errdetail("Under scope global all share one identifier, ''.")));
-	found = rate_identify(&rule, given, &len);
-	return pnstrdup(found, len);
-}
 
 /* Delete the override, if there is one. */
 static bool

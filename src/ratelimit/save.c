@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
+#include "ratelimit/rule_slot.h"
 #include "ratelimit/save.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
@@ -82,7 +83,8 @@ write_all(SaveFile *to)
 	uint64		position = 0;
 
 	INIT_CRC32C(to->crc);
-	header.nrules = table_saved_counts(&header.nkeys);
+	header.nrules = pg_atomic_read_u32(&rate_rule_slots->used);
+	header.nkeys = table_saved_keys();
 	if (!put(to, &header, sizeof(header)))
 		return false;
 	for (uint32 i = 0; i < header.nrules; i++)

@@ -24,7 +24,7 @@ typedef struct SavedRule
 	uint64		crowded;
 	uint64		evictions;
 	uint64		waited;
-	uint32		waits[RATE_WAIT_BUCKETS];
+	uint64		waits[RATE_WAIT_BUCKETS];
 	RateState	crowd;
 	bool		forgiven;
 } SavedRule;
@@ -43,14 +43,17 @@ typedef struct SavedKey
 	uint32		segments[RATE_MAX_SEGMENTS];
 } SavedKey;
 
-/* ---- table.c ---- */
+/* ---- rule_slot.c ---- */
 
-/* Slots of rules in use, and how many keys there are. */
-extern uint32 table_saved_counts(uint32 *nkeys);
 extern void table_get_rule(uint32 rule_slot, SavedRule *saved);
 
 /* Returns the slot, or -1 if there is none left. */
 extern int	table_put_rule(const SavedRule *saved);
+
+/* ---- table.c ---- */
+
+/* How many keys there are. */
+extern uint32 table_saved_keys(void);
 
 /* The next key; begin with position 0. */
 extern bool table_next_key(uint64 *position, SavedKey *saved);

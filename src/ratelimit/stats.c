@@ -3,7 +3,8 @@
  *		What the rate limits have done: counters, and who is busiest.
  *
  * Counters and keys are of this server's shared table; nothing here takes
- * from a limit or changes one.
+ * from a limit or changes one, nor takes a place there for a rule that has
+ * none: with more rules than places, looking must not cost others theirs.
  */
 #include "postgres.h"
 
@@ -45,38 +46,40 @@ wait_quantile(const RateTotals *totals, double share)
 	return 0;
 }
 
-/* mlint.rate_totals(rule); null for a rule that has just gone. */
+/* mlint.rate_totals(): a row for each rule that has been asked for here. */
 Datum
 mlint_rate_totals(PG_FUNCTION_ARGS)
 {
-	Size		len;
-	const char *name = rate_rule_argument(fcinfo, 0, &len);
-	const RateRule *rule = rate_rule_find(name, len);
-	RateTotals	totals;
-	Interval	p50;
-	Interval	p99;
-	TupleDesc	desc;
-	Datum		values[8];
-	bool		nulls[8] = {0};
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	RateTotals *all;
+	int			n;
 
-	if (rule == NULL)
-		PG_RETURN_NULL();
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	table_totals(rule->slot, &totals);
-	rate_us_interval(wait_quantile(&totals, 0.5), &p50);
-	rate_us_interval(wait_quantile(&totals, 0.99), &p99);
-	values[0] = Int64GetDatum(totals.allowed);
-	values[1] = Int64GetDatum(totals.refused);
-	values[2] = Int64GetDatum(totals.crowded);
-	values[3] = Int64GetDatum(totals.waited);
-	values[4] = IntervalPGetDatum(&p50);
-	values[5] = IntervalPGetDatum(&p99);
-	nulls[4] = nulls[5] = p50.time == 0;
-	values[6] = Int64GetDatum(totals.keys);
-	values[7] = Int64GetDatum(totals.evictions);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
-													  values, nulls)));
+	InitMaterializedSRF(fcinfo, 0);
+	all = table_totals(&n);
+	for (int i = 0; i < n; i++)
+	{
+		const RateTotals *totals = &all[i];
+		Interval	p50;
+		Interval	p99;
+		Datum		values[9];
+		bool		nulls[9] = {0};
+
+		rate_us_interval(wait_quantile(totals, 0.5), &p50);
+		rate_us_interval(wait_quantile(totals, 0.99), &p99);
+		values[0] = Int64GetDatum(totals->rule_id);
+		values[1] = Int64GetDatum(totals->allowed);
+		values[2] = Int64GetDatum(totals->refused);
+		values[3] = Int64GetDatum(totals->crowded);
+		values[4] = Int64GetDatum(totals->waited);
+		values[5] = IntervalPGetDatum(&p50);
+		values[6] = IntervalPGetDatum(&p99);
+		nulls[5] = nulls[6] = p50.time == 0;
+		values[7] = Int64GetDatum(totals->keys);
+		values[8] = Int64GetDatum(totals->evictions);
+		tuplestore_putvalues(result->setResult, result->setDesc, values,
+							 nulls);
+	}
+	return (Datum) 0;
 }
 
 /* More checks first; among equals always in the same order. */
@@ -126,6 +129,7 @@ mlint_rate_top(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Size		len;
 	const char *name = rate_rule_argument(fcinfo, 0, &len);
+	int64		id;
 	RateKeyUse *keys;
 	RateKeyUse	last = {0};		/* of those refused most often */
 	int			wanted;
@@ -136,8 +140,11 @@ mlint_rate_top(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("n must be greater than zero")));
 	wanted = PG_GETARG_INT32(1);
+	id = rate_rule_id(name, len);
+	if (id == 0)
+		rate_rule_unknown(name, len);
 	InitMaterializedSRF(fcinfo, 0);
-	keys = table_keys(rate_rule(name, len)->slot, &n);
+	keys = table_keys(table_find_rule(id), &n);
 
 	qsort(keys, n, sizeof(RateKeyUse), by_refused);
 	if (n > wanted)

@@ -20,8 +20,8 @@
  * share the key of their rule ("the crowd") without looking: a full table
  * must not cost more than one that is not.
  *
- * What keys count is in their slots; a rule's own counters are what keys that
- * are gone, and the crowd, have left.
+ * What keys count is in their slots; a rule's own counters (rule_slot.c) are
+ * what keys that are gone, and the crowd, have left.
  *
  * Order of locks: rules, partitions by number, crowds by number. The spinlock
  * of the free list is held for a few instructions, with no other inside.
@@ -29,18 +29,16 @@
  */
 #include "postgres.h"
 
-#include <math.h>
 #include <sys/time.h>
 
 #include "common/crypto.h"
 #include "common/hashfn.h"
-#include "common/rows.h"
 #include "common/shmem.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "ratelimit/rule_slot.h"
 #include "ratelimit/save.h"
-#include "ratelimit/table.h"
 #include "storage/ipc.h"
 #include "storage/spin.h"
 #include "utils/guc.h"
@@ -50,8 +48,7 @@
 #define PARTITIONS		128
 #define CROWD_LOCKS		16
 #define CROWD_LOCK		PARTITIONS
-#define RULES_LOCK		(PARTITIONS + CROWD_LOCKS)
-#define LOCKS			(RULES_LOCK + 1)
+#define LOCKS			(PARTITIONS + CROWD_LOCKS)
 
 /* Of sweeping: heads at a time under a lock, and for one newcomer. */
 #define CHUNK			64
@@ -103,41 +100,14 @@ StaticAssertDecl(sizeof(MoreSlot) == sizeof(Slot), "one pool for both");
 StaticAssertDecl(INLINE_SEGMENTS + MORE_SLOTS * MORE_SEGMENTS >=
 				 RATE_MAX_SEGMENTS, "a sliding window must fit");
 
-typedef struct RuleSlot
-{
-	/*
-	 * Whose it is; the lock of the rules is for change. A rule's id is good
-	 * for the life of its table.
-	 */
-	Oid			database;		/* InvalidOid: not in use */
-	Oid			relation;		/* mlint.rate_rule, which can be made anew */
-	int64		id;
-	int64		used_at;
-
-	bool		forgiven;		/* keys that are not here are fresh ones */
-	pg_atomic_uint64 longest;	/* debt that was seen; see may_free() */
-	pg_atomic_uint64 allowed;
-	pg_atomic_uint64 refused;
-	pg_atomic_uint64 crowded;
-	pg_atomic_uint64 evictions;
-	pg_atomic_uint64 waited;
-	pg_atomic_uint32 waits[RATE_WAIT_BUCKETS];
-
-	/* Under the crowd's lock: the key of those for whom there is no room. */
-	int			algorithm;		/* or -1: there is none yet */
-	RateState	crowd;
-} RuleSlot;
-
 typedef struct Table
 {
 	uint64		seed;
 	uint32		nslots;
 	uint32		nheads;			/* of each partition */
-	uint32		nrules;
 	int64		exhausted_at;	/* keys that are not here were exhausted then;
 								 * 0: they are fresh */
 	pg_atomic_uint64 test_clock;	/* 0: the real one */
-	pg_atomic_uint32 rules_used;	/* slots of rules ever used */
 
 	/* Free slots. */
 	slock_t		mutex;
@@ -152,7 +122,6 @@ typedef struct Table
 static Table *table = NULL;
 static uint32 *heads;
 static Slot *slots;
-static RuleSlot *rules;
 static LWLockPadded *locks;
 
 static int	max_keys = 100000;
@@ -371,7 +340,7 @@ static void
 unlink_key(uint32 *link)
 {
 	Slot	   *slot = &slots[*link];
-	RuleSlot   *rule = &rules[slot->rule];
+	RuleSlot   *rule = slot_of_rule(slot->rule);
 
 	*link = slot->next;
 	free_more(slot);
@@ -428,7 +397,7 @@ unknown_state(const RateAsk *ask, RateState *state)
 	state->idle_at = 0;
 	state->value = 0;
 	state->nsegments = 0;
-	if (table->exhausted_at != 0 && !rules[ask->key.rule].forgiven)
+	if (table->exhausted_at != 0 && !slot_of_rule(ask->key.rule)->forgiven)
 		law_exhaust(ask->law, state, table->exhausted_at);
 }
 
@@ -551,7 +520,7 @@ raise_longest(RuleSlot *rule, int64 debt)
 static inline void
 store_state(Slot *slot, const RateLaw *law, RateState *state, int64 now)
 {
-	RuleSlot   *rule = &rules[slot->rule];
+	RuleSlot   *rule = slot_of_rule(slot->rule);
 	int64		debt = state->idle_at - now;
 
 	slot->idle_at = state->idle_at;
@@ -579,7 +548,7 @@ may_free(Slot *slot, int64 now)
 		return false;
 	if (slot->idle_at <= now)
 		return true;
-	longest = (int64) pg_atomic_read_u64(&rules[slot->rule].longest);
+	longest = (int64) pg_atomic_read_u64(&slot_of_rule(slot->rule)->longest);
 	if (unlikely(slot->idle_at - now > longest))
 	{
 		slot->idle_at = now + longest;
@@ -620,7 +589,7 @@ sweep_chunk(uint32 chunk, uint32 chunks_each, uint32 *spare, int *nspare,
 				link = &slot->next;
 				continue;
 			}
-			pg_atomic_fetch_add_u64(&rules[slot->rule].evictions, 1);
+			pg_atomic_fetch_add_u64(&slot_of_rule(slot->rule)->evictions, 1);
 			unlink_key(link);
 			freed++;
 			if (*nspare < want)
@@ -912,7 +881,7 @@ decide_all(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
 	for (int i = 0; i < n; i++)
 	{
 		const RateAsk *ask = &asks[i];
-		RuleSlot   *rule = &rules[ask->key.rule];
+		RuleSlot   *rule = slot_of_rule(ask->key.rule);
 		bool		blocked = false;
 
 		if (places.slots[i] != NONE)
@@ -933,7 +902,7 @@ decide_all(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
 	for (int i = 0; i < n; i++)
 	{
 		const RateAsk *ask = &asks[i];
-		RuleSlot   *rule = &rules[ask->key.rule];
+		RuleSlot   *rule = slot_of_rule(ask->key.rule);
 		bool		stands = allowed || !verdicts[i].allowed;
 
 		if (places.slots[i] != NONE)
@@ -1158,7 +1127,7 @@ table_refuse(const RateKey *key, int64 cost, int64 until)
 		slot->refused++;
 	}
 	else
-		pg_atomic_fetch_add_u64(&rules[key->rule].refused, 1);
+		pg_atomic_fetch_add_u64(&slot_of_rule(key->rule)->refused, 1);
 	unlock_all(&places);
 }
 
@@ -1181,7 +1150,7 @@ table_count(const RateKey *key, bool allowed)
 {
 	Places		places;
 	Slot	   *slot = lock_key(&places, key, true);
-	RuleSlot   *rule = &rules[key->rule];
+	RuleSlot   *rule = slot_of_rule(key->rule);
 
 	if (slot)
 		*(allowed ? &slot->allowed : &slot->refused) += 1;
@@ -1230,14 +1199,14 @@ table_unused_slices(int rule_slot, int *n)
 	return keys;
 }
 
-/* ---- rules ---- */
+/* ---- all keys of a rule ---- */
 
 /* Forget the keys of a rule, and its crowd. */
 void
 table_forget_rule(int rule_slot)
 {
 	Part		part = {0};
-	RuleSlot   *rule = &rules[rule_slot];
+	RuleSlot   *rule = slot_of_rule(rule_slot);
 
 	LWLockAcquire(crowd_lock(rule_slot), LW_EXCLUSIVE);
 	rule->forgiven = true;
@@ -1268,147 +1237,39 @@ table_forget_rule(int rule_slot)
 			}
 }
 
-static void
-rule_begin(RuleSlot *rule, Oid database, Oid relation, int64 id)
-{
-	memset(rule, 0, sizeof(*rule));
-	pg_atomic_init_u64(&rule->longest, 0);
-	pg_atomic_init_u64(&rule->allowed, 0);
-	pg_atomic_init_u64(&rule->refused, 0);
-	pg_atomic_init_u64(&rule->crowded, 0);
-	pg_atomic_init_u64(&rule->evictions, 0);
-	pg_atomic_init_u64(&rule->waited, 0);
-	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
-		pg_atomic_init_u32(&rule->waits[i], 0);
-	rule->algorithm = -1;
-	rule->database = database;
-	rule->relation = relation;
-	rule->id = id;
-}
-
-/*
- * The rule's slot that has not been asked for for the longest time, of those
- * that remember nothing of anybody; -1 if there is none. The lock of the rules
- * is held.
- */
-static int
-idle_rule(void)
+void
+table_busy_rules(bool *busy)
 {
 	Part		part = {0};
-	bool	   *busy = palloc0(table->nrules * sizeof(bool));
 	int64		now = rate_now();
-	int			found = -1;
 
 	for (; part_lock(&part, LW_EXCLUSIVE); part_unlock(&part))
 		for (uint32 *head = part.first; head < part.end; head++)
 			for (uint32 at = *head; at != NONE; at = slots[at].next)
 				if (!busy[slots[at].rule] && !may_free(&slots[at], now))
 					busy[slots[at].rule] = true;
-	for (uint32 i = 0; i < table->nrules; i++)
-		if (!busy[i] &&
-			(rules[i].algorithm < 0 || rules[i].crowd.idle_at <= now) &&
-			(found < 0 || rules[i].used_at < rules[found].used_at))
-			found = i;
-	pfree(busy);
-	return found;
-}
-
-/* The slot of a rule, or -1. The lock of the rules is held. */
-static int
-find_rule(Oid relation, int64 rule_id)
-{
-	uint32		used = pg_atomic_read_u32(&table->rules_used);
-
-	for (uint32 i = 0; i < used; i++)
-		if (rules[i].id == rule_id && rules[i].database == MyDatabaseId &&
-			rules[i].relation == relation)
-			return i;
-	return -1;
-}
-
-int
-table_rule_slot(int64 rule_id)
-{
-	LWLock	   *lock = &locks[RULES_LOCK].lock;
-	Oid			relation = mlint_relation("rate_rule");
-	int			found;
-
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	found = find_rule(relation, rule_id);
-	if (found < 0)
-	{
-		uint32		used = pg_atomic_read_u32(&table->rules_used);
-
-		if (used < table->nrules)
-		{
-			found = used;
-			rule_begin(&rules[found], MyDatabaseId, relation, rule_id);
-			pg_atomic_write_u32(&table->rules_used, used + 1);
-		}
-		else if ((found = idle_rule()) >= 0)
-		{
-			/* Nobody finds it by the old name while its keys go. */
-			rules[found].database = InvalidOid;
-			table_forget_rule(found);
-			rule_begin(&rules[found], MyDatabaseId, relation, rule_id);
-		}
-	}
-	if (found >= 0)
-		rules[found].used_at = rate_now();
-	LWLockRelease(lock);
-	if (found < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("there is no room in shared memory for another rate limit"),
-				 errdetail("All %u places are taken by rules that still remember what somebody has used.",
-						   table->nrules),
-				 errhint("There is one for each 100 of mlint.rate_max_keys, and at least 64. Raise it and restart the server, or use one rule for many identifiers.")));
-	return found;
-}
-
-bool
-table_rule_kept(int rule_slot, int64 rule_id)
-{
-	return rules[rule_slot].id == rule_id &&
-		rules[rule_slot].database == MyDatabaseId;
 }
 
 void
-table_totals(int rule_slot, RateTotals *totals)
+table_count_keys(KeyCounts *counts, uint32 nslots)
 {
 	Part		part = {0};
-	RuleSlot   *rule = &rules[rule_slot];
 
-	memset(totals, 0, sizeof(*totals));
-	for (; part_lock(&part, LW_SHARED); part_unlock(&part))
+	while (part_lock(&part, LW_SHARED))
+	{
 		for (uint32 *head = part.first; head < part.end; head++)
 			for (uint32 at = *head; at != NONE; at = slots[at].next)
-				if (slots[at].rule == rule_slot)
+				if (slots[at].rule < nslots)
 				{
-					totals->keys++;
-					totals->allowed += slots[at].allowed;
-					totals->refused += slots[at].refused;
+					KeyCounts  *count = &counts[slots[at].rule];
+
+					count->keys++;
+					count->allowed += slots[at].allowed;
+					count->refused += slots[at].refused;
 				}
-	totals->allowed += pg_atomic_read_u64(&rule->allowed);
-	totals->refused += pg_atomic_read_u64(&rule->refused);
-	totals->crowded = pg_atomic_read_u64(&rule->crowded);
-	totals->evictions = pg_atomic_read_u64(&rule->evictions);
-	totals->waited = pg_atomic_read_u64(&rule->waited);
-	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
-		totals->waits[i] = pg_atomic_read_u32(&rule->waits[i]);
-}
-
-void
-table_count_wait(int rule_slot, int64 waited_us)
-{
-	RuleSlot   *rule = &rules[rule_slot];
-	int			bucket = 0;
-
-	while (bucket < RATE_WAIT_BUCKETS - 1 &&
-		   waited_us >= 100 * pow(2, (bucket + 1) / 2.0))
-		bucket++;
-	pg_atomic_fetch_add_u32(&rule->waits[bucket], 1);
-	pg_atomic_fetch_add_u64(&rule->waited, 1);
+		part_unlock(&part);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 RateKeyUse *
@@ -1452,70 +1313,15 @@ table_keys(int rule_slot, int *n)
 /* ---- saving and loading: by the postmaster, when nobody else is there ---- */
 
 uint32
-table_saved_counts(uint32 *nkeys)
+table_saved_keys(void)
 {
 	uint64		nheads = (uint64) PARTITIONS * table->nheads;
+	uint32		n = 0;
 
-	*nkeys = 0;
 	for (uint64 i = 0; i < nheads; i++)
 		for (uint32 at = heads[i]; at != NONE; at = slots[at].next)
-			(*nkeys)++;
-	return pg_atomic_read_u32(&table->rules_used);
-}
-
-void
-table_get_rule(uint32 rule_slot, SavedRule *saved)
-{
-	RuleSlot   *rule = &rules[rule_slot];
-
-	memset(saved, 0, sizeof(*saved));
-	saved->database = rule->database;
-	saved->relation = rule->relation;
-	saved->id = rule->id;
-	saved->used_at = rule->used_at;
-	saved->longest = (int64) pg_atomic_read_u64(&rule->longest);
-	saved->forgiven = rule->forgiven;
-	saved->allowed = pg_atomic_read_u64(&rule->allowed);
-	saved->refused = pg_atomic_read_u64(&rule->refused);
-	saved->crowded = pg_atomic_read_u64(&rule->crowded);
-	saved->evictions = pg_atomic_read_u64(&rule->evictions);
-	saved->waited = pg_atomic_read_u64(&rule->waited);
-	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
-		saved->waits[i] = pg_atomic_read_u32(&rule->waits[i]);
-	saved->algorithm = rule->algorithm;
-	if (rule->algorithm >= 0)
-	{
-		saved->crowd.idle_at = rule->crowd.idle_at;
-		saved->crowd.value = rule->crowd.value;
-		saved->crowd.nsegments = rule->crowd.nsegments;
-		memcpy(saved->crowd.segments, rule->crowd.segments,
-			   rule->crowd.nsegments * sizeof(uint32));
-	}
-}
-
-int
-table_put_rule(const SavedRule *saved)
-{
-	uint32		used = pg_atomic_read_u32(&table->rules_used);
-	RuleSlot   *rule = &rules[used];
-
-	if (used == table->nrules)
-		return -1;
-	rule_begin(rule, saved->database, saved->relation, saved->id);
-	rule->used_at = saved->used_at;
-	rule->forgiven = saved->forgiven;
-	pg_atomic_write_u64(&rule->longest, (uint64) saved->longest);
-	pg_atomic_write_u64(&rule->allowed, saved->allowed);
-	pg_atomic_write_u64(&rule->refused, saved->refused);
-	pg_atomic_write_u64(&rule->crowded, saved->crowded);
-	pg_atomic_write_u64(&rule->evictions, saved->evictions);
-	pg_atomic_write_u64(&rule->waited, saved->waited);
-	for (int i = 0; i < RATE_WAIT_BUCKETS; i++)
-		pg_atomic_write_u32(&rule->waits[i], saved->waits[i]);
-	rule->algorithm = saved->algorithm;
-	rule->crowd = saved->crowd;
-	pg_atomic_write_u32(&table->rules_used, used + 1);
-	return used;
+			n++;
+	return n;
 }
 
 bool
@@ -1571,8 +1377,8 @@ table_put_key(const SavedKey *saved, bool keep, bool merge)
 
 	if (at == NONE)
 	{
-		pg_atomic_fetch_add_u64(&rules[saved->rule].allowed, saved->allowed);
-		pg_atomic_fetch_add_u64(&rules[saved->rule].refused, saved->refused);
+		pg_atomic_fetch_add_u64(&slot_of_rule(saved->rule)->allowed, saved->allowed);
+		pg_atomic_fetch_add_u64(&slot_of_rule(saved->rule)->refused, saved->refused);
 		return;
 	}
 	key.rule = saved->rule;
@@ -1602,16 +1408,16 @@ table_put_key(const SavedKey *saved, bool keep, bool merge)
 
 /* ---- setting up ---- */
 
+int
+table_max_keys(void)
+{
+	return max_keys;
+}
+
 static uint32
 partition_heads(void)
 {
 	return (max_keys + PARTITIONS - 1) / PARTITIONS;
-}
-
-static uint32
-rule_slots(void)
-{
-	return Min(Max(64, max_keys / 100), 65535);
 }
 
 static Size
@@ -1619,7 +1425,6 @@ table_size(void)
 {
 	Size		size = MAXALIGN(sizeof(Table));
 
-	size = add_size(size, MAXALIGN(mul_size(rule_slots(), sizeof(RuleSlot))));
 	size = add_size(size, mul_size(max_keys, sizeof(Slot)));
 	return add_size(size, mul_size(partition_heads(),
 								   PARTITIONS * sizeof(uint32)));
@@ -1640,16 +1445,12 @@ table_shmem_init(LWLockPadded *given)
 	crypto_random(&table->seed, sizeof(table->seed));
 	table->nslots = max_keys;
 	table->nheads = partition_heads();
-	table->nrules = rule_slots();
 	pg_atomic_init_u64(&table->test_clock, 0);
-	pg_atomic_init_u32(&table->rules_used, 0);
 	SpinLockInit(&table->mutex);
 	table->free = NONE;
 	pg_atomic_init_u64(&table->hand, 0);
 	pg_atomic_init_u64(&table->pause_until, 0);
 
-	rules = (RuleSlot *) at;
-	at += MAXALIGN(table->nrules * sizeof(RuleSlot));
 	slots = (Slot *) at;
 	at += (Size) table->nslots * sizeof(Slot);
 	heads = (uint32 *) at;

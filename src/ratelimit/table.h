@@ -112,13 +112,14 @@ extern int64 rate_now(void);
 
 typedef struct RateTotals
 {
+	int64		rule_id;
 	uint64		allowed;		/* checks */
 	uint64		refused;
 	uint64		crowded;		/* among these, decided by the shared key */
 	uint64		evictions;		/* idle keys that made room for others */
 	uint64		waited;			/* rate_acquire calls that slept */
 	int64		keys;			/* now remembered */
-	uint32		waits[RATE_WAIT_BUCKETS];
+	uint64		waits[RATE_WAIT_BUCKETS];
 } RateTotals;
 
 /*
@@ -128,16 +129,32 @@ typedef struct RateTotals
  */
 extern int	table_rule_slot(int64 rule_id);
 
+extern void table_no_room_for_rule(void) pg_attribute_noreturn();
+
+/* The same, but if it has none, -1. */
+extern int	table_find_rule(int64 rule_id);
+
 /*
  * Is the slot still this rule's? When there are too many rules, one whose keys
  * are all idle may lose its place: ask before each use of a slot that was kept.
+ * Slot -1 is nobody's.
  */
 extern bool table_rule_kept(int rule_slot, int64 rule_id);
 
-extern void table_totals(int rule_slot, RateTotals *totals);
+/*
+ * A rule of this database's table of rules was dropped: forget its keys, and
+ * free its slot for others. Raises nothing and reads no catalog.
+ */
+extern void table_drop_rule(Oid relation, int64 rule_id);
+
+/*
+ * Of all rules of this database that have a slot, palloc'd. It goes over the
+ * whole table once.
+ */
+extern RateTotals *table_totals(int *n);
 extern void table_count_wait(int rule_slot, int64 waited_us);
 
-/* One key, for mlint.rate_top(); all of a rule, palloc'd. */
+/* One key, for mlint.rate_top(); all of a slot, palloc'd; of slot -1 none. */
 typedef struct RateKeyUse
 {
 	RateKey		key;

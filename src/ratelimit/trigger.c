@@ -33,6 +33,13 @@ column_value(const TriggerData * trigger, char *column)
 						column, RelationGetRelationName(trigger->tg_relation)),
 				 errdetail("Trigger \"%s\" limits inserts by it.",
 						   trigger->tg_trigger->tgname)));
+	if (TupleDescAttr(desc, n - 1)->attgenerated)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("column \"%s\" of relation \"%s\" is generated",
+						column, RelationGetRelationName(trigger->tg_relation)),
+				 errdetail("Trigger \"%s\" would limit by it, but it gets its value only after triggers BEFORE INSERT.",
+						   trigger->tg_trigger->tgname)));
 	value = SPI_getvalue(trigger->tg_trigtuple, desc, n);
 	return value ? value : "";
 }

@@ -70,10 +70,11 @@ sql('CREATE DATABASE other');
 sql('CREATE EXTENSION mlint', 'other');
 set_up('other');
 
-# The real clock now, to the hour's beginning: windows then do not end during
-# the test, and restarts, which end a test's clock, take it from there.
+# The beginning of the next hour: windows then do not end during the test. And
+# restarts end a test's clock: by the real one nothing has come back by then,
+# whatever the time is.
 my $epoch =
-  sql('SELECT (extract(epoch FROM date_trunc($$hour$$, now())) * 1e6)::bigint');
+  sql('SELECT (extract(epoch FROM date_trunc($$hour$$, now()) + $$1 h$$) * 1e6)::bigint');
 sub clock
 {
 	my ($time) = @_;
@@ -455,6 +456,72 @@ SELECT sum(take('r' || i, 'x', 9)) FROM generate_series(61, 150) i;
 SELECT count(*) FROM generate_series(61, 150) i WHERE left_of('r' || i, 'x') = 0;
 EOQ
 is($both, "\n450\n\n450\n90", '... also in a session that has known both');
+
+# To look takes no place from anybody.
+clock($later + 9 * $hour);
+my $counters = "SELECT sum(checks) FILTER (WHERE rule = 'r61'), sum(checks) FROM mlint.stat_rate_limits";
+my $before = sql($counters);
+sql("SELECT count(*) FROM mlint.rate_rules r, mlint.rate_top(r.name)");
+is(sql($counters), $before, 'counters stay when they are looked at');
+unlike($before, qr/^0/, '... which are not zero');
+
+# ---- places that come back ----
+
+# Rules of which each remembers for long, and is not there in the end.
+sub come_and_go
+{
+	my ($how) = @_;
+	return $node->psql('postgres', <<"EOQ") == 0;
+DO \$\$
+BEGIN
+	FOR i IN 1..150 LOOP
+		$how
+	END LOOP;
+END
+\$\$
+EOQ
+}
+my $use = "PERFORM mlint.rate_rule_create('d' || i, 'fixed_window', 5, '300 days');
+	PERFORM mlint.rate_check('d' || i, 'x');";
+my $drop = "PERFORM mlint.rate_rule_drop('d' || i);";
+ok(come_and_go("$use $drop COMMIT;"), 'a place comes back from a rule that is dropped');
+ok(come_and_go("$use ROLLBACK;"), '... or never was');
+ok(come_and_go("BEGIN $use RAISE SQLSTATE 'XX999'; EXCEPTION WHEN SQLSTATE 'XX999' THEN END;"),
+	'... not even in a subtransaction');
+ok(come_and_go("$use COMMIT; BEGIN $drop EXCEPTION WHEN SQLSTATE 'XX999' THEN END; COMMIT;"),
+	'... or is dropped in one');
+sql("SELECT mlint.rate_rule_create('stays', 'fixed_window', 5, '300 days'); SELECT take('stays', 'x', 5)");
+sql(<<'EOQ');
+BEGIN; SELECT mlint.rate_rule_drop('stays'); ROLLBACK;
+BEGIN; SAVEPOINT s; SELECT mlint.rate_rule_drop('stays'); ROLLBACK TO s; COMMIT;
+EOQ
+is(sql("SELECT left_of('stays', 'x')"), 0, 'a rule that is not dropped after all forgets nothing');
+
+sub fill
+{
+	my ($db, $n) = @_;
+	my (undef, undef, $error) = $node->psql($db, <<"EOQ");
+SELECT mlint.rate_rule_create('f' || i, 'fixed_window', 5, '300 days') FROM generate_series(1, $n) i;
+SELECT mlint.rate_check('f' || i, 'x') FROM generate_series(1, $n) i;
+EOQ
+	return $error;
+}
+sql('CREATE DATABASE gone');
+sql('CREATE EXTENSION mlint', 'gone');
+like(fill('gone', 120), qr/no room in shared memory/, 'a database that takes all places');
+sql('DROP DATABASE gone');
+is(fill('postgres', 60), '', '... leaves them when it is dropped');
+sql('DROP EXTENSION mlint CASCADE; CREATE EXTENSION mlint');
+is(fill('postgres', 60), '', '... and so does an extension');
+
+# When all have a place but one, two cannot be asked together.
+sql("SELECT mlint.rate_rule_create('u' || i, 'fixed_window', 5, '300 days') FROM generate_series(1, 100) i");
+$node->psql('postgres', "SELECT mlint.rate_check('u' || i, 'x') FROM generate_series(3, 100) i");
+sql("SELECT mlint.rate_reset('f1')");
+($ret, $out, $err) = $node->psql('postgres', "SELECT mlint.rate_check_all('{u1,u2}', 'x')");
+like($err, qr/no room in shared memory/, 'two rules never share a place');
+is(sql("SELECT (mlint.rate_check_all('{u1,f2}', 'x')).allowed"), 't', '... one has it');
+sql("SELECT mlint.rate_rule_drop(name) FROM mlint.rate_rules WHERE name LIKE 'u%'");
 
 # ---- an extension that is made anew ----
 
