@@ -107,6 +107,7 @@ redis_open(const RemoteOptions *options)
 	store->context = CurrentMemoryContext;
 	store->options = (const RedisOptions *) options;
 	(void) hosts_parse(store, store->options->hosts);
+	seeds_begin(store);
 	return store;
 }
 
@@ -195,6 +196,10 @@ redis_decide(void *arg, const RemoteAsk *ask, RemoteAnswer *answer,
 	char	   *key = full_key(store, ask->key, ask->key_len, &len);
 	redisReply *reply;
 
+	nodes_prune(store);
+	store->deadline = host->clock() +
+		(store->options->common.timeout_ms +
+		 store->options->common.connect_timeout_ms) * INT64CONST(1000);
 	if (ask->intent == RATE_FORGET)
 	{
 		Command		command = {0};
@@ -215,7 +220,7 @@ redis_decide(void *arg, const RemoteAsk *ask, RemoteAnswer *answer,
 	pfree(key);
 	if (reply == NULL)
 		return false;
-	if (!script_answer(ask->law, reply, answer))
+	if (!script_answer(ask->law, reply, ask->want, answer))
 		return strange(failure, reply);
 	freeReplyObject(reply);
 	return true;
@@ -317,6 +322,8 @@ redis_forget(void *arg, const char *beginning, size_t beginning_len,
 	size_t		n = 0;
 	Peer	   *node;
 
+	nodes_prune(store);
+	store->deadline = PG_INT64_MAX;
 	for (size_t i = 0; i < len; i++)
 	{
 		if (strchr("*?[]\\^-", key[i]) != NULL)
@@ -377,6 +384,7 @@ redis_test(void *arg, char **words, RemoteFailure *failure)
 	if (!redis_decide(store, &ask, &answer, failure))
 		return false;
 	began = host->clock() - began;
+	store->deadline = PG_INT64_MAX;
 
 	node = store_node(store, 0, failure);
 	if (node == NULL)

@@ -47,6 +47,9 @@ typedef struct Peer
 	char	   *host;
 	int			port;
 	bool		sentinel;		/* it is one: other credentials, no database */
+	bool		seed;			/* the options name it */
+	bool		wanted;			/* see nodes_prune() */
+	int64		used_at;		/* host->clock() */
 
 	MemoryContext context;		/* of what follows; NULL: not connected */
 	HttpConnection *connection;
@@ -66,6 +69,10 @@ typedef struct Store
 	Peer	   *nodes;			/* all that were met */
 	Peer	   *master;			/* standalone and sentinel; NULL: to be found */
 	Peer	  **slots;			/* cluster; NULL: to be read */
+	int			nnodes;
+	bool		found;			/* since nodes_prune(): who is who */
+	int64		deadline;		/* host->clock(): of all that is asked for one
+								 * decision; PG_INT64_MAX: of each by itself */
 	char	   *shas[8];		/* of the scripts, when loaded */
 } Store;
 
@@ -79,6 +86,9 @@ typedef struct Command
 	size_t		lens[32];
 	char		numbers[32][24];	/* texts of those that are numbers */
 } Command;
+
+/* Of a Cluster. */
+#define SLOTS			16384
 
 extern const RemoteHost *host;
 
@@ -96,8 +106,22 @@ extern void command_int(Command *command, int64 number);
 extern redisReply * node_call(Store *store, Peer *node,
 							  const Command *command, RemoteFailure *failure);
 extern void node_close(Peer *node);
-extern Peer *node_find(Store *store, const char *name, int port,
+
+/*
+ * The node of a name and port, perhaps told by a server. NULL: it cannot be
+ * one, or there are too many.
+ */
+extern Peer *node_find(Store *store, const char *name, int64 port,
 					   bool sentinel);
+
+/*
+ * When it has been found out who is who: forget those that have neither a part
+ * in it nor a place in the options. For who has no node in his hands.
+ */
+extern void nodes_prune(Store *store);
+
+/* Is this the name of a host? */
+extern bool host_name_valid(const char *name);
 
 extern bool fail(RemoteFailure *failure, int sqlstate, const char *fmt,...)
 			pg_attribute_printf(3, 4);
@@ -110,6 +134,9 @@ extern bool fail_reply(RemoteFailure *failure, const Peer *node,
 
 /* NULL, or why these are no hosts; fills the list. */
 extern const char *hosts_parse(Store *store, const char *hosts);
+
+/* Once: those of the list are nodes. */
+extern void seeds_begin(Store *store);
 
 /*
  * Send a command to the server that has this key, wherever that takes us. The
@@ -136,8 +163,11 @@ extern const char *script_check_law(const RateLaw *law);
 /* The script's arguments. */
 extern void script_arguments(Command *command, const RemoteAsk *ask);
 
-/* What it returned. False: not what it should. */
+/*
+ * What it returned, having been asked for so many tokens. False: not what it
+ * should.
+ */
 extern bool script_answer(const RateLaw *law, const redisReply * reply,
-						  RemoteAnswer *answer);
+						  int64 want, RemoteAnswer *answer);
 
 #endif

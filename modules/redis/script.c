@@ -269,9 +269,11 @@ script_arguments(Command *command, const RemoteAsk *ask)
 
 bool
 script_answer(const RateLaw *law, const redisReply * reply,
-			  RemoteAnswer *answer)
+			  int64 want, RemoteAnswer *answer)
 {
 	RateState  *before = &answer->before;
+	int64		last = -1;
+	int64		step;
 
 	memset(answer, 0, sizeof(*answer));
 	if (reply->type != REDIS_REPLY_ARRAY || reply->elements < 4 ||
@@ -288,16 +290,27 @@ script_answer(const RateLaw *law, const redisReply * reply,
 	answer->taken = reply->element[1]->integer;
 	before->idle_at = reply->element[2]->integer;
 	before->value = reply->element[3]->integer;
+	if (answer->taken > want)
+		return false;
+	if (law->algorithm != RATE_SLIDING_WINDOW)
+		return reply->elements == 4;
+
+	/*
+	 * Of the last steps, each once, the oldest first: so there are not too
+	 * many, and law.c has room for one more of the present.
+	 */
+	step = answer->now / law->per * RATE_STEPS +
+		answer->now % law->per * RATE_STEPS / law->per;
 	for (size_t i = 4; i < reply->elements; i += 2)
 	{
+		int64		at = reply->element[i]->integer;
 		int64		count = reply->element[i + 1]->integer;
 
-		if (law->algorithm != RATE_SLIDING_WINDOW ||
-			before->nsegments == RATE_MAX_SEGMENTS ||
+		if (at <= last || at < step - RATE_STEPS || at > step ||
 			count > RATE_SLIDING_MAX)
 			return false;
-		before->segments[before->nsegments++] =
-			SEGMENT(reply->element[i]->integer, count);
+		before->segments[before->nsegments++] = SEGMENT(at, count);
+		last = at;
 	}
 	return true;
 }

@@ -12,12 +12,14 @@
  *
  * Where several servers can tell, the one that could not last time is asked
  * last: one that swallows every packet costs one timeout, not each time one.
+ *
+ * Only Sentinels and Clusters send us elsewhere, which is what they are there
+ * for; a server that is asked alone gets no password sent to others.
  */
 #include "redis.h"
 
 #include "common/errors.h"
 
-#define SLOTS			16384
 #define MAX_HOPS		5
 
 /* ---- hosts ---- */
@@ -73,7 +75,7 @@ hosts_parse(Store *store, const char *hosts)
 				return "A port is a number from 1 to 65535.";
 		}
 		if (seed->host[0] == '\0' ||
-			strpbrk(seed->host, "/@?# \t\r\n") != NULL)
+			!host_name_valid(seed->host))
 			return "A host is a name or an address, with a colon and the port behind it.";
 		store->nseeds++;
 		if (*end == '\0')
@@ -89,6 +91,19 @@ store_forget(Store *store)
 	if (store->slots)
 		pfree(store->slots);
 	store->slots = NULL;
+}
+
+void
+seeds_begin(Store *store)
+{
+	for (int i = 0; i < store->nseeds; i++)
+	{
+		Peer	   *node = node_find(store, store->seeds[i].host,
+									 store->seeds[i].port,
+									 store->options->mode == REDIS_SENTINEL);
+
+		node->seed = true;
+	}
 }
 
 /* The i-th of the seeds, counted from the one to begin with. */
@@ -158,6 +173,10 @@ sentinel_master(Store *store, Peer *sentinel, RemoteFailure *failure)
 	master = node_find(store, reply->element[0]->str,
 					   atoi(reply->element[1]->str), false);
 	freeReplyObject(reply);
+	if (master == NULL)
+		fail(failure, ERRCODE_MLINT_HTTP,
+			 "the Sentinel at %s:%d names no host for \"%s\"",
+			 sentinel->host, sentinel->port, store->options->master);
 	/* It is not needed again soon. */
 	node_close(sentinel);
 	return master;
@@ -178,6 +197,7 @@ find_master(Store *store, RemoteFailure *failure)
 		if (node != NULL && node_is_master(store, node, failure))
 		{
 			store->seed = (store->seed + i) % store->nseeds;
+			store->found = true;
 			return store->master = node;
 		}
 		/* One that does not answer has cost its time: next time another. */
@@ -258,8 +278,7 @@ read_slots(Store *store, Peer *from, RemoteFailure *failure)
 			where->element[0]->len > 0 &&
 			strcmp(where->element[0]->str, "?") != 0 ?
 			where->element[0]->str : from->host;
-		node = node_find(store, name, (int) where->element[1]->integer,
-						 false);
+		node = node_find(store, name, where->element[1]->integer, false);
 		for (long long s = range->element[0]->integer;
 			 s <= range->element[1]->integer; s++)
 			slots[s] = node;
@@ -268,6 +287,7 @@ read_slots(Store *store, Peer *from, RemoteFailure *failure)
 	if (store->slots)
 		pfree(store->slots);
 	store->slots = slots;
+	store->found = true;
 	return true;
 }
 
@@ -277,9 +297,12 @@ find_slots(Store *store, RemoteFailure *failure)
 	/* Whoever has been met knows as well as the hosts of the options. */
 	for (Peer *node = store->nodes; node != NULL; node = node->next)
 	{
-		if (node->connection && !node->busy &&
-			read_slots(store, node, failure))
+		if (!node->connection || node->busy)
+			continue;
+		if (read_slots(store, node, failure))
 			return true;
+		if (failure->sqlstate == ERRCODE_MLINT_TIMEOUT)
+			return false;
 	}
 	for (int i = 0; i < store->nseeds; i++)
 	{
@@ -295,7 +318,7 @@ find_slots(Store *store, RemoteFailure *failure)
 	return false;
 }
 
-/* "MOVED 3999 127.0.0.1:6381": that node. */
+/* "MOVED 3999 127.0.0.1:6381": that node; NULL: it can be none. */
 static Peer *
 redirected(Store *store, const Peer *from, const char *text, int *slot)
 {
@@ -392,13 +415,17 @@ store_call(Store *store, const char *key, size_t len, const Command *command,
 		}
 		if (reply->type != REDIS_REPLY_ERROR)
 			return reply;
-		if (starts(reply, "MOVED ") || starts(reply, "ASK "))
+		if (store->options->mode == REDIS_CLUSTER &&
+			(starts(reply, "MOVED ") || starts(reply, "ASK ")))
 		{
 			Peer	   *target = redirected(store, node, reply->str, &slot);
 
 			asking = starts(reply, "ASK ");
 			if (target == NULL)
+			{
+				store_forget(store);
 				return reply;
+			}
 			if (!asking && store->slots)
 				store->slots[slot] = target;
 			node = target;

@@ -10,6 +10,11 @@
  * set, and whoever uses the node next closes the connection first: an answer
  * that belongs to another question is never read. The reader of hiredis is
  * freed by the end of the connection's memory context.
+ *
+ * A server may say anything. What hiredis would allocate on its word alone, an
+ * array's room, is limited, and so are depth and length of an answer; what it
+ * calls a server is one only if it has a host's name, and there are only so
+ * many that we remember, and fewer that we are connected to.
  */
 #include "redis.h"
 
@@ -18,6 +23,10 @@
 #include "utils/memutils.h"
 
 #define ANSWER_MAX		(4 * 1024 * 1024)
+#define ARRAY_MAX		65536	/* elements; a map of slots has 16384 at most */
+#define DEPTH_MAX		6
+#define NODES_MAX		256
+#define CONNECTIONS_MAX	32		/* a session has only so many descriptors */
 
 bool
 fail(RemoteFailure *failure, int sqlstate, const char *fmt,...)
@@ -77,10 +86,67 @@ command_int(Command *command, int64 number)
 	command_bytes(command, text, pg_lltoa(number, text));
 }
 
+/* ---- answers ---- */
+
+#if HIREDIS_MAJOR >= 1
+typedef size_t ArrayLength;
+#else
+typedef int ArrayLength;
+#endif
+
+static const redisReplyObjectFunctions *theirs = NULL;
+
+/* As hiredis does; NULL, which it takes for lack of memory, of too much. */
+static void *
+create_array(const redisReadTask *task, ArrayLength elements)
+{
+	int			depth = 0;
+
+	for (const redisReadTask *t = task; t != NULL; t = t->parent)
+		depth++;
+	if (elements > ARRAY_MAX || depth > DEPTH_MAX)
+		return NULL;
+	return theirs->createArray(task, elements);
+}
+
+/* A reader that does not allocate whatever it is told to. */
+static redisReader *
+reader_create(void)
+{
+	static redisReplyObjectFunctions ours;
+	redisReader *reader = redisReaderCreate();
+
+	if (reader == NULL)
+		return NULL;
+	if (theirs == NULL)
+	{
+		theirs = reader->fn;
+		ours = *theirs;
+		ours.createArray = create_array;
+	}
+	reader->fn = &ours;
+	return reader;
+}
+
 /* ---- nodes ---- */
 
+bool
+host_name_valid(const char *name)
+{
+	size_t		len = strlen(name);
+
+	if (len == 0 || len > 255)
+		return false;
+	for (const char *p = name; *p; p++)
+	{
+		if (*p <= ' ' || *p > '~' || strchr("/@?#\\[]", *p))
+			return false;
+	}
+	return true;
+}
+
 Peer *
-node_find(Store *store, const char *name, int port, bool sentinel)
+node_find(Store *store, const char *name, int64 port, bool sentinel)
 {
 	MemoryContext old;
 	Peer	   *node;
@@ -91,6 +157,9 @@ node_find(Store *store, const char *name, int port, bool sentinel)
 			strcmp(node->host, name) == 0)
 			return node;
 	}
+	if (port < 1 || port > 65535 || !host_name_valid(name) ||
+		store->nnodes >= NODES_MAX + store->nseeds)
+		return NULL;
 	old = MemoryContextSwitchTo(store->context);
 	node = palloc0(sizeof(Peer));
 	node->host = pstrdup(name);
@@ -98,6 +167,7 @@ node_find(Store *store, const char *name, int port, bool sentinel)
 	node->sentinel = sentinel;
 	node->next = store->nodes;
 	store->nodes = node;
+	store->nnodes++;
 	MemoryContextSwitchTo(old);
 	return node;
 }
@@ -122,6 +192,38 @@ node_close(Peer *node)
 	node->busy = false;
 	if (context)
 		MemoryContextDelete(context);
+}
+
+void
+nodes_prune(Store *store)
+{
+	Peer	  **link = &store->nodes;
+
+	if (!store->found || (store->master == NULL && store->slots == NULL))
+		return;
+	store->found = false;
+	for (Peer *node = store->nodes; node != NULL; node = node->next)
+		node->wanted = node->seed || node == store->master;
+	for (int i = 0; store->slots && i < SLOTS; i++)
+	{
+		if (store->slots[i])
+			store->slots[i]->wanted = true;
+	}
+	while (*link)
+	{
+		Peer	   *node = *link;
+
+		if (node->wanted)
+		{
+			link = &node->next;
+			continue;
+		}
+		*link = node->next;
+		store->nnodes--;
+		node_close(node);
+		pfree(node->host);
+		pfree(node);
+	}
 }
 
 /* Send all of it. */
@@ -204,7 +306,8 @@ node_exchange(Store *store, Peer *node, const Command *command,
 			  RemoteFailure *failure)
 {
 	int			timeout_ms = store->options->common.timeout_ms;
-	int64		deadline = host->clock() + timeout_ms * INT64CONST(1000);
+	int64		deadline = Min(host->clock() + timeout_ms * INT64CONST(1000),
+							   store->deadline);
 	char	   *bytes;
 	char	   *copy;
 	int			len = redisFormatCommandArgv(&bytes, command->argc,
@@ -270,7 +373,34 @@ node_command_ok(Store *store, Peer *node, const Command *command,
 	return true;
 }
 
-/* Present our credentials, and choose the database. */
+/* Log in; the password is wiped, whatever comes. */
+static bool
+node_authenticate(Store *store, Peer *node, const char *username,
+				  char *password, size_t len, RemoteFailure *failure)
+{
+	Command		command = {0};
+	volatile bool ok = false;
+
+	command_text(&command, "AUTH");
+	if (username)
+		command_text(&command, username);
+	command_bytes(&command, password, len);
+	PG_TRY();
+	{
+		ok = node_command_ok(store, node, &command, failure);
+	}
+	PG_FINALLY();
+	{
+		host->wipe(password, len);
+	}
+	PG_END_TRY();
+	return ok;
+}
+
+/*
+ * Present our credentials, and choose the database. Not in the node's context,
+ * which a failure ends.
+ */
 static bool
 node_login(Store *store, Peer *node, RemoteFailure *failure)
 {
@@ -292,19 +422,13 @@ node_login(Store *store, Peer *node, RemoteFailure *failure)
 			node_close(node);
 			return false;
 		}
-		command_text(&command, "AUTH");
-		if (username)
-			command_text(&command, username);
-		command_bytes(&command, value, len);
-		ok = node_command_ok(store, node, &command, failure);
-		host->wipe(value, len);
+		ok = node_authenticate(store, node, username, value, len, failure);
 		pfree(value);
 		if (!ok)
 			return false;
 	}
 	if (options->database != 0 && !node->sentinel)
 	{
-		command.argc = 0;
 		command_text(&command, "SELECT");
 		command_int(&command, options->database);
 		return node_command_ok(store, node, &command, failure);
@@ -337,8 +461,14 @@ node_open(Store *store, Peer *node, RemoteFailure *failure)
 	};
 	HttpResponse response = {0};
 	char	   *certificate = NULL;
-	char	   *key = NULL;
+	char	   *volatile key = NULL;
+	int64		left_ms = (store->deadline - host->clock()) / 1000;
 
+	if (left_ms <= 0)
+		return fail(failure, ERRCODE_MLINT_TIMEOUT,
+					"no time is left to connect to %s:%d", node->host,
+					node->port);
+	target.timeout_ms = (int) Min(target.timeout_ms, left_ms);
 	if (options->certificate.kind != CREDENTIAL_NONE)
 	{
 		certificate = pem(&options->certificate, failure);
@@ -350,9 +480,16 @@ node_open(Store *store, Peer *node, RemoteFailure *failure)
 		target.certificate = certificate;
 		target.key = key;
 	}
-	node->connection = host->connect(&target, &response);
-	if (key)
-		host->wipe(key, strlen(key));
+	PG_TRY();
+	{
+		node->connection = host->connect(&target, &response);
+	}
+	PG_FINALLY();
+	{
+		if (key)
+			host->wipe(key, strlen(key));
+	}
+	PG_END_TRY();
 	if (node->connection == NULL)
 	{
 		int			sqlstate = ERRCODE_MLINT_CONNECTION;
@@ -367,6 +504,25 @@ node_open(Store *store, Peer *node, RemoteFailure *failure)
 	return true;
 }
 
+/* Make room for one more: close what was used the longest time ago. */
+static void
+connections_limit(Store *store)
+{
+	Peer	   *oldest = NULL;
+	int			n = 0;
+
+	for (Peer *node = store->nodes; node != NULL; node = node->next)
+	{
+		if (node->context == NULL)
+			continue;
+		n++;
+		if (oldest == NULL || node->used_at < oldest->used_at)
+			oldest = node;
+	}
+	if (n >= CONNECTIONS_MAX)
+		node_close(oldest);
+}
+
 /* Be connected and logged in. */
 static bool
 node_connect(Store *store, Peer *node, RemoteFailure *failure)
@@ -374,9 +530,11 @@ node_connect(Store *store, Peer *node, RemoteFailure *failure)
 	MemoryContext old;
 	bool		ok;
 
+	node->used_at = host->clock();
 	if (node->connection && !node->busy && !host->stale(node->connection))
 		return true;
 	node_close(node);
+	connections_limit(store);
 	node->context = AllocSetContextCreate(store->context,
 										  "mlint redis connection",
 										  ALLOCSET_SMALL_SIZES);
@@ -393,17 +551,14 @@ node_connect(Store *store, Peer *node, RemoteFailure *failure)
 		node_close(node);
 		return false;
 	}
-	node->reader = redisReaderCreate();
+	node->reader = reader_create();
 	if (node->reader == NULL)
 	{
 		node_close(node);
 		return fail(failure, ERRCODE_OUT_OF_MEMORY, "out of memory");
 	}
 	node->reader->maxbuf = 64 * 1024;
-	old = MemoryContextSwitchTo(node->context);
-	ok = node_login(store, node, failure);
-	MemoryContextSwitchTo(old);
-	if (!ok)
+	if (!node_login(store, node, failure))
 		return false;
 	node->busy = node->sent = false;
 	return true;

@@ -57,6 +57,8 @@ typedef struct Destination
 	TimestampTz next_due;		/* PG_INT64_MAX: there are none */
 	TimestampTz hold_until;		/* the peer has asked for a pause */
 	TimestampTz limited_until;	/* its rate limit has refused */
+	uint64		limit_turn;		/* when it last let one pass: a number that
+								 * grows */
 	TimestampTz after_time;		/* what is up to here has been taken up */
 	int64		after_id;
 

@@ -426,7 +426,8 @@ slice_decide(RateState *state, int64 now, int64 cost,
 void
 law_lend(RateState *state, int64 now, int64 granted, int64 until)
 {
-	if (state->idle_at <= now)
+	/* Below 0 is a refusal, see table_refuse(). */
+	if (state->idle_at <= now || state->value < 0)
 		state->value = 0;
 	state->value = saturated_sum(state->value, granted);
 	state->idle_at = until;

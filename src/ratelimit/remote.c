@@ -292,10 +292,15 @@ host_credential(const Credential *c, size_t *len, RemoteFailure *failure)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
 		FlushErrorState();
+		/* Left open, it would leave the session in a failed block. */
 		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		{
+			MemoryContextSwitchTo(context);
+			CurrentResourceOwner = resources;
+			ReThrowError(error);
+		}
 		failure->sqlstate = error->sqlerrcode;
 		snprintf(failure->text, sizeof(failure->text),
 				 "a credential does not resolve: %s", error->message);

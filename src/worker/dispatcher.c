@@ -650,11 +650,43 @@ transform(Delivery *delivery)
 
 /* Whose limit is being asked, so that an error can be told. */
 static Destination *asking = NULL;
+static uint64 last_limit_turn = 0;
 
 static bool
 is_limited(const Destination *d)
 {
 	return d->options && d->options->rate_rule;
+}
+
+/* Whom the limit counts. */
+static const char *
+limit_identifier(const Destination *d)
+{
+	return d->options->rate_identifier ? d->options->rate_identifier : d->name;
+}
+
+static bool
+same_limit(const Destination *a, const Destination *b)
+{
+	return is_limited(a) && is_limited(b) &&
+		strcmp(a->options->rate_rule, b->options->rate_rule) == 0 &&
+		strcmp(limit_identifier(a), limit_identifier(b)) == 0;
+}
+
+/*
+ * Refused: wait until then, and all others of this limit with it, so that they
+ * are due together and whose_turn() says who is the next to have it.
+ */
+static void
+pause_limited(const Destination *refused, TimestampTz until)
+{
+	for (int i = 0; i < destinations_count(); i++)
+	{
+		Destination *d = destinations_get(i);
+
+		if (same_limit(d, refused))
+			d->limited_until = until;
+	}
 }
 
 /*
@@ -669,13 +701,14 @@ ask_limit(Destination *d, TimestampTz now)
 
 	asking = d;
 	INJECTION("rate-limit-ask");
-	passed = rate_pass(d->options->rate_rule,
-					   d->options->rate_identifier ?
-					   d->options->rate_identifier : d->name, &retry_after);
+	passed = rate_pass(d->options->rate_rule, limit_identifier(d),
+					   &retry_after);
 	asking = NULL;
-	if (!passed)
-		d->limited_until = now +
-			Max(LIMIT_MIN_US, Min(retry_after, LIMIT_MAX_US));
+	if (passed)
+		d->limit_turn = ++last_limit_turn;
+	else
+		pause_limited(d, now +
+					  Max(LIMIT_MIN_US, Min(retry_after, LIMIT_MAX_US)));
 	return passed;
 }
 
@@ -1158,6 +1191,30 @@ may_take_pending(void)
 		pending_bytes < MAX_PENDING_BYTES;
 }
 
+static bool
+is_due(Destination *d, TimestampTz now)
+{
+	return d->nready == 0 && d->next_due <= now &&
+		paused_until(d, now) <= now;
+}
+
+/* Of those that are due and share its limit, the one that waited longest. */
+static Destination *
+whose_turn(Destination *d, TimestampTz now)
+{
+	Destination *first = d;
+
+	for (int i = 0; is_limited(d) && i < destinations_count(); i++)
+	{
+		Destination *other = destinations_get(i);
+
+		if (other->limit_turn < first->limit_turn && same_limit(d, other) &&
+			is_due(other, now))
+			first = other;
+	}
+	return first;
+}
+
 /*
  * Look at every destination that may be due, going on where the last look
  * ended, so that all have their turn.
@@ -1177,9 +1234,14 @@ read_due(TimestampTz now)
 
 		if (d->breaker.state != BREAKER_CLOSED)
 			stats_exchange(d->id, NULL, &d->breaker, &d->breaker_resets);
-		if (d->nready == 0 && d->next_due <= now &&
-			paused_until(d, now) <= now)
-			read_pending(d, now);
+		if (is_due(d, now))
+		{
+			Destination *first = whose_turn(d, now);
+
+			read_pending(first, now);
+			if (first != d)
+				set_timer(d, now);
+		}
 		else
 			set_timer(d, now);
 	}

@@ -5,7 +5,7 @@ use strict;
 use warnings;
 
 use JSON::PP ();
-use List::Util qw(max sum);
+use List::Util qw(max min sum);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -123,6 +123,13 @@ publish_many('shared', 60);
 wait_for('two destinations share a limit', sub { count('shared1') + count('shared2') == 120 });
 @at = sort { $a <=> $b } map { $_->{time} } arrived('shared1'), arrived('shared2');
 cmp_ok($at[-1] - $at[0], '>', 110 / 40 - 0.1, '... with the same identifier');
+
+rule('narrow', 20, '1 s', 1);
+http("turn$_", { rate_rule => 'narrow', rate_identifier => 'all' }, 'turn') for 1 .. 3;
+publish_many('turn', 30);
+wait_for('three that share a narrow one', sub { sum(map { count("turn$_") } 1 .. 3) >= 30 });
+cmp_ok(min(map { count("turn$_") } 1 .. 3), '>=', 4, '... have it in turn');
+wait_for('... until the end', sub { sum(map { count("turn$_") } 1 .. 3) == 90 });
 
 # ---- inside the database ----
 sql('CREATE TABLE called (n int, at timestamptz)');
