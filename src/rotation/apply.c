@@ -516,7 +516,11 @@ check_role(const char *role, const char *name, Oid owner)
 	{
 		MemoryContextSwitchTo(context);
 		if (geterrcode() != ERRCODE_INSUFFICIENT_PRIVILEGE)
+		{
+			/* Left open, it would leave the session in a failed block. */
+			RollbackAndReleaseCurrentSubTransaction();
 			PG_RE_THROW();
+		}
 		FlushErrorState();
 		may = false;
 	}

@@ -796,11 +796,12 @@ run_apart(bool (*work) (int32 id, const CacheWatched *watched), int32 id,
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
+		/* Left open, it would leave the session in a failed block. */
+		RollbackAndReleaseCurrentSubTransaction();
 		/* Who cancels means the whole. */
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			PG_RE_THROW();
 		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		state = backend_state_lock(id);
 		state->last_error_at = GetCurrentTimestamp();

@@ -341,10 +341,12 @@ source_gives(const uint8 *check, char **why)
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
+		/* Left open, it would leave the session in a failed block. */
+		RollbackAndReleaseCurrentSubTransaction();
 		if (error->sqlerrcode != ERRCODE_MLINT_MASTER_KEY)
 			PG_RE_THROW();
 		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
 		*why = pstrdup(error->message);
 		FreeErrorData(error);
 	}

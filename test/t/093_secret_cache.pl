@@ -175,6 +175,15 @@ is($node->safe_psql('postgres', 'SELECT mlint.secret_refresh()'), 0, 'it is not 
 alter(cache_ttl_s => 20);
 wait_for('the dispatcher reads anew after an alter', sub { deliver($node, 'hook', {}); signed_with('second-signing-secret') });
 put_there('hook', 'third-signing-secret');
+$azure->control('stall');
+{
+	my ($rc, $out, $err) = $node->psql('postgres',
+		"SET statement_timeout = '200ms'; SELECT mlint.secret_refresh(); RESET statement_timeout; SELECT 'goes on'",
+		on_error_stop => 0);
+	like($err, qr/statement timeout/, 'the job can be cancelled');
+	is($out, 'goes on', '... and its session goes on');
+}
+$azure->control('normal');
 is($node->safe_psql('postgres', 'SELECT mlint.secret_refresh()'), 1, 'the job sees that it has changed');
 wait_for('and the dispatcher uses it', sub { deliver($node, 'hook', {}); signed_with('third-signing-secret') });
 is($node->safe_psql('postgres', 'SELECT mlint.secret_refresh()'), 0, 'once');
