@@ -16,7 +16,8 @@
  * front: what another algorithm has left is a fresh state.
  *
  * A key expires when its state is as good as new. One that changes nothing is
- * not written.
+ * not written; a state that was made when the clock was ahead, or under another
+ * law, is, whatever is decided: else each refusal would begin its debt anew.
  *
  * Arguments of all: intent (t take, n take now, p peek), need, want, give,
  * give_age; then those of the law. All return now, taken, idle_at, value.
@@ -66,6 +67,7 @@ const char *const scripts[] = {
 	"elseif excess(idle, value) > 0 then\n"
 	"  idle, value = now + full, 0\n"
 	"  if full_rest > 0 then idle, value = idle + 1, rate - full_rest end\n"
+	"  dirty = true\n"
 	"end\n"
 	"if give > 0 then\n"
 	"  idle = idle - tonumber(ARGV[15])\n"
@@ -115,7 +117,9 @@ const char *const scripts[] = {
 	"local s = redis.call('GET', KEYS[1])\n"
 	"if s then\n"
 	"  local a, b = string.match(s, '^f (%d+) (%d+)$')\n"
-	"  if a and tonumber(a) > now then used = tonumber(b) end\n"
+	"  if a and tonumber(a) > now then\n"
+	"    used, dirty = tonumber(b), tonumber(a) ~= start + per\n"
+	"  end\n"
 	"end\n"
 	"if give > 0 and now - age >= start then\n"
 	"  used, dirty = math.max(used - give, 0), true\n"
@@ -151,7 +155,9 @@ const char *const scripts[] = {
 	"  local foreign = tonumber(p) ~= per\n"
 	"  for a, c in string.gmatch(s, '(%d+):(%d+)') do\n"
 	"    a, c = tonumber(a), tonumber(c)\n"
-	"    if foreign or a >= step then present = present + c; used = used + c\n"
+	"    if foreign or a >= step then\n"
+	"      present = present + c; used = used + c\n"
+	"      if foreign or a > step then dirty = true end\n"
 	"    elseif step - a <= 50 then\n"
 	"      n = n + 1; steps[n] = a; counts[n] = c; used = used + c\n"
 	"    end\n"

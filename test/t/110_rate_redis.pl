@@ -99,6 +99,25 @@ for my $algorithm (qw(token_bucket leaky_bucket fixed_window sliding_window))
 		"$algorithm: thousands of decisions of a busy limit are law.c's ($seen)");
 }
 
+# --- a state from before Redis's clock was set back ---
+
+{
+	my $ahead = (time + 3600) * 1000000;
+	my %state = (
+		token_bucket => "b $ahead 0",
+		fixed_window => "f $ahead 1",
+		sliding_window => 's 1000000 ' . $ahead / 20000 . ':1');
+
+	for my $algorithm (sort keys %state)
+	{
+		q1("SELECT mlint.rate_rule_create('later_$algorithm', '$algorithm', 1, '1 s', backend => 'redis', fail => 'closed')");
+		$redis->cli('set', "mlint:later_$algorithm:{k}", $state{$algorithm});
+		is(q1("SELECT (d).allowed, (d).retry_after <= '1.02 s' FROM mlint.rate_check('later_$algorithm', 'k') d"),
+			'f|t', "$algorithm: a debt of an hour is cut to a full one");
+		wait_for('... which ends, however often one asks', sub { q1("SELECT mlint.rate_allow('later_$algorithm', 'k')") eq 't' }, 20);
+	}
+}
+
 # --- several at once, peek, reset ---
 
 q1("SELECT mlint.rate_rule_create('wide', 'token_bucket', 1, '1 day', 5, backend => 'redis')");
