@@ -17,6 +17,7 @@
 #ifndef MLINT_RATE_TABLE_H
 #define MLINT_RATE_TABLE_H
 
+#include "common/compat.h"
 #include "ratelimit/law.h"
 
 /*
