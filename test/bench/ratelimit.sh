@@ -143,7 +143,7 @@ measure_ratelimit()
 	)
 	row "slots that hold an identifier after that" "$max" "–" "$kept" "–"
 
-	bytes=$(sql -c "SELECT sum(allocated_size) FROM pg_shmem_allocations WHERE name = 'mlint rate limits'")
+	bytes=$(sql -c "SELECT sum(allocated_size) FROM pg_shmem_allocations WHERE name LIKE 'mlint rate%'")
 	row "shared memory a key" "≤ 100 bytes" "–" "$(calc "$bytes / $max" "%.1f") bytes" "–"
 	sql >/dev/null <<-EOSQL
 		SELECT mlint.rate_rule_drop('bench'), mlint.rate_rule_drop('flood'), mlint.rate_rule_drop('slow');
