@@ -123,9 +123,10 @@ measure_ratelimit()
 	done
 	[ "$(awk -F '|' '{ n += $2 } END { print n }' "$work/rate.flood")" = "$RATE_FLOOD" ] ||
 		die "a new identifier was refused"
-	first=$(sed -n '1s/|.*//p' "$work/rate.flood")
-	last=$(sed -n '10s/|.*//p' "$work/rate.flood")
-	row "$RATE_FLOOD identifiers through 100,000 slots: last tenth beside first" "≥ 0.8" \
+	# A tenth takes half a second, in which the machine may do other things.
+	first=$(sed -n '1,3s/|.*//p' "$work/rate.flood" | median)
+	last=$(sed -n '8,10s/|.*//p' "$work/rate.flood" | median)
+	row "$RATE_FLOOD identifiers through 100,000 slots: last three tenths beside the first three" "≥ 0.8" \
 		"$first/s" "$last/s" "$(calc "$last / $first")"
 
 	# A slot that had leaked would be missing now: all are in use by the flood,
