@@ -33,6 +33,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "common/trial.h"
 #include "common/argument.h"
 #include "common/audit.h"
 #include "common/compat.h"
@@ -620,7 +621,7 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 	TimestampTz start;
 	Interval   *elapsed = palloc0(sizeof(Interval));
 	MemoryContext old = CurrentMemoryContext;
-	ResourceOwner resources = CurrentResourceOwner;
+	Trial		trial;
 	TupleDesc	desc;
 	Datum		values[4];
 	bool		nulls[4] = {0};
@@ -653,32 +654,25 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 	test->attempt.body = test->attempt.event->body;
 	test->attempt.body_len = test->attempt.event->body_len;
 	start = GetCurrentTimestamp();
-	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(old);
+	trial_begin(&trial);
 	PG_TRY();
 	{
-		MemoryContextSwitchTo(old);
 		run_test(driver, driver_parse_options(driver, options, name), owner,
 				 http_client_create(1), test);
-		ReleaseCurrentSubTransaction();
+		trial_end(&trial);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error = trial_failed(&trial);
 
-		MemoryContextSwitchTo(old);
-		error = CopyErrorData();
-		RollbackAndReleaseCurrentSubTransaction();
-		CurrentResourceOwner = resources;
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		FlushErrorState();
+			ReThrowError(error);
 		test->outcome.kind = OUTCOME_DEAD;
 		strlcpy(test->outcome.error, error->message,
 				sizeof(test->outcome.error));
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	CurrentResourceOwner = resources;
 	owner_end(&scope);
 
 	peer_text_clean(test->outcome.error);

@@ -22,6 +22,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "common/trial.h"
 #include "common/glob.h"
 #include "delivery/destination.h"
 
@@ -440,8 +441,7 @@ close_idle(void)
 bool
 destination_open(Destination *d, HttpClient *http, TimestampTz now)
 {
-	MemoryContext old = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Trial		trial;
 
 	if (d->context && !d->stale)
 		return true;
@@ -465,29 +465,25 @@ destination_open(Destination *d, HttpClient *http, TimestampTz now)
 		pfree(d->broken);
 	d->broken = NULL;
 	d->broken_until = 0;
-	BeginInternalSubTransaction(NULL);
+	trial_begin(&trial);
+	/* What is left over goes with the transaction. */
+	MemoryContextSwitchTo(CurTransactionContext);
 	PG_TRY();
 	{
 		open_driver(d, http);
-		ReleaseCurrentSubTransaction();
+		trial_end(&trial);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error = trial_failed(&trial);
 
-		MemoryContextSwitchTo(old);
-		error = CopyErrorData();
-		RollbackAndReleaseCurrentSubTransaction();
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		FlushErrorState();
+			ReThrowError(error);
 		destination_close(d);
 		d->broken = MemoryContextStrdup(TopMemoryContext, error->message);
 		d->broken_until = now + BROKEN_RETRY_S * USECS_PER_SEC;
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	CurrentResourceOwner = owner;
 	return d->context != NULL;
 }

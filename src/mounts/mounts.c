@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "common/trial.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/crypto.h"
@@ -723,8 +724,7 @@ load_mount(int id)
 static bool
 run_mount(int id)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner resources = CurrentResourceOwner;
+	Trial		trial;
 	Mount	   *mount = load_mount(id);
 	Members    *members = palloc0(sizeof(Members));
 	char	   *volatile error = NULL;
@@ -732,28 +732,19 @@ run_mount(int id)
 
 	if (mount == NULL)
 		return true;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	trial_begin(&trial);
 	PG_TRY();
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		done = keep_mount(mount, members);
 		PopActiveSnapshot();
-		ReleaseCurrentSubTransaction();
+		trial_end(&trial);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *raised;
-
-		MemoryContextSwitchTo(context);
-		raised = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		error = raised->message;
+		error = trial_failed(&trial)->message;
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = resources;
 	members_wipe(members);
 	if (error)
 		record_error(mount, error);

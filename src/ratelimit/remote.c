@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "access/xact.h"
+#include "common/trial.h"
 #include "common/credential.h"
 #include "common/crypto.h"
 #include "common/errors.h"
@@ -275,32 +276,21 @@ remote_kind(const char *kind, bool missing_ok)
 static char *
 host_credential(const Credential *c, size_t *len, RemoteFailure *failure)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner resources = CurrentResourceOwner;
+	Trial		trial;
 	char	   *volatile value = NULL;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	trial_begin(&trial);
 	PG_TRY();
 	{
 		value = credential_resolve(c, len);
-		ReleaseCurrentSubTransaction();
+		trial_end(&trial);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error = trial_failed(&trial);
 
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		/* Left open, it would leave the session in a failed block. */
-		RollbackAndReleaseCurrentSubTransaction();
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		{
-			MemoryContextSwitchTo(context);
-			CurrentResourceOwner = resources;
 			ReThrowError(error);
-		}
 		failure->sqlstate = error->sqlerrcode;
 		snprintf(failure->text, sizeof(failure->text),
 				 "a credential does not resolve: %s", error->message);
@@ -309,8 +299,6 @@ host_credential(const Credential *c, size_t *len, RemoteFailure *failure)
 		value = NULL;
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = resources;
 	return value;
 }
 

@@ -20,6 +20,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/user.h"
+#include "common/trial.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/crypto.h"
@@ -490,8 +491,7 @@ check_role(const char *role, const char *name, Oid owner)
 {
 	HeapTuple	tuple = SearchSysCache1(AUTHNAME, CStringGetDatum(role));
 	bool		can_login;
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner resources = CurrentResourceOwner;
+	Trial		trial;
 	volatile bool may = true;
 
 	if (!HeapTupleIsValid(tuple))
@@ -506,28 +506,22 @@ check_role(const char *role, const char *name, Oid owner)
 				 errmsg("role \"%s\" cannot log in, so it needs no password",
 						role)));
 
-	BeginInternalSubTransaction(NULL);
+	trial_begin(&trial);
 	PG_TRY();
 	{
 		alter_role_password(role, owner,
 							make_verifier(role, "not to be committed"));
+		trial_undo(&trial);
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
-		if (geterrcode() != ERRCODE_INSUFFICIENT_PRIVILEGE)
-		{
-			/* Left open, it would leave the session in a failed block. */
-			RollbackAndReleaseCurrentSubTransaction();
-			PG_RE_THROW();
-		}
-		FlushErrorState();
+		ErrorData  *error = trial_failed(&trial);
+
+		if (error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE)
+			ReThrowError(error);
 		may = false;
 	}
 	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = resources;
 	if (!may)
 	{
 		audit_denied(name, "role");

@@ -37,6 +37,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/trial.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/credential.h"
@@ -1054,8 +1055,7 @@ next_due(void)
 static bool
 run_step(void)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner resources = CurrentResourceOwner;
+	Trial		trial;
 	Rotation   *r = next_due();
 	RotationState before;
 	char	   *volatile reason = NULL;
@@ -1063,31 +1063,24 @@ run_step(void)
 	if (r == NULL)
 		return false;
 	before = r->state;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	trial_begin(&trial);
 	PG_TRY();
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		advance(r);
 		PopActiveSnapshot();
-		ReleaseCurrentSubTransaction();
+		trial_end(&trial);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error = trial_failed(&trial);
 
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
 		reason = without_value(error->detail ?
 							   psprintf("%s (%s)", error->message,
 										error->detail) : error->message);
 	}
 	PG_END_TRY();
 	wipe_value();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = resources;
 	if (reason)
 	{
 		/* As it was before the step, which changes the struct as it goes. */

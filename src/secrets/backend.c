@@ -31,6 +31,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "common/trial.h"
 #include "common/audit.h"
 #include "common/crypto.h"
 #include "common/errors.h"
@@ -778,31 +779,23 @@ static bool
 run_apart(bool (*work) (int32 id, const CacheWatched *watched), int32 id,
 		  const CacheWatched *watched)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner resources = CurrentResourceOwner;
+	Trial		trial;
 	volatile bool changed = false;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	trial_begin(&trial);
 	PG_TRY();
 	{
 		changed = work(id, watched);
-		ReleaseCurrentSubTransaction();
+		trial_end(&trial);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error = trial_failed(&trial);
 		BackendState *state;
 
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		/* Left open, it would leave the session in a failed block. */
-		RollbackAndReleaseCurrentSubTransaction();
 		/* Who cancels means the whole. */
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		FlushErrorState();
-		MemoryContextSwitchTo(context);
+			ReThrowError(error);
 		state = backend_state_lock(id);
 		state->last_error_at = GetCurrentTimestamp();
 		strlcpy(state->last_error, error->message, sizeof(state->last_error));
@@ -813,8 +806,6 @@ run_apart(bool (*work) (int32 id, const CacheWatched *watched), int32 id,
 						error->message)));
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = resources;
 	return changed;
 }
 

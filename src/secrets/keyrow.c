@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/pg_type.h"
+#include "common/trial.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
@@ -323,36 +324,26 @@ count_versions(int nrows)
 static bool
 source_gives(const uint8 *check, char **why)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Trial		trial;
 	volatile bool available = false;
 
 	*why = NULL;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
+	trial_begin(&trial);
 	PG_TRY();
 	{
 		available = master_key_available(check);
-		ReleaseCurrentSubTransaction();
+		trial_end(&trial);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error = trial_failed(&trial);
 
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		/* Left open, it would leave the session in a failed block. */
-		RollbackAndReleaseCurrentSubTransaction();
 		if (error->sqlerrcode != ERRCODE_MLINT_MASTER_KEY)
-			PG_RE_THROW();
-		FlushErrorState();
-		MemoryContextSwitchTo(caller);
+			ReThrowError(error);
 		*why = pstrdup(error->message);
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
 	return available;
 }
 

@@ -1,0 +1,51 @@
+/*
+ * trial.c
+ *		Try what may raise, and go on if it does; see trial.h.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/trial.h"
+#include "utils/memutils.h"
+
+static void
+restore(const Trial *trial)
+{
+	MemoryContextSwitchTo(trial->context);
+	CurrentResourceOwner = trial->resources;
+}
+
+void
+trial_begin(Trial *trial)
+{
+	trial->context = CurrentMemoryContext;
+	trial->resources = CurrentResourceOwner;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(trial->context);
+}
+
+void
+trial_end(const Trial *trial)
+{
+	ReleaseCurrentSubTransaction();
+	restore(trial);
+}
+
+void
+trial_undo(const Trial *trial)
+{
+	RollbackAndReleaseCurrentSubTransaction();
+	restore(trial);
+}
+
+ErrorData *
+trial_failed(const Trial *trial)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(trial->context);
+	error = CopyErrorData();
+	FlushErrorState();
+	trial_undo(trial);
+	return error;
+}

@@ -1,0 +1,46 @@
+/*
+ * trial.h
+ *		Try what may raise, and go on if it does.
+ *
+ *		trial_begin(&trial);
+ *		PG_TRY();
+ *		{
+ *			what may raise
+ *			trial_end(&trial);
+ *		}
+ *		PG_CATCH();
+ *		{
+ *			error = trial_failed(&trial);
+ *		}
+ *		PG_END_TRY();
+ *
+ * It runs in a subtransaction, which is over in any case when the error is
+ * looked at or raised again: one that was left open would leave a session that
+ * has begun no block in a failed one.
+ */
+#ifndef MLINT_TRIAL_H
+#define MLINT_TRIAL_H
+
+#include "utils/palloc.h"
+#include "utils/resowner.h"
+
+typedef struct Trial
+{
+	MemoryContext context;
+	ResourceOwner resources;
+} Trial;
+
+/* The memory context stays the caller's. */
+extern void trial_begin(Trial *trial);
+extern void trial_end(const Trial *trial);
+
+/* In place of trial_end(): it was only to be seen whether it can be done. */
+extern void trial_undo(const Trial *trial);
+
+/*
+ * In PG_CATCH: undo what was tried, and return the error, palloc'd in the
+ * caller's context and cleared. ReThrowError() raises it again.
+ */
+extern ErrorData *trial_failed(const Trial *trial);
+
+#endif
