@@ -458,9 +458,9 @@ rate_answer_datum(FunctionCallInfo fcinfo, const char *rule, Size len,
 
 /* ---- SQL functions ---- */
 
-/* mlint.rate_check(rule, identifier, cost) */
-Datum
-mlint_rate_check(PG_FUNCTION_ARGS)
+/* One rule, the whole answer. */
+static Datum
+answer_row(FunctionCallInfo fcinfo, RateIntent intent)
 {
 	Size		len;
 	Size		idlen;
@@ -469,23 +469,22 @@ mlint_rate_check(PG_FUNCTION_ARGS)
 	RateAnswer	answer;
 
 	rate_decide(&rule, &len, 1, identifier, idlen,
-				rate_cost_argument(fcinfo, 2), RATE_TAKE, false, &answer);
+				rate_cost_argument(fcinfo, 2), intent, false, &answer);
 	return rate_answer_datum(fcinfo, rule, len, &answer);
+}
+
+/* mlint.rate_check(rule, identifier, cost) */
+Datum
+mlint_rate_check(PG_FUNCTION_ARGS)
+{
+	return answer_row(fcinfo, RATE_TAKE);
 }
 
 /* mlint.rate_peek(rule, identifier, cost) */
 Datum
 mlint_rate_peek(PG_FUNCTION_ARGS)
 {
-	Size		len;
-	Size		idlen;
-	const char *rule = rate_rule_argument(fcinfo, 0, &len);
-	const char *identifier = rate_identifier_argument(fcinfo, 1, &idlen);
-	RateAnswer	answer;
-
-	rate_decide(&rule, &len, 1, identifier, idlen,
-				rate_cost_argument(fcinfo, 2), RATE_PEEK, false, &answer);
-	return rate_answer_datum(fcinfo, rule, len, &answer);
+	return answer_row(fcinfo, RATE_PEEK);
 }
 
 /* mlint.rate_allow(rule, identifier, cost) */
