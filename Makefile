@@ -6,7 +6,8 @@ MODULE_big = mlint
 DATA = mlint--1.0.sql
 
 # The rooms, in the order in which their SQL must run.
-ROOMS = common worker delivery audit secrets rotation mounts scan ratelimit
+ROOMS = common worker delivery audit secrets rotation mounts scan ratelimit \
+	sessions usage retention archive expiry
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
 HEADERS = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
@@ -26,7 +27,7 @@ endif
 ifdef MLINT_INJECTION
 PG_CPPFLAGS += -DMLINT_INJECTION_POINTS
 endif
-SHLIB_LINK = $(libpq) -lcurl -lcrypto -ljansson -lpthread
+SHLIB_LINK = $(libpq) -lcurl -lcrypto -ljansson -lzstd -lpthread
 
 EXTRA_CLEAN = src/*.bc
 

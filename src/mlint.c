@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#include "archive/archive.h"
 #include "audit/auditor.h"
 #include "common/audit.h"
 #include "common/http.h"
@@ -21,6 +22,8 @@
 #include "ratelimit/ratelimit.h"
 #include "rotation/rotation.h"
 #include "secrets/secrets.h"
+#include "sessions/sessions.h"
+#include "usage/usage.h"
 #include "worker/worker.h"
 
 PG_MODULE_MAGIC;
@@ -52,6 +55,9 @@ _PG_init(void)
 	rotation_init();
 	mounts_init();
 	ratelimit_init();
+	sessions_init();
+	usage_init();
+	archive_init();
 
 	MarkGUCPrefixReserved("mlint");
 }

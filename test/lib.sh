@@ -50,6 +50,7 @@ need_for_build()
 	need libcurl4-openssl-dev have_header curl/curl.h
 	need libssl-dev have_header openssl/evp.h
 	need libjansson-dev have_header jansson.h
+	need libzstd-dev have_header zstd.h
 	need libhiredis-dev have_header hiredis/hiredis.h
 	need python3 command -v python3
 	find_postgres || no_postgres=yes

@@ -38,5 +38,9 @@
 #define ERRCODE_MLINT_AUDIT				MAKE_SQLSTATE('M','L','0','1','2')
 /* A rate limit refuses; the detail says when to try again. */
 #define ERRCODE_MLINT_RATE_LIMITED		MAKE_SQLSTATE('M','L','0','1','3')
+/* A legal hold, or a period that must be kept, forbids it. */
+#define ERRCODE_MLINT_HELD				MAKE_SQLSTATE('M','L','0','1','4')
+/* An archive does not open: damaged, moved or tampered with. */
+#define ERRCODE_MLINT_ARCHIVE_CORRUPT	MAKE_SQLSTATE('M','L','0','1','5')
 
 #endif

@@ -1,0 +1,1 @@
+-- expiry: what is done when a retention period ends, and erasure on request.

@@ -1,0 +1,1 @@
+-- usage: what sessions and models use, what that costs, and budgets.
