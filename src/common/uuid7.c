@@ -17,11 +17,11 @@
 #define MS_PARTS	4096
 
 void
-uuid7_make(pg_uuid_t *uuid, TimestampTz at)
+uuid7_make(pg_uuid_t * uuid, TimestampTz at)
 {
 	static uint64 last = 0;
 	uint64		us = at + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
-		USECS_PER_DAY;
+	USECS_PER_DAY;
 	uint64		now = us / 1000 * MS_PARTS + us % 1000 * MS_PARTS / 1000;
 	uint64		ms;
 
