@@ -10,7 +10,7 @@ ROOMS = common worker delivery audit secrets rotation mounts scan ratelimit \
 	sessions usage retention archive expiry
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
-HEADERS = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
+INCLUDES = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
 APART = $(sort $(wildcard modules/*/*.c modules/*/*.h))
 OBJS = $(SOURCES:.c=.o)
 
@@ -41,7 +41,7 @@ override with_llvm = no
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-$(OBJS): $(HEADERS) Makefile
+$(OBJS): $(INCLUDES) Makefile
 
 all: mlint--1.0.sql
 
@@ -76,10 +76,10 @@ mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql) \
 objects: $(OBJS)
 
 format:
-	sh test/format.sh write $(SOURCES) $(HEADERS) $(APART)
+	sh test/format.sh write $(SOURCES) $(INCLUDES) $(APART)
 
 format-check:
-	sh test/format.sh check $(SOURCES) $(HEADERS) $(APART)
+	sh test/format.sh check $(SOURCES) $(INCLUDES) $(APART)
 
 bench:
 	sh test/bench/run.sh
