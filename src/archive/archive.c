@@ -5,8 +5,10 @@
 #include "postgres.h"
 
 #include "archive/archive.h"
+#include "archive/store.h"
 
 void
 archive_init(void)
 {
+	store_define_settings();
 }

@@ -124,7 +124,7 @@ open_seals(const char *name, int version, int key_id, bytea *wrapped,
 }
 
 bool
-store_open(const char *name, const StoredSecret *secret, int version,
+store_open_version(const char *name, const StoredSecret *secret, int version,
 		   SecretValue *value)
 {
 	RowScan		scan;
@@ -229,7 +229,7 @@ next_version(const char *name, const SecretAbout *about, int64 *id,
 }
 
 int
-store_put(const char *name, const void *data, size_t len,
+store_put_version(const char *name, const void *data, size_t len,
 		  const SecretAbout *about, bool current)
 {
 	OwnerScope	scope;
