@@ -2551,9 +2551,28 @@ CREATE TABLE mlint.session (
 	active_at timestamptz NOT NULL,
 	updated_at timestamptz NOT NULL
 );
+-- session_list and session_list_after, newest first.
+CREATE INDEX session_started ON mlint.session (started_at, session_id);
+-- The same of one model, and of one status.
+CREATE INDEX session_model ON mlint.session (model_id, started_at, session_id);
+CREATE INDEX session_status ON mlint.session (status, started_at, session_id);
+-- tags @> '{x}': lists, policies that match by tag.
+CREATE INDEX session_tags ON mlint.session USING gin (tags);
+-- metadata @> '{"user": "x"}': lists, erase_subject.
+CREATE INDEX session_metadata ON mlint.session USING gin (metadata jsonb_path_ops);
+-- What is due for archiving: active_at < x ORDER BY active_at, id.
+CREATE INDEX session_due ON mlint.session (active_at, id) WHERE status <> 'archived';
 COMMENT ON TABLE mlint.session IS 'The sessions, archived ones too: of those only what was said is elsewhere';
 
--- One row for each prompt, response and tool call. An archived session has none.
+-- One row for each prompt, response and tool call, in a tree: parent is the
+-- message that it follows, of the same session; null begins. A prompt follows a
+-- response or a tool call, or, added without a parent, the newest message,
+-- whichever that is; a response follows a prompt or a tool call; a tool call
+-- belongs to the response that asked for it. tool is of tool calls only:
+-- {"name": ..., "arguments": {...}}, with "error" if it failed; content is its
+-- result. model_id, usage and latency_ms are of responses, latency_ms of tool
+-- calls too. seq grows with time within a session, and is greater than the
+-- parent's. Never updated. An archived session has none.
 CREATE TABLE mlint.message (
 	id uuid PRIMARY KEY,
 	session bigint NOT NULL REFERENCES mlint.session,
@@ -2568,7 +2587,107 @@ CREATE TABLE mlint.message (
 	metadata jsonb NOT NULL DEFAULT '{}',
 	created_at timestamptz NOT NULL
 );
+-- The newest message of a session; all of them in order.
+CREATE INDEX message_session ON mlint.message (session, seq);
+-- The tool calls of a response, for session_transcript.
+CREATE INDEX message_tool_call ON mlint.message (parent) WHERE kind = 'tool_call';
 COMMENT ON TABLE mlint.message IS 'What was said in the live sessions';
+
+-- pg_dump takes the rows along.
+SELECT pg_catalog.pg_extension_config_dump('mlint.session', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.session_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.message', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.message_seq_seq', '');
+
+-- Its row type is what functions return.
+CREATE VIEW mlint.sessions AS
+SELECT s.session_id, s.model_id, s.model_version, s.status, s.tags, s.metadata,
+	s.started_at, s.ended_at, s.active_at, s.updated_at
+FROM mlint.session s;
+COMMENT ON VIEW mlint.sessions IS 'The sessions, archived ones too';
+COMMENT ON COLUMN mlint.sessions.session_id IS 'The id that it was registered with';
+COMMENT ON COLUMN mlint.sessions.model_id IS 'The model';
+COMMENT ON COLUMN mlint.sessions.model_version IS 'Its version; empty when none was given';
+COMMENT ON COLUMN mlint.sessions.status IS 'active; completed or failed, when it has ended; archived, when what was said is in an archive';
+COMMENT ON COLUMN mlint.sessions.tags IS 'Sorted, each once';
+COMMENT ON COLUMN mlint.sessions.metadata IS 'What the application keeps with it; not for mlint_reader';
+COMMENT ON COLUMN mlint.sessions.started_at IS 'When it began';
+COMMENT ON COLUMN mlint.sessions.ended_at IS 'When it was completed or failed; null while it is active';
+COMMENT ON COLUMN mlint.sessions.active_at IS 'Its last sign of life, at most an hour too early: archiving goes by it';
+COMMENT ON COLUMN mlint.sessions.updated_at IS 'When it was registered, or its status last changed';
+
+CREATE FUNCTION mlint.session_register(session_id text, model_id text,
+	model_version text DEFAULT '', tags text[] DEFAULT '{}',
+	metadata jsonb DEFAULT '{}', started_at timestamptz DEFAULT NULL)
+RETURNS mlint.sessions
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_register';
+COMMENT ON FUNCTION mlint.session_register(text, text, text, text[], jsonb, timestamptz) IS
+	'Add a session, started now unless said otherwise; the same once more returns the one there is';
+
+CREATE FUNCTION mlint.session_get(session_id text) RETURNS mlint.sessions
+LANGUAGE c STABLE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_get';
+COMMENT ON FUNCTION mlint.session_get(text) IS 'A session; an error if there is none';
+
+CREATE FUNCTION mlint.session_set_status(session_id text, status text)
+RETURNS mlint.sessions
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_set_status';
+COMMENT ON FUNCTION mlint.session_set_status(text, text) IS
+	'Complete or fail a session, resume one that has ended (active), or archive it';
+
+CREATE FUNCTION mlint.session_delete(session_id text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_delete';
+COMMENT ON FUNCTION mlint.session_delete(text) IS
+	'Remove a session with its messages and usage; refused while it is held, or archived';
+
+-- ---- messages ----
+
+CREATE FUNCTION mlint.prompt_add(session_id text, content text,
+	metadata jsonb DEFAULT '{}', parent uuid DEFAULT NULL) RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_prompt_add';
+COMMENT ON FUNCTION mlint.prompt_add(text, text, jsonb, uuid) IS
+	'Add a prompt after the newest message, or after the response (or tool call) parent; the nil UUID begins anew';
+
+CREATE FUNCTION mlint.response_add(prompt_id uuid, content text,
+	usage jsonb DEFAULT NULL, model_id text DEFAULT NULL,
+	latency_ms double precision DEFAULT NULL, metadata jsonb DEFAULT '{}')
+RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_response_add';
+COMMENT ON FUNCTION mlint.response_add(uuid, text, jsonb, text, double precision, jsonb) IS
+	'Add a response to a prompt (or after a tool call); usage is kept with it, and counted by usage_track()';
+
+CREATE FUNCTION mlint.tool_call_add(response_id uuid, name text,
+	arguments jsonb DEFAULT '{}', result text DEFAULT '',
+	error text DEFAULT NULL, latency_ms double precision DEFAULT NULL,
+	metadata jsonb DEFAULT '{}') RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_tool_call_add';
+COMMENT ON FUNCTION mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb) IS
+	'Add a tool call that a response asked for, with its result or error';
+
+REVOKE ALL ON FUNCTION
+	mlint.session_register(text, text, text, text[], jsonb, timestamptz),
+	mlint.session_get(text), mlint.session_set_status(text, text),
+	mlint.session_delete(text), mlint.prompt_add(text, text, jsonb, uuid),
+	mlint.response_add(uuid, text, jsonb, text, double precision, jsonb),
+	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb)
+FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.session_register(text, text, text, text[], jsonb, timestamptz),
+	mlint.session_get(text), mlint.session_set_status(text, text),
+	mlint.session_delete(text), mlint.prompt_add(text, text, jsonb, uuid),
+	mlint.response_add(uuid, text, jsonb, text, double precision, jsonb),
+	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb)
+TO mlint_user;
+GRANT SELECT ON mlint.sessions TO mlint_user;
+-- pg_monitor is a member: nothing of what users say, or of who they are.
+GRANT SELECT (session_id, model_id, model_version, status, tags, started_at,
+	ended_at, active_at, updated_at) ON mlint.sessions TO mlint_reader;
 -- usage: what sessions and models use, what that costs, and budgets.
 -- retention: how long archives are kept, and what must not be deleted.
 
@@ -2584,28 +2703,132 @@ INSERT INTO mlint.retention_level VALUES
 
 CREATE TABLE mlint.retention_policy (
 	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	name text COLLATE "C" NOT NULL UNIQUE,
-	days integer NOT NULL CHECK (days > 0),
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63
+			AND name !~ '[[:cntrl:]]'),
+	days integer NOT NULL CHECK (days BETWEEN 1 AND 36500),
 	level text NOT NULL REFERENCES mlint.retention_level,
 	auto_delete boolean NOT NULL DEFAULT false,
 	description text,
 	match_tag text,
 	match_metadata jsonb CHECK (pg_catalog.jsonb_typeof(match_metadata) = 'object'),
-	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	altered_at timestamptz
 );
 COMMENT ON TABLE mlint.retention_policy IS 'How long archives are kept';
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_policy', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_policy_id_seq', '');
 
 CREATE TABLE mlint.hold (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	session bigint NOT NULL REFERENCES mlint.session,
-	reason text NOT NULL,
+	session bigint NOT NULL REFERENCES mlint.session ON DELETE CASCADE,
+	reason text NOT NULL CHECK (reason <> ''),
 	placed_by text NOT NULL,
 	placed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	released_by text,
-	released_at timestamptz
+	released_at timestamptz,
+	release_reason text,
+	CHECK ((released_by IS NULL) = (released_at IS NULL))
 );
+-- The holds of a session: for whoever wants to delete it.
+CREATE INDEX hold_session ON mlint.hold (session);
 COMMENT ON TABLE mlint.hold IS 'Legal holds; while one is not released, its session and archive cannot be deleted';
+SELECT pg_catalog.pg_extension_config_dump('mlint.hold', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.hold_id_seq', '');
+
+-- ---- what is held stays ----
+
+CREATE FUNCTION mlint.owner_scope_open() RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_owner_scope_open';
+COMMENT ON FUNCTION mlint.owner_scope_open() IS
+	'Is the statement one of mlint''s own functions''? For triggers';
+
+CREATE FUNCTION mlint.hold_guard() RETURNS trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_hold_guard';
+COMMENT ON FUNCTION mlint.hold_guard() IS
+	'Trigger: sessions and archives that are held are not deleted, their content is not touched but by mlint''s functions, and holds are ended by mlint.archive_release() only';
+REVOKE ALL ON FUNCTION mlint.owner_scope_open(), mlint.hold_guard() FROM PUBLIC;
+
+-- ALWAYS: session_replication_role = replica is no way around them.
+CREATE TRIGGER hold_guard BEFORE DELETE ON mlint.session
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.session
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.message
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.message
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard BEFORE UPDATE OR DELETE ON mlint.hold
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.hold
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+ALTER TABLE mlint.session ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.message ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.hold ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+
+-- ---- policies ----
+
+CREATE VIEW mlint.retention_levels AS
+SELECT level, days, erasable FROM mlint.retention_level;
+COMMENT ON VIEW mlint.retention_levels IS 'Compliance levels: how long what is under them is kept at least';
+COMMENT ON COLUMN mlint.retention_levels.level IS 'Name of the level';
+COMMENT ON COLUMN mlint.retention_levels.days IS 'Days that it demands';
+COMMENT ON COLUMN mlint.retention_levels.erasable IS 'Whether mlint.erase_subject() erases before these are over';
+
+CREATE VIEW mlint.retention_policies AS
+SELECT name::text, days AS retention_days, level, auto_delete, description,
+	match_tag, match_metadata, created_at, altered_at
+FROM mlint.retention_policy;
+COMMENT ON VIEW mlint.retention_policies IS 'Retention policies';
+COMMENT ON COLUMN mlint.retention_policies.name IS 'Name of the policy';
+COMMENT ON COLUMN mlint.retention_policies.retention_days IS 'How long archives are kept, in days of 24 hours from when they were made';
+COMMENT ON COLUMN mlint.retention_policies.level IS 'Compliance level that it satisfies';
+COMMENT ON COLUMN mlint.retention_policies.auto_delete IS 'Whether archives are deleted then; else that is only announced';
+COMMENT ON COLUMN mlint.retention_policies.description IS 'What it is for';
+COMMENT ON COLUMN mlint.retention_policies.match_tag IS 'Archives with this tag get the policy if they are given none; with match_metadata, those that have both';
+COMMENT ON COLUMN mlint.retention_policies.match_metadata IS 'Archives whose metadata has all of this get the policy if they are given none';
+COMMENT ON COLUMN mlint.retention_policies.created_at IS 'When it was created';
+COMMENT ON COLUMN mlint.retention_policies.altered_at IS 'When it was last altered';
+
+CREATE FUNCTION mlint.retention_policy_create(name text, retention_days int,
+	level text DEFAULT 'standard', auto_delete boolean DEFAULT false,
+	description text DEFAULT NULL, match_tag text DEFAULT NULL,
+	match_metadata jsonb DEFAULT NULL) RETURNS int
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_create';
+COMMENT ON FUNCTION mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb) IS
+	'Create a retention policy, for no fewer days than its compliance level demands; returns its number';
+
+CREATE FUNCTION mlint.retention_policy_alter(name text,
+	retention_days int DEFAULT NULL, level text DEFAULT NULL,
+	auto_delete boolean DEFAULT NULL, description text DEFAULT NULL,
+	match_tag text DEFAULT NULL, match_metadata jsonb DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_alter';
+COMMENT ON FUNCTION mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb) IS
+	'Change what is given of a retention policy; archives that have it are kept accordingly at once';
+
+CREATE FUNCTION mlint.retention_policy_drop(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_drop';
+COMMENT ON FUNCTION mlint.retention_policy_drop(text) IS
+	'Drop a retention policy that no archive has';
+
+REVOKE ALL ON FUNCTION
+	mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_drop(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_drop(text) TO mlint_admin;
+GRANT SELECT ON mlint.retention_levels, mlint.retention_policies TO mlint_reader;
 -- archive: sessions as sealed documents, where these are kept, and the scheduler.
 
 CREATE TABLE mlint.archive_store (
@@ -2879,6 +3102,109 @@ GRANT EXECUTE ON FUNCTION mlint.archive_store_create(text, text, jsonb),
 	TO mlint_admin;
 GRANT EXECUTE ON FUNCTION mlint.archive_store_options() TO mlint_reader;
 GRANT SELECT ON mlint.archive_store_kinds, mlint.archive_stores TO mlint_reader;
+-- What archive_list and archive_list_after walk, newest first, is the primary
+-- key: ids grow with time.
+
+-- pg_dump takes the rows along.
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_dictionary', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_dictionary_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_chunk', '');
+
+CREATE VIEW mlint.archives AS
+SELECT a.id, s.session_id, s.model_id, p.name::text AS policy, a.compliance,
+	a.retention_days, a.archived_at, a.archived_by, a.expires_at,
+	EXISTS (SELECT FROM mlint.hold h
+		WHERE h.session = a.session AND h.released_at IS NULL) AS held,
+	a.tags, a.metadata, a.messages, a.plain_bytes AS bytes, a.stored_bytes,
+	a.stored_bytes::double precision / a.plain_bytes AS ratio,
+	a.data_key IS NOT NULL AS encrypted, a.zstd_level AS compression,
+	a.dictionary, pg_catalog.encode(a.sha256, 'hex') AS sha256,
+	coalesce(t.name::text, 'database') AS store
+FROM mlint.archive a
+JOIN mlint.session s ON s.id = a.session
+LEFT JOIN mlint.retention_policy p ON p.id = a.policy_id
+LEFT JOIN mlint.archive_store t ON t.id = a.store;
+COMMENT ON VIEW mlint.archives IS 'The archives of sessions';
+COMMENT ON COLUMN mlint.archives.id IS 'The archive''s id; ids grow with time';
+COMMENT ON COLUMN mlint.archives.session_id IS 'The session that is archived';
+COMMENT ON COLUMN mlint.archives.model_id IS 'Its model';
+COMMENT ON COLUMN mlint.archives.policy IS 'Name of its retention policy; null: none';
+COMMENT ON COLUMN mlint.archives.compliance IS 'Compliance level that it was archived under besides; null: none';
+COMMENT ON COLUMN mlint.archives.retention_days IS 'Days that were asked for when it was archived';
+COMMENT ON COLUMN mlint.archives.archived_at IS 'When it was made';
+COMMENT ON COLUMN mlint.archives.archived_by IS 'Role that made it';
+COMMENT ON COLUMN mlint.archives.expires_at IS 'When its retention period ends: after the longest of retention_days, the compliance level''s and the policy''s days';
+COMMENT ON COLUMN mlint.archives.held IS 'Whether it is under a legal hold';
+COMMENT ON COLUMN mlint.archives.tags IS 'Tags that were given to the archive';
+COMMENT ON COLUMN mlint.archives.metadata IS 'Metadata that was given to the archive';
+COMMENT ON COLUMN mlint.archives.messages IS 'How many messages it holds';
+COMMENT ON COLUMN mlint.archives.bytes IS 'Size of the document';
+COMMENT ON COLUMN mlint.archives.stored_bytes IS 'Size of what is stored of it';
+COMMENT ON COLUMN mlint.archives.ratio IS 'stored_bytes / bytes';
+COMMENT ON COLUMN mlint.archives.encrypted IS 'Whether it is sealed under a data key of its own';
+COMMENT ON COLUMN mlint.archives.compression IS 'Level at which zstd compressed it; 0: it is not compressed';
+COMMENT ON COLUMN mlint.archives.dictionary IS 'Dictionary that it needs; null: none';
+COMMENT ON COLUMN mlint.archives.sha256 IS 'SHA-256 of the document, in hex';
+COMMENT ON COLUMN mlint.archives.store IS 'Where its bytes are: database, or the name of a store';
+
+CREATE FUNCTION mlint.archive_session(session_id text, retention_days int DEFAULT 365,
+	policy text DEFAULT NULL, tags text[] DEFAULT '{}', metadata jsonb DEFAULT '{}') RETURNS uuid
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_session';
+COMMENT ON FUNCTION mlint.archive_session(text, int, text, text[], jsonb) IS
+	'Archive a session: what was said in it becomes a document, compressed and sealed. Without a policy, one that matches its tags or metadata applies';
+
+CREATE FUNCTION mlint.archive_batch(session_ids text[], retention_days int DEFAULT 365,
+	policy text DEFAULT NULL, tags text[] DEFAULT '{}', metadata jsonb DEFAULT '{}')
+	RETURNS TABLE (session_id text, archive_id uuid, error text)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_batch';
+COMMENT ON FUNCTION mlint.archive_batch(text[], int, text, text[], jsonb) IS
+	'Archive several sessions; one that cannot be archived has an error, and the others are archived';
+
+CREATE FUNCTION mlint.archive_get(id uuid) RETURNS jsonb
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_get';
+COMMENT ON FUNCTION mlint.archive_get(uuid) IS 'The document of an archive, verified';
+
+CREATE FUNCTION mlint.archive_document(id uuid) RETURNS SETOF text
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_document';
+COMMENT ON FUNCTION mlint.archive_document(uuid) IS
+	'The document of an archive as its text, verified, in pieces of at most 1 MiB in order; for documents of any size';
+
+CREATE FUNCTION mlint.archive_verify(id uuid) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_verify';
+COMMENT ON FUNCTION mlint.archive_verify(uuid) IS
+	'Whether an archive is whole and what its row says; if not, a warning says what is wrong';
+
+CREATE FUNCTION mlint.archive_restore(id uuid) RETURNS text
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_restore';
+COMMENT ON FUNCTION mlint.archive_restore(uuid) IS
+	'Make an archived session live again, as it was, and remove the archive. Returns the session''s id';
+
+CREATE FUNCTION mlint.archive_delete(id uuid, reason text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_delete';
+COMMENT ON FUNCTION mlint.archive_delete(uuid, text) IS
+	'Delete an archive with its session, for good: its data key is destroyed. Refused under a legal hold';
+
+REVOKE ALL ON FUNCTION
+	mlint.archive_session(text, int, text, text[], jsonb),
+	mlint.archive_batch(text[], int, text, text[], jsonb),
+	mlint.archive_get(uuid), mlint.archive_document(uuid),
+	mlint.archive_verify(uuid), mlint.archive_restore(uuid),
+	mlint.archive_delete(uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.archive_session(text, int, text, text[], jsonb),
+	mlint.archive_batch(text[], int, text, text[], jsonb),
+	mlint.archive_get(uuid), mlint.archive_document(uuid),
+	mlint.archive_verify(uuid), mlint.archive_restore(uuid),
+	mlint.archive_delete(uuid, text) TO mlint_user;
+GRANT SELECT ON mlint.archives TO mlint_user, mlint_reader;
 
 -- ---- the scheduler ----
 
@@ -2906,4 +3232,24 @@ CREATE TABLE mlint.archival_run (
 );
 COMMENT ON TABLE mlint.archival_run IS 'Runs of the archival scheduler; the row of one that goes on is brought up to date with each batch';
 -- expiry: what is done when a retention period ends, and erasure on request.
+
+-- ---- what is held stays ----
+
+CREATE TRIGGER hold_guard BEFORE DELETE ON mlint.archive
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_update AFTER UPDATE ON mlint.archive
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.archive
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.archive_chunk
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.archive_chunk
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+ALTER TABLE mlint.archive ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_update,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.archive_chunk ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
 SELECT mlint.privileges_close();
