@@ -314,7 +314,7 @@ read_back(Store *store, const ChunkSource *from)
 
 /* Lock the row and put the store into it, if it still is what was sent. */
 static bool
-hand_over(int32 store, const pg_uuid_t * archive, const char *row)
+hand_over(int32 store, const pg_uuid_t *archive, const char *row)
 {
 	Oid			types[] = {UUIDOID, INT4OID};
 	Datum		values[] = {UUIDPGetDatum(archive), Int32GetDatum(store)};
@@ -344,7 +344,7 @@ hand_over(int32 store, const pg_uuid_t * archive, const char *row)
 
 /* Send, read back, hand over. False: it is not there, or not as it was. */
 static bool
-move(int32 store_id, const pg_uuid_t * archive, int64 *bytes)
+move(int32 store_id, const pg_uuid_t *archive, int64 *bytes)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext work = AllocSetContextCreate(caller, "mlint archive move",
@@ -392,7 +392,7 @@ move(int32 store_id, const pg_uuid_t * archive, int64 *bytes)
 
 /* Record that an archive could not be moved. In an owner scope. */
 static void
-record_failure(const pg_uuid_t * archive, const char *error)
+record_failure(const pg_uuid_t *archive, const char *error)
 {
 	Oid			types[] = {UUIDOID, TEXTOID, FLOAT8OID};
 	Datum		values[] = {UUIDPGetDatum(archive),
@@ -507,7 +507,7 @@ mlint_archive_move_begin(PG_FUNCTION_ARGS)
 
 /* Delete an object. The error, or NULL. */
 static char *
-delete_object(int32 store, const pg_uuid_t * archive, bool *of_store)
+delete_object(int32 store, const pg_uuid_t *archive, bool *of_store)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext work = AllocSetContextCreate(caller, "mlint garbage",

@@ -364,7 +364,7 @@ store_open(int32 id)
 }
 
 static char *
-object_name(const Store *store, const pg_uuid_t * archive)
+object_name(const Store *store, const pg_uuid_t *archive)
 {
 	return psprintf("%s%s", store->options->prefix,
 					DatumGetCString(DirectFunctionCall1(uuid_out,
@@ -372,21 +372,21 @@ object_name(const Store *store, const pg_uuid_t * archive)
 }
 
 void
-store_put(Store *store, const pg_uuid_t * archive, int64 size,
+store_put(Store *store, const pg_uuid_t *archive, int64 size,
 		  StoreSource source, void *arg)
 {
 	store->kind->put(store, object_name(store, archive), size, source, arg);
 }
 
 void
-store_get(Store *store, const pg_uuid_t * archive, int64 offset, size_t len,
+store_get(Store *store, const pg_uuid_t *archive, int64 offset, size_t len,
 		  void *buffer)
 {
 	store->kind->get(store, object_name(store, archive), offset, len, buffer);
 }
 
 void
-store_delete(Store *store, const pg_uuid_t * archive)
+store_delete(Store *store, const pg_uuid_t *archive)
 {
 	store->kind->delete(store, object_name(store, archive));
 }

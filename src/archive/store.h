@@ -75,11 +75,11 @@ extern void store_define_settings(void);
 
 /* Raises ERRCODE_UNDEFINED_OBJECT. */
 extern Store *store_open(int32 id);
-extern void store_put(Store *store, const pg_uuid_t * archive, int64 size,
+extern void store_put(Store *store, const pg_uuid_t *archive, int64 size,
 					  StoreSource source, void *arg);
-extern void store_get(Store *store, const pg_uuid_t * archive, int64 offset,
+extern void store_get(Store *store, const pg_uuid_t *archive, int64 offset,
 					  size_t len, void *buffer);
-extern void store_delete(Store *store, const pg_uuid_t * archive);
+extern void store_delete(Store *store, const pg_uuid_t *archive);
 
 /*
  * For the kinds: raise a failure. reason is the rest of a sentence, detail the

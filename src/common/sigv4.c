@@ -57,8 +57,18 @@ host_of(const char *url)
 static int
 header_cmp(const void *a, const void *b)
 {
-	return strcmp(((const SigV4Header *) a)->name,
-				  ((const SigV4Header *) b)->name);
+	const SigV4Header *left = a;
+	const SigV4Header *right = b;
+
+	return strcmp(left->name, right->name);
+}
+
+static void
+add_header(SigV4Header *headers, int *n, const char *name, const char *value)
+{
+	headers[*n].name = name;
+	headers[*n].value = value;
+	(*n)++;
 }
 
 /* The key of a day, a region and a service. */
@@ -104,12 +114,12 @@ sigv4_sign(const SigV4 *keys, const char *method, const char *url,
 
 	for (; n < nheaders; n++)
 		all[n] = headers[n];
-	all[n++] = (SigV4Header) {"host", host_of(url)};
-	all[n++] = (SigV4Header) {"x-amz-date", when};
+	add_header(all, &n, "host", host_of(url));
+	add_header(all, &n, "x-amz-date", when);
 	if (strcmp(keys->service, "s3") == 0)
-		all[n++] = (SigV4Header) {"x-amz-content-sha256", digest};
+		add_header(all, &n, "x-amz-content-sha256", digest);
 	if (keys->token)
-		all[n++] = (SigV4Header) {"x-amz-security-token", keys->token};
+		add_header(all, &n, "x-amz-security-token", keys->token);
 	qsort(all, n, sizeof(SigV4Header), header_cmp);
 
 	initStringInfo(&names);

@@ -125,7 +125,7 @@ open_seals(const char *name, int version, int key_id, bytea *wrapped,
 
 bool
 store_open_version(const char *name, const StoredSecret *secret, int version,
-		   SecretValue *value)
+				   SecretValue *value)
 {
 	RowScan		scan;
 	ScanKeyData keys[2];
@@ -230,7 +230,7 @@ next_version(const char *name, const SecretAbout *about, int64 *id,
 
 int
 store_put_version(const char *name, const void *data, size_t len,
-		  const SecretAbout *about, bool current)
+				  const SecretAbout *about, bool current)
 {
 	OwnerScope	scope;
 	Oid			caller = GetUserId();
