@@ -1,0 +1,3308 @@
+\echo Use "CREATE EXTENSION mlint" to load this file. \quit
+
+-- common: roles, and the one HTTP client as a function.
+
+-- CREATE EXTENSION takes a schema that is there already, whoever made it: what
+-- its owner has put there would run as us.
+DO $$
+BEGIN
+	IF (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'mlint')
+		<> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+	THEN
+		RAISE EXCEPTION 'schema "mlint" exists already and belongs to another role'
+			USING HINT = 'Look at what is in it, drop it, and run CREATE EXTENSION again.';
+	END IF;
+END
+$$;
+
+DO $$
+DECLARE
+	role text;
+BEGIN
+	FOREACH role IN ARRAY '{mlint_reader,mlint_user,mlint_admin}'::text[] LOOP
+		IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
+			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+		END IF;
+	END LOOP;
+END
+$$;
+
+-- The roles outlive the extension. What default privileges would give them on
+-- everything here could not be told from what they are meant to have.
+DO $$
+BEGIN
+	IF EXISTS (SELECT FROM pg_catalog.pg_default_acl d, pg_catalog.aclexplode(d.defaclacl) a
+		WHERE d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+			AND a.grantee IN (SELECT oid FROM pg_catalog.pg_roles
+				WHERE rolname IN ('mlint_admin', 'mlint_user', 'mlint_reader')))
+	THEN
+		RAISE EXCEPTION 'default privileges of role "%" grant something to a role of mlint', current_user
+			USING HINT = 'Take them back with ALTER DEFAULT PRIVILEGES ... REVOKE, and run CREATE EXTENSION again; \ddp in psql lists them.';
+	END IF;
+END
+$$;
+
+GRANT mlint_user, mlint_reader TO mlint_admin;
+GRANT mlint_reader TO pg_monitor;
+GRANT USAGE ON SCHEMA mlint TO mlint_admin, mlint_user, mlint_reader;
+
+CREATE TABLE mlint.generation (
+	room text PRIMARY KEY,
+	generation bigint NOT NULL
+);
+
+COMMENT ON TABLE mlint.generation IS
+	'A number for each room whose rows workers keep in memory; it grows with every change of them';
+
+INSERT INTO mlint.generation VALUES ('destinations', 1);
+
+CREATE FUNCTION mlint.http(
+	method text,
+	url text,
+	headers jsonb DEFAULT '{}',
+	body text DEFAULT NULL,
+	timeout interval DEFAULT '30 s',
+	OUT status int,
+	OUT headers jsonb,
+	OUT body text,
+	OUT elapsed interval)
+RETURNS record
+AS 'MODULE_PATHNAME', 'mlint_http'
+LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
+
+COMMENT ON FUNCTION mlint.http(text, text, jsonb, text, interval) IS
+'Send one HTTP request and wait for the response; any status is a result, no response is an error';
+REVOKE ALL ON FUNCTION mlint.http(text, text, jsonb, text, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.http(text, text, jsonb, text, interval) TO mlint_admin;
+
+-- Default privileges of whoever creates the extension must not open what is
+-- private: take back what anybody but the owner was given of tables, and
+-- anybody but the owner and our roles of the rest; of views nobody may more
+-- than read.
+CREATE FUNCTION mlint.privileges_close() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	r record;
+BEGIN
+	FOR r IN SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee,
+			a.privilege_type
+		FROM pg_namespace n, aclexplode(n.nspacl) a
+		WHERE n.nspname = 'mlint' AND a.grantee <> n.nspowner
+			AND NOT (a.privilege_type = 'USAGE' AND a.grantee IN (SELECT oid FROM pg_roles
+				WHERE rolname IN ('mlint_admin', 'mlint_user', 'mlint_reader')))
+	LOOP
+		EXECUTE format('REVOKE %s ON SCHEMA mlint FROM %s', r.privilege_type, r.grantee);
+	END LOOP;
+	FOR r IN SELECT c.oid::regclass AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee,
+			CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, a.privilege_type AS privilege
+		FROM pg_class c, aclexplode(c.relacl) a
+		WHERE c.relnamespace = 'mlint'::regnamespace
+			AND c.relkind IN ('r', 'p', 'v', 'S')
+			AND a.grantee <> c.relowner
+			AND NOT (c.relkind = 'v' AND a.privilege_type = 'SELECT'
+				AND a.grantee::regrole::text IN
+					('mlint_admin', 'mlint_user', 'mlint_reader'))
+	LOOP
+		EXECUTE format('REVOKE %s ON %s %s FROM %s', r.privilege, r.kind, r.object, r.grantee);
+	END LOOP;
+	FOR r IN SELECT p.oid::regprocedure AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+		FROM pg_proc p, aclexplode(p.proacl) a
+		WHERE p.pronamespace = 'mlint'::regnamespace
+			AND a.grantee <> p.proowner
+			AND a.grantee::regrole::text NOT IN
+				('mlint_admin', 'mlint_user', 'mlint_reader')
+	LOOP
+		EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s', r.object, r.grantee);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mlint.privileges_close() IS
+	'Takes back what default privileges gave to others than the owner and mlint''s roles';
+REVOKE ALL ON FUNCTION mlint.privileges_close() FROM PUBLIC;
+
+-- worker: jobs, and what the processes are doing.
+
+CREATE TABLE mlint.job (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE,
+	command text NOT NULL,
+	every interval NOT NULL CHECK (every > '0'),
+	enabled boolean NOT NULL DEFAULT true,
+	next_run_at timestamptz NOT NULL DEFAULT now(),
+	started_at timestamptz,
+	failures int NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE mlint.job IS 'Periodic work, run by the scheduler in processes of its own';
+
+CREATE TABLE mlint.job_run (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	job_id int NOT NULL REFERENCES mlint.job ON DELETE CASCADE,
+	started_at timestamptz NOT NULL,
+	finished_at timestamptz NOT NULL,
+	error text
+);
+-- The last runs of a job, for mlint.jobs and for forgetting older ones.
+CREATE INDEX job_run_job ON mlint.job_run (job_id, id);
+COMMENT ON TABLE mlint.job_run IS 'The last hundred runs of each job';
+
+-- Not a column of mlint.job: whoever asks for a run must not lock the row that
+-- the scheduler updates. A request goes when a run begins that sees what was
+-- committed with it, so none is lost.
+CREATE TABLE mlint.job_request (
+	job_id int NOT NULL
+);
+COMMENT ON TABLE mlint.job_request IS 'Jobs to be run at once';
+
+-- One run has begun: count it as a failure until it says otherwise, so that a
+-- job whose process dies is put off like one that fails.
+CREATE FUNCTION mlint.job_begin(job_id int) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+	DELETE FROM mlint.job_request r WHERE r.job_id = job_begin.job_id;
+	UPDATE mlint.job
+	SET started_at = pg_catalog.clock_timestamp(),
+		failures = failures + 1,
+		next_run_at = pg_catalog.clock_timestamp() +
+			least(every, '1 second'::interval * (2 ^ least(failures, 12)))
+	WHERE id = job_id
+$$;
+COMMENT ON FUNCTION mlint.job_begin(int) IS 'The scheduler''s: marks a run as begun';
+
+CREATE FUNCTION mlint.job_end(job_id int, message text) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+	INSERT INTO mlint.job_run (job_id, started_at, finished_at, error)
+	SELECT id, started_at, pg_catalog.clock_timestamp(), message
+	FROM mlint.job WHERE id = job_id;
+	DELETE FROM mlint.job_run r
+	WHERE r.job_id = job_end.job_id
+		AND r.id <= (SELECT o.id FROM mlint.job_run o
+			WHERE o.job_id = job_end.job_id ORDER BY o.id DESC OFFSET 100 LIMIT 1);
+	UPDATE mlint.job SET failures = 0, next_run_at = started_at + every
+	WHERE id = job_id AND message IS NULL
+$$;
+COMMENT ON FUNCTION mlint.job_end(int, text) IS 'The job worker''s: records a run and its error, if any';
+
+CREATE FUNCTION mlint.job_run_now(name text) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_job_run_now';
+COMMENT ON FUNCTION mlint.job_run_now(text) IS 'Makes a job due at once, when the transaction commits';
+
+CREATE FUNCTION mlint.worker_slots(
+	OUT pid int, OUT kind text, OUT database oid, OUT lane int,
+	OUT state text, OUT started_at timestamptz, OUT active_at timestamptz,
+	OUT wakeups bigint, OUT batches bigint, OUT events bigint,
+	OUT deliveries bigint, OUT in_flight int, OUT memory bigint)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_worker_slots';
+COMMENT ON FUNCTION mlint.worker_slots() IS 'The processes of mlint in the whole cluster';
+
+CREATE VIEW mlint.stat_workers AS
+SELECT w.pid, w.kind, d.datname AS database, w.lane, w.state, w.started_at,
+	w.active_at, w.wakeups, w.batches, w.events, w.deliveries, w.in_flight,
+	w.memory
+FROM mlint.worker_slots() w
+LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database;
+COMMENT ON VIEW mlint.stat_workers IS 'The processes of mlint, in all databases of the cluster';
+COMMENT ON COLUMN mlint.stat_workers.pid IS 'Process id, as in pg_stat_activity';
+COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, auditor, dispatcher or job';
+COMMENT ON COLUMN mlint.stat_workers.database IS 'Database that the process works in; null for the launcher';
+COMMENT ON COLUMN mlint.stat_workers.lane IS 'Dispatcher: its share of the destinations, 0 for those that run SQL; job: the job''s id';
+COMMENT ON COLUMN mlint.stat_workers.state IS 'starting or running';
+COMMENT ON COLUMN mlint.stat_workers.started_at IS 'When the process was started';
+COMMENT ON COLUMN mlint.stat_workers.active_at IS 'When it last had work';
+COMMENT ON COLUMN mlint.stat_workers.wakeups IS 'How often it woke up, work or not';
+COMMENT ON COLUMN mlint.stat_workers.batches IS 'Batches that a dispatcher or an auditor committed';
+COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log; entries that an auditor wrote';
+COMMENT ON COLUMN mlint.stat_workers.deliveries IS 'Attempts that a dispatcher ended';
+COMMENT ON COLUMN mlint.stat_workers.in_flight IS 'Attempts under way';
+COMMENT ON COLUMN mlint.stat_workers.memory IS 'Bytes that the process has allocated in its memory contexts';
+
+CREATE VIEW mlint.jobs AS
+SELECT j.name, j.every, j.enabled,
+	EXISTS (SELECT FROM mlint.worker_slots() w
+		WHERE w.kind = 'job' AND w.lane = j.id
+			AND w.database = (SELECT oid FROM pg_catalog.pg_database
+				WHERE datname = pg_catalog.current_database())) AS running,
+	j.next_run_at, r.started_at AS last_started_at,
+	r.finished_at AS last_finished_at, r.error AS last_error, j.failures
+FROM mlint.job j
+LEFT JOIN LATERAL (SELECT * FROM mlint.job_run r WHERE r.job_id = j.id
+	ORDER BY r.id DESC LIMIT 1) r ON true;
+COMMENT ON VIEW mlint.jobs IS 'Periodic work: when it runs, and how the last run went';
+COMMENT ON COLUMN mlint.jobs.name IS 'Name of the job';
+COMMENT ON COLUMN mlint.jobs.every IS 'Time from one start to the next';
+COMMENT ON COLUMN mlint.jobs.enabled IS 'Whether the scheduler runs it';
+COMMENT ON COLUMN mlint.jobs.running IS 'Whether it is running now';
+COMMENT ON COLUMN mlint.jobs.next_run_at IS 'When it is due';
+COMMENT ON COLUMN mlint.jobs.last_started_at IS 'When its last finished run began';
+COMMENT ON COLUMN mlint.jobs.last_finished_at IS 'When its last finished run ended';
+COMMENT ON COLUMN mlint.jobs.last_error IS 'Why that run failed; null if it did not';
+COMMENT ON COLUMN mlint.jobs.failures IS 'Runs in a row that failed or died; the next is put off accordingly';
+
+CREATE VIEW mlint.job_runs AS
+SELECT r.id, j.name, r.started_at, r.finished_at, r.error
+FROM mlint.job_run r JOIN mlint.job j ON j.id = r.job_id;
+COMMENT ON VIEW mlint.job_runs IS 'The last hundred runs of each job';
+COMMENT ON COLUMN mlint.job_runs.id IS 'Number of the run';
+COMMENT ON COLUMN mlint.job_runs.name IS 'Name of the job';
+COMMENT ON COLUMN mlint.job_runs.started_at IS 'When it began';
+COMMENT ON COLUMN mlint.job_runs.finished_at IS 'When it ended';
+COMMENT ON COLUMN mlint.job_runs.error IS 'Why it failed; null if it did not';
+
+REVOKE ALL ON FUNCTION mlint.job_begin(int), mlint.job_end(int, text),
+	mlint.job_run_now(text), mlint.worker_slots() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.job_run_now(text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.worker_slots() TO mlint_reader;
+GRANT SELECT ON mlint.stat_workers, mlint.jobs, mlint.job_runs TO mlint_reader;
+
+-- delivery: the event log, destinations, outcomes.
+
+-- The log is cut into segments, each a partition of mlint.event and one of
+-- mlint.delivery. Publishers write to the newest; a job begins a new one as
+-- time goes by and drops whole segments that are finished and old. The token
+-- makes event ids unique in the world: webhook-id is evt_<token><oid of the
+-- database>_<id>.
+CREATE TABLE mlint.segment (
+	segment int PRIMARY KEY,
+	token text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	closed_at timestamptz
+);
+COMMENT ON TABLE mlint.segment IS 'Stretches of the event log, dropped as a whole';
+
+CREATE SEQUENCE mlint.event_id AS bigint;
+
+CREATE TABLE mlint.event (
+	id bigint NOT NULL,
+	segment int NOT NULL,
+	xid xid8 NOT NULL,
+	published_at timestamptz NOT NULL,
+	deliver_at timestamptz,
+	destination_id int,
+	type text NOT NULL,
+	key text,
+	data jsonb NOT NULL,
+	metadata jsonb NOT NULL,
+	PRIMARY KEY (id, segment)
+) PARTITION BY LIST (segment);
+-- The dispatchers read the log in this order.
+CREATE INDEX event_xid ON mlint.event (xid, id);
+COMMENT ON TABLE mlint.event IS 'The event log: append-only, written by publish() and send()';
+
+CREATE TABLE mlint.delivery (
+	event_id bigint NOT NULL,
+	destination_id int NOT NULL,
+	segment int NOT NULL,
+	state "char" NOT NULL CHECK (state IN ('d', 'x')),
+	attempts int NOT NULL,
+	status_code int,
+	error text,
+	first_attempt_at timestamptz,
+	finished_at timestamptz NOT NULL,
+	latency_us bigint,
+	PRIMARY KEY (event_id, destination_id, segment)
+) PARTITION BY LIST (segment);
+-- Dead letters are listed and replayed by destination.
+CREATE INDEX delivery_dead ON mlint.delivery (destination_id, finished_at)
+	WHERE state = 'x';
+COMMENT ON TABLE mlint.delivery IS 'How deliveries ended: d delivered, x dead; append-only';
+
+CREATE TABLE mlint.pending (
+	event_id bigint NOT NULL,
+	destination_id int NOT NULL,
+	segment int NOT NULL,
+	attempts int NOT NULL DEFAULT 0,
+	next_attempt_at timestamptz NOT NULL,
+	first_attempt_at timestamptz,
+	status_code int,
+	error text,
+	PRIMARY KEY (event_id, destination_id)
+);
+-- What is due for a destination.
+CREATE INDEX pending_due
+	ON mlint.pending (destination_id, next_attempt_at, event_id);
+COMMENT ON TABLE mlint.pending IS 'Deliveries that wait: for a retry, a time, a breaker, a slow or disabled destination';
+
+CREATE TABLE mlint.destination (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL,
+	driver text NOT NULL,
+	options jsonb NOT NULL,
+	events text[] NOT NULL,
+	enabled boolean NOT NULL,
+	disabled_reason text,
+	owner oid NOT NULL,
+	runs_sql boolean NOT NULL,
+	after_event_id bigint NOT NULL,
+	generation bigint NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT now(),
+	altered_at timestamptz,
+	dropped_at timestamptz
+);
+-- A name is unique among the living; the dropped explain old deliveries.
+CREATE UNIQUE INDEX destination_name ON mlint.destination (name)
+	WHERE dropped_at IS NULL;
+-- Dispatchers read what has changed since they last looked.
+CREATE INDEX destination_generation ON mlint.destination (generation);
+COMMENT ON TABLE mlint.destination IS 'Where events go';
+
+CREATE TABLE mlint.log_cursor (
+	lane int PRIMARY KEY,
+	lanes int NOT NULL,
+	snapshot pg_snapshot NOT NULL,
+	partial_xid xid8 NOT NULL,
+	partial_id bigint NOT NULL
+) WITH (fillfactor = 20);
+COMMENT ON TABLE mlint.log_cursor IS 'How far each dispatcher lane has read the log: all that the snapshot sees, and of partial_xid the events up to partial_id';
+INSERT INTO mlint.log_cursor VALUES (1, 1, '1:1:', '0', 0);
+
+CREATE TABLE mlint.event_key (
+	key text PRIMARY KEY,
+	event_id bigint NOT NULL,
+	published_at timestamptz NOT NULL
+);
+-- Keys are forgotten by age.
+CREATE INDEX event_key_age ON mlint.event_key (published_at);
+COMMENT ON TABLE mlint.event_key IS 'Idempotency keys of the last 24 hours';
+
+CREATE TABLE mlint.event_type (
+	name text PRIMARY KEY,
+	description text NOT NULL
+);
+COMMENT ON TABLE mlint.event_type IS 'Event types with a meaning of their own; any other name is as good';
+INSERT INTO mlint.event_type VALUES
+	('MORAL_FILTER_REJECT', 'Moral filter rejection'),
+	('MORAL_FILTER_ACCEPT', 'Moral filter acceptance'),
+	('EMERGENCY_SHUTDOWN', 'System emergency shutdown'),
+	('RECOVERY_TRIGGERED', 'Recovery workflow triggered'),
+	('MEMORY_THRESHOLD', 'Memory threshold exceeded'),
+	('REQUEST_PROCESSED', 'Request processed successfully'),
+	('CUSTOM', 'Custom event'),
+	('destination.disabled', 'mlint disabled a destination that answered 410 Gone'),
+	('destination.test', 'destination_test() was called'),
+	('slack.message', 'A message for a slack destination'),
+	('slack.alert', 'An alert for a slack destination'),
+	('discord.message', 'A message for a discord destination');
+
+-- Begin a new segment. The newest partition takes all new events.
+CREATE FUNCTION mlint.segment_begin() RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	n int;
+	parent text;
+BEGIN
+	SELECT coalesce(max(s.segment), 0) + 1 INTO n FROM mlint.segment s;
+	FOREACH parent IN ARRAY '{event,delivery}'::text[] LOOP
+		EXECUTE format('CREATE TABLE mlint.%1$I (LIKE mlint.%2$I INCLUDING ALL) USING heap',
+			parent || '_' || n, parent);
+		EXECUTE format('ALTER TABLE mlint.%2$I ATTACH PARTITION mlint.%1$I FOR VALUES IN (%3$s)',
+			parent || '_' || n, parent, n);
+		-- A member of the extension, like the first: pg_dump leaves it out.
+		IF NOT EXISTS (SELECT FROM pg_depend WHERE deptype = 'e'
+			AND classid = 'pg_class'::regclass
+			AND objid = format('mlint.%I', parent || '_' || n)::regclass)
+		THEN
+			EXECUTE format('ALTER EXTENSION mlint ADD TABLE mlint.%I',
+				parent || '_' || n);
+		END IF;
+	END LOOP;
+	PERFORM mlint.privileges_close();
+	UPDATE mlint.segment s SET closed_at = clock_timestamp()
+	WHERE s.closed_at IS NULL;
+	INSERT INTO mlint.segment (segment, token)
+	VALUES (n, substr(replace(gen_random_uuid()::text, '-', ''), 1, 12));
+	RETURN n;
+END
+$$;
+COMMENT ON FUNCTION mlint.segment_begin() IS 'The scheduler''s: begins a new segment of the event log';
+SELECT mlint.segment_begin();
+
+-- Has a cursor passed this event?
+CREATE FUNCTION mlint.cursor_covers(c mlint.log_cursor, xid xid8, id bigint)
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN pg_catalog.pg_visible_in_snapshot(xid, c.snapshot)
+	OR (xid = c.partial_xid AND id <= c.partial_id);
+COMMENT ON FUNCTION mlint.cursor_covers(mlint.log_cursor, xid8, bigint) IS 'Whether a dispatcher lane has taken note of an event';
+
+-- Has every dispatcher passed this segment, and is nothing in it pending?
+CREATE FUNCTION mlint.segment_finished(segment int) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT NOT EXISTS (SELECT FROM mlint.pending p
+			WHERE p.segment = segment_finished.segment)
+		AND NOT EXISTS (SELECT FROM mlint.log_cursor c, mlint.event e
+			WHERE e.segment = segment_finished.segment
+				AND e.xid >= pg_snapshot_xmin(c.snapshot)
+				AND NOT mlint.cursor_covers(c, e.xid, e.id))
+$$;
+COMMENT ON FUNCTION mlint.segment_finished(int) IS
+	'Whether all deliveries of a segment of the event log have ended';
+
+-- Begin segments and drop them: a job. A segment goes when it was closed
+-- longer ago than mlint.event_retention and is finished. The locks are waited
+-- for only briefly, and taken in the order in which everybody takes them:
+-- whoever reads the log for long puts the drop off, not the publishers. Less
+-- than deadlock_timeout, so that in a deadlock it is the job that gives way.
+CREATE FUNCTION mlint.event_retention_run() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '500ms' AS $$
+DECLARE
+	retention interval := current_setting('mlint.event_retention')::interval;
+	s mlint.segment;
+	parent text;
+BEGIN
+	SELECT * INTO s FROM mlint.segment WHERE closed_at IS NULL;
+	IF s.created_at < clock_timestamp() - retention / 7
+		AND EXISTS (SELECT FROM mlint.event e WHERE e.segment = s.segment)
+	THEN
+		PERFORM mlint.segment_begin();
+	END IF;
+
+	FOR s IN SELECT * FROM mlint.segment
+		WHERE closed_at < clock_timestamp() - retention ORDER BY segment
+	LOOP
+		CONTINUE WHEN NOT mlint.segment_finished(s.segment);
+		BEGIN
+			PERFORM mlint.audit_note('event.purged', 'segment', s.segment::text,
+				jsonb_build_object('closed_at', s.closed_at));
+			EXECUTE format('LOCK TABLE ONLY mlint.event, mlint.%I, ONLY mlint.delivery, mlint.%I IN ACCESS EXCLUSIVE MODE',
+				'event_' || s.segment, 'delivery_' || s.segment);
+			-- Who held the locks may have published, replayed or retried.
+			IF NOT mlint.segment_finished(s.segment) THEN
+				RAISE lock_not_available;
+			END IF;
+			FOREACH parent IN ARRAY '{event,delivery}'::text[] LOOP
+				EXECUTE format('ALTER EXTENSION mlint DROP TABLE mlint.%I',
+					parent || '_' || s.segment);
+				EXECUTE format('DROP TABLE mlint.%I',
+					parent || '_' || s.segment);
+			END LOOP;
+			DELETE FROM mlint.segment d WHERE d.segment = s.segment;
+		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+			RAISE LOG 'mlint: segment % of the event log is in use, it will be dropped later', s.segment;
+		END;
+	END LOOP;
+
+	-- A dispatcher may have parked what a destination's drop did not see.
+	DELETE FROM mlint.pending p USING mlint.destination d
+	WHERE d.id = p.destination_id AND d.dropped_at IS NOT NULL;
+	DELETE FROM mlint.event_key
+	WHERE published_at < clock_timestamp() - interval '24 hours';
+	DELETE FROM mlint.destination d
+	WHERE d.dropped_at < (SELECT min(s2.created_at) FROM mlint.segment s2)
+		AND NOT EXISTS (SELECT FROM mlint.pending p WHERE p.destination_id = d.id);
+END
+$$;
+COMMENT ON FUNCTION mlint.event_retention_run() IS 'The job event_retention: begins and drops segments of the event log, forgets old keys';
+INSERT INTO mlint.job (name, command, every)
+VALUES ('event_retention', 'SELECT mlint.event_retention_run()', '10 minutes');
+
+-- ---- publishing ----
+
+CREATE FUNCTION mlint.publish(event_type text, data jsonb,
+	metadata jsonb DEFAULT '{}', key text DEFAULT NULL,
+	deliver_at timestamptz DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_publish';
+COMMENT ON FUNCTION mlint.publish(text, jsonb, jsonb, text, timestamptz) IS
+'Publishes an event to every destination whose patterns match its type, when the transaction commits; returns the event''s id. The same key again within 24 hours returns the same id and publishes nothing. deliver_at: not before that time';
+
+CREATE FUNCTION mlint.send(destination text, event_type text, data jsonb,
+	metadata jsonb DEFAULT '{}', key text DEFAULT NULL,
+	deliver_at timestamptz DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_send';
+COMMENT ON FUNCTION mlint.send(text, text, jsonb, jsonb, text, timestamptz) IS
+'As publish(), to one destination, whatever its patterns';
+
+CREATE FUNCTION mlint.event_wait(event_id bigint, timeout interval)
+RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_event_wait';
+COMMENT ON FUNCTION mlint.event_wait(bigint, interval) IS
+'Waits until every delivery of a committed event has ended, delivered or dead; false when the timeout passed first';
+
+-- ---- destinations ----
+
+CREATE FUNCTION mlint.destination_create(name text, driver text,
+	options jsonb DEFAULT '{}', events text[] DEFAULT '{*}',
+	enabled boolean DEFAULT true) RETURNS int
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_destination_create';
+COMMENT ON FUNCTION mlint.destination_create(text, text, jsonb, text[], boolean) IS
+'Creates a destination for the events published from now on whose type matches one of the glob patterns; the view mlint.drivers lists drivers and options. Functions that it calls run as the role that created it';
+
+CREATE FUNCTION mlint.destination_alter(name text,
+	options jsonb DEFAULT NULL, events text[] DEFAULT NULL,
+	enabled boolean DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_destination_alter';
+COMMENT ON FUNCTION mlint.destination_alter(text, jsonb, text[], boolean) IS
+'Changes a destination; NULL leaves as is. The given options replace those of the same name, and null in them restores a default. A disabled destination holds its deliveries until it is enabled';
+
+CREATE FUNCTION mlint.destination_drop(name text) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_destination_drop';
+COMMENT ON FUNCTION mlint.destination_drop(text) IS
+'Drops a destination and what is pending for it';
+
+CREATE FUNCTION mlint.destination_test(name text,
+	OUT ok boolean, OUT status int, OUT detail text, OUT elapsed interval)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_destination_test';
+COMMENT ON FUNCTION mlint.destination_test(text) IS
+'Sends one event of type destination.test to a destination, at once and in this session, and says what came of it';
+
+CREATE FUNCTION mlint.dead_letter_replay(destination text DEFAULT NULL,
+	since timestamptz DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_dead_letter_replay';
+COMMENT ON FUNCTION mlint.dead_letter_replay(text, timestamptz) IS
+'Makes dead deliveries pending again, with all their retries; of one destination or of all, that died since a time or ever. Returns how many';
+
+CREATE FUNCTION mlint.delivery_retry(event_id bigint, destination text)
+RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_delivery_retry';
+COMMENT ON FUNCTION mlint.delivery_retry(bigint, text) IS
+'Delivers once more: a pending delivery now, a dead or delivered one again';
+
+CREATE FUNCTION mlint.breaker_reset(destination text) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_breaker_reset';
+COMMENT ON FUNCTION mlint.breaker_reset(text) IS
+'Closes a destination''s circuit breaker';
+
+CREATE FUNCTION mlint.event_type_matches(patterns text[], event_type text)
+RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'mlint_event_type_matches';
+COMMENT ON FUNCTION mlint.event_type_matches(text[], text) IS
+'Whether an event type matches one of the glob patterns: * any run of characters, ? one character';
+
+CREATE FUNCTION mlint.driver_options(OUT driver text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'mlint_driver_options';
+COMMENT ON FUNCTION mlint.driver_options() IS 'Behind the view mlint.drivers';
+
+CREATE VIEW mlint.drivers AS SELECT * FROM mlint.driver_options();
+COMMENT ON VIEW mlint.drivers IS 'Drivers and the options that their destinations take';
+COMMENT ON COLUMN mlint.drivers.driver IS 'Name of the driver';
+COMMENT ON COLUMN mlint.drivers.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.drivers.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.drivers."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.drivers.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.drivers.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.drivers.help IS 'What it does';
+
+-- ---- messages to chat services ----
+
+-- Is this a destination of that driver? Else an error that says so.
+CREATE FUNCTION mlint.destination_expect(destination text, driver text)
+RETURNS void
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	found text;
+BEGIN
+	SELECT d.driver INTO found FROM mlint.destination d
+	WHERE d.name = destination AND d.dropped_at IS NULL;
+	IF found IS NULL THEN
+		RAISE EXCEPTION 'destination "%" does not exist', destination
+			USING ERRCODE = 'undefined_object',
+				HINT = format('mlint.destination_create(%L, %L, ...) makes it.',
+					destination, driver);
+	ELSIF found <> driver THEN
+		RAISE EXCEPTION 'destination "%" has the driver %, not %', destination,
+			found, driver USING ERRCODE = 'ML007';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION mlint.destination_expect(text, text) IS 'Raises an error unless the destination has that driver';
+
+-- A text for a field that the service limits: as it is, or an error.
+CREATE FUNCTION mlint.message_text(value text, field text, service text, max int)
+RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF value = '' OR length(value) > max THEN
+		RAISE EXCEPTION '% must be 1 to % characters long for %, not %', field,
+			max, service, length(value) USING ERRCODE = 'ML007';
+	END IF;
+	RETURN value;
+END
+$$;
+COMMENT ON FUNCTION mlint.message_text(text, text, text, int) IS 'The text, or an error when it is empty or longer than the service takes';
+
+CREATE FUNCTION mlint.slack_message(destination text, text text,
+	username text DEFAULT NULL, icon_emoji text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM mlint.destination_expect(destination, 'slack');
+	IF text IS NULL THEN
+		RAISE EXCEPTION 'text must not be null'
+			USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	RETURN mlint.send(destination, 'slack.message', jsonb_strip_nulls(
+		jsonb_build_object(
+			'text', mlint.message_text(text, 'text', 'Slack', 40000),
+			'username', mlint.message_text(username, 'username', 'Slack', 80),
+			'icon_emoji', mlint.message_text(icon_emoji, 'icon_emoji', 'Slack', 100))));
+END
+$$;
+COMMENT ON FUNCTION mlint.slack_message(text, text, text, text) IS
+'Sends a message to a slack destination, when the transaction commits; returns the event''s id. Refuses what Slack would: text over 40,000 characters';
+
+CREATE FUNCTION mlint.slack_alert(destination text, title text, message text,
+	severity text DEFAULT 'info', fields jsonb DEFAULT '{}') RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	color text := CASE severity WHEN 'info' THEN '#36a64f'
+		WHEN 'warning' THEN '#ffcc00' WHEN 'error' THEN '#ff0000'
+		WHEN 'critical' THEN '#8b0000' END;
+	blocks jsonb;
+BEGIN
+	PERFORM mlint.destination_expect(destination, 'slack');
+	IF title IS NULL OR message IS NULL OR fields IS NULL THEN
+		RAISE EXCEPTION 'title, message and fields must not be null'
+			USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF color IS NULL THEN
+		RAISE EXCEPTION 'severity must be info, warning, error or critical'
+			USING ERRCODE = 'ML007';
+	END IF;
+	IF jsonb_typeof(fields) <> 'object' THEN
+		RAISE EXCEPTION 'fields must be a JSON object' USING ERRCODE = 'ML007';
+	END IF;
+	IF (SELECT count(*) FROM jsonb_object_keys(fields)) > 10 THEN
+		RAISE EXCEPTION 'Slack takes at most 10 fields' USING ERRCODE = 'ML007';
+	END IF;
+	blocks := jsonb_build_array(
+		jsonb_build_object('type', 'header', 'text', jsonb_build_object(
+			'type', 'plain_text',
+			'text', mlint.message_text(title, 'title', 'Slack', 150))),
+		jsonb_build_object('type', 'section', 'text', jsonb_build_object(
+			'type', 'mrkdwn',
+			'text', mlint.message_text(message, 'message', 'Slack', 3000))));
+	IF fields <> '{}' THEN
+		blocks := blocks || jsonb_build_object('type', 'section', 'fields',
+			(SELECT jsonb_agg(jsonb_build_object('type', 'mrkdwn', 'text',
+				mlint.message_text(format(E'*%s*\n%s', f.key, f.value),
+					format('field %L', f.key), 'Slack', 2000)))
+			FROM jsonb_each_text(fields) f));
+	END IF;
+	RETURN mlint.send(destination, 'slack.alert', jsonb_build_object(
+		'text', format('[%s] %s', upper(severity), title),
+		'attachments', jsonb_build_array(
+			jsonb_build_object('color', color, 'blocks', blocks))));
+END
+$$;
+COMMENT ON FUNCTION mlint.slack_alert(text, text, text, text, jsonb) IS
+'Sends an alert to a slack destination, when the transaction commits; severity is info, warning, error or critical. Refuses what Slack would: a title over 150 characters, a message over 3,000, more than 10 fields, a field over 2,000';
+
+CREATE FUNCTION mlint.discord_message(destination text, content text,
+	username text DEFAULT NULL, embeds jsonb DEFAULT '[]') RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	embed jsonb;
+	field jsonb;
+	total bigint := 0;
+BEGIN
+	PERFORM mlint.destination_expect(destination, 'discord');
+	embeds := coalesce(embeds, '[]');
+	IF jsonb_typeof(embeds) <> 'array' OR jsonb_array_length(embeds) > 10 THEN
+		RAISE EXCEPTION 'embeds must be a JSON array of at most 10'
+			USING ERRCODE = 'ML007';
+	END IF;
+	IF content IS NULL AND embeds = '[]' THEN
+		RAISE EXCEPTION 'a Discord message needs content or embeds'
+			USING ERRCODE = 'ML007';
+	END IF;
+	FOR embed IN SELECT * FROM jsonb_array_elements(embeds) LOOP
+		IF jsonb_typeof(embed) <> 'object'
+			OR jsonb_typeof(coalesce(embed->'fields', '[]')) <> 'array' THEN
+			RAISE EXCEPTION 'an embed must be a JSON object, and its fields an array'
+				USING ERRCODE = 'ML007';
+		END IF;
+		PERFORM mlint.message_text(embed->>'title', 'an embed''s title', 'Discord', 256),
+			mlint.message_text(embed->>'description', 'an embed''s description', 'Discord', 4096),
+			mlint.message_text(embed#>>'{footer,text}', 'an embed''s footer', 'Discord', 2048),
+			mlint.message_text(embed#>>'{author,name}', 'an embed''s author', 'Discord', 256);
+		total := total + coalesce(length(embed->>'title'), 0)
+			+ coalesce(length(embed->>'description'), 0)
+			+ coalesce(length(embed#>>'{footer,text}'), 0)
+			+ coalesce(length(embed#>>'{author,name}'), 0);
+		IF jsonb_array_length(coalesce(embed->'fields', '[]')) > 25 THEN
+			RAISE EXCEPTION 'an embed takes at most 25 fields'
+				USING ERRCODE = 'ML007';
+		END IF;
+		FOR field IN SELECT * FROM jsonb_array_elements(coalesce(embed->'fields', '[]')) LOOP
+			PERFORM mlint.message_text(coalesce(field->>'name', ''), 'a field''s name', 'Discord', 256),
+				mlint.message_text(coalesce(field->>'value', ''), 'a field''s value', 'Discord', 1024);
+			total := total + length(field->>'name') + length(field->>'value');
+		END LOOP;
+	END LOOP;
+	IF total > 6000 THEN
+		RAISE EXCEPTION 'the embeds have % characters in all, Discord takes 6000', total
+			USING ERRCODE = 'ML007';
+	END IF;
+	RETURN mlint.send(destination, 'discord.message', jsonb_strip_nulls(
+		jsonb_build_object(
+			'content', mlint.message_text(content, 'content', 'Discord', 2000),
+			'username', mlint.message_text(username, 'username', 'Discord', 80),
+			'embeds', nullif(embeds, '[]'))));
+END
+$$;
+COMMENT ON FUNCTION mlint.discord_message(text, text, text, jsonb) IS
+'Sends a message to a discord destination, when the transaction commits. Refuses what Discord would: content over 2,000 characters, more than 10 embeds, 25 fields in one, or 6,000 characters in all of them';
+
+-- ---- views ----
+
+CREATE FUNCTION mlint.in_flight(OUT event_id bigint, OUT destination_id int)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_in_flight';
+COMMENT ON FUNCTION mlint.in_flight() IS 'What this database''s dispatchers have in flight';
+
+CREATE FUNCTION mlint.destination_stats(OUT destination_id int,
+	OUT delivered bigint, OUT failed bigint, OUT retried bigint,
+	OUT dead bigint, OUT bytes bigint, OUT p50 interval, OUT p95 interval,
+	OUT p99 interval, OUT breaker text, OUT breaker_until timestamptz,
+	OUT last_error text, OUT last_error_at timestamptz)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_destination_stats';
+COMMENT ON FUNCTION mlint.destination_stats() IS 'Behind the view mlint.stat_destinations';
+
+CREATE VIEW mlint.event_types AS SELECT * FROM mlint.event_type;
+COMMENT ON VIEW mlint.event_types IS 'Event types with a meaning of their own; any other name is as good';
+COMMENT ON COLUMN mlint.event_types.name IS 'The type';
+COMMENT ON COLUMN mlint.event_types.description IS 'What it means';
+
+CREATE VIEW mlint.destinations AS
+SELECT d.id, d.name, d.driver, d.events, d.enabled, d.disabled_reason,
+	pg_catalog.pg_get_userbyid(d.owner) AS owner, d.options, d.created_at,
+	d.altered_at
+FROM mlint.destination d
+WHERE d.dropped_at IS NULL;
+COMMENT ON VIEW mlint.destinations IS 'Where events go';
+COMMENT ON COLUMN mlint.destinations.id IS 'Number of the destination';
+COMMENT ON COLUMN mlint.destinations.name IS 'Its name';
+COMMENT ON COLUMN mlint.destinations.driver IS 'What carries events to it';
+COMMENT ON COLUMN mlint.destinations.events IS 'Glob patterns of the event types that go there';
+COMMENT ON COLUMN mlint.destinations.enabled IS 'Whether deliveries are made; else they are held';
+COMMENT ON COLUMN mlint.destinations.disabled_reason IS 'Why mlint disabled it, if it did';
+COMMENT ON COLUMN mlint.destinations.owner IS 'The role that created it, as which its functions run';
+COMMENT ON COLUMN mlint.destinations.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.destinations.created_at IS 'When it was created';
+COMMENT ON COLUMN mlint.destinations.altered_at IS 'When it was last changed';
+
+CREATE VIEW mlint.events AS
+SELECT e.id, e.type, e.published_at, e.deliver_at, d.name AS destination,
+	e.key, e.data, e.metadata
+FROM mlint.event e
+LEFT JOIN mlint.destination d ON d.id = e.destination_id;
+COMMENT ON VIEW mlint.events IS 'Published events, until mlint.event_retention after they are finished';
+COMMENT ON COLUMN mlint.events.id IS 'Id, as publish() returned it';
+COMMENT ON COLUMN mlint.events.type IS 'Event type';
+COMMENT ON COLUMN mlint.events.published_at IS 'When it was published';
+COMMENT ON COLUMN mlint.events.deliver_at IS 'Before when it must not be delivered';
+COMMENT ON COLUMN mlint.events.destination IS 'Sent to this destination alone; null: to all that match';
+COMMENT ON COLUMN mlint.events.key IS 'Idempotency key';
+COMMENT ON COLUMN mlint.events.data IS 'The payload';
+COMMENT ON COLUMN mlint.events.metadata IS 'What goes with it';
+
+CREATE VIEW mlint.deliveries AS
+SELECT l.event_id, d.name AS destination, e.type AS event_type,
+	CASE l.state WHEN 'd' THEN 'delivered' ELSE 'dead' END AS state,
+	l.attempts, NULL::timestamptz AS next_attempt_at, l.status_code, l.error,
+	l.first_attempt_at, l.finished_at,
+	pg_catalog.make_interval(secs => l.latency_us / 1000000.0) AS latency
+FROM mlint.delivery l
+JOIN mlint.event e ON e.id = l.event_id AND e.segment = l.segment
+LEFT JOIN mlint.destination d ON d.id = l.destination_id
+UNION ALL
+SELECT p.event_id, d.name, e.type,
+	CASE WHEN f.event_id IS NULL THEN 'pending' ELSE 'in_flight' END,
+	p.attempts, p.next_attempt_at, p.status_code, p.error,
+	p.first_attempt_at, NULL, NULL
+FROM mlint.pending p
+JOIN mlint.event e ON e.id = p.event_id AND e.segment = p.segment
+JOIN mlint.destination d ON d.id = p.destination_id AND d.dropped_at IS NULL
+LEFT JOIN mlint.in_flight() f
+	ON f.event_id = p.event_id AND f.destination_id = p.destination_id
+UNION ALL
+-- Published, and not yet taken up by a dispatcher.
+SELECT e.id, d.name, e.type,
+	CASE WHEN f.event_id IS NULL THEN 'pending' ELSE 'in_flight' END,
+	0, coalesce(e.deliver_at, e.published_at), NULL, NULL, NULL, NULL, NULL
+FROM mlint.log_cursor c
+JOIN mlint.event e
+	ON e.xid >= pg_catalog.pg_snapshot_xmin(c.snapshot)
+	AND NOT mlint.cursor_covers(c, e.xid, e.id)
+JOIN mlint.destination d
+	ON c.lane = CASE WHEN d.runs_sql THEN 0 ELSE 1 + d.id % c.lanes END
+	AND d.dropped_at IS NULL AND e.id > d.after_event_id
+	AND CASE WHEN e.destination_id IS NOT NULL THEN e.destination_id = d.id
+		ELSE mlint.event_type_matches(d.events, e.type) END
+LEFT JOIN mlint.in_flight() f
+	ON f.event_id = e.id AND f.destination_id = d.id
+WHERE NOT EXISTS (SELECT FROM mlint.delivery l WHERE l.event_id = e.id
+		AND l.destination_id = d.id AND l.segment = e.segment)
+	AND NOT EXISTS (SELECT FROM mlint.pending p WHERE p.event_id = e.id
+		AND p.destination_id = d.id);
+COMMENT ON VIEW mlint.deliveries IS 'Each event on its way to each destination';
+COMMENT ON COLUMN mlint.deliveries.event_id IS 'The event';
+COMMENT ON COLUMN mlint.deliveries.destination IS 'The destination';
+COMMENT ON COLUMN mlint.deliveries.event_type IS 'The event''s type';
+COMMENT ON COLUMN mlint.deliveries.state IS 'pending, in_flight, delivered or dead';
+COMMENT ON COLUMN mlint.deliveries.attempts IS 'Attempts that have ended';
+COMMENT ON COLUMN mlint.deliveries.next_attempt_at IS 'Pending: not before this time';
+COMMENT ON COLUMN mlint.deliveries.status_code IS 'Status of the last answer, if there was one';
+COMMENT ON COLUMN mlint.deliveries.error IS 'Why the last attempt failed';
+COMMENT ON COLUMN mlint.deliveries.first_attempt_at IS 'When the first attempt began';
+COMMENT ON COLUMN mlint.deliveries.finished_at IS 'When the delivery ended';
+COMMENT ON COLUMN mlint.deliveries.latency IS 'How long the last attempt took';
+
+CREATE VIEW mlint.dead_letters AS
+SELECT l.event_id, d.name AS destination, e.type AS event_type, l.attempts,
+	l.status_code, l.error, l.first_attempt_at, l.finished_at AS died_at,
+	e.published_at, e.data, e.metadata
+FROM mlint.delivery l
+JOIN mlint.event e ON e.id = l.event_id AND e.segment = l.segment
+LEFT JOIN mlint.destination d ON d.id = l.destination_id
+WHERE l.state = 'x';
+COMMENT ON VIEW mlint.dead_letters IS 'Deliveries that were given up; dead_letter_replay() tries them again';
+COMMENT ON COLUMN mlint.dead_letters.event_id IS 'The event';
+COMMENT ON COLUMN mlint.dead_letters.destination IS 'Where it could not be delivered';
+COMMENT ON COLUMN mlint.dead_letters.event_type IS 'The event''s type';
+COMMENT ON COLUMN mlint.dead_letters.attempts IS 'Attempts made';
+COMMENT ON COLUMN mlint.dead_letters.status_code IS 'Status of the last answer, if there was one';
+COMMENT ON COLUMN mlint.dead_letters.error IS 'Why it was given up';
+COMMENT ON COLUMN mlint.dead_letters.first_attempt_at IS 'When the first attempt began';
+COMMENT ON COLUMN mlint.dead_letters.died_at IS 'When it was given up';
+COMMENT ON COLUMN mlint.dead_letters.published_at IS 'When the event was published';
+COMMENT ON COLUMN mlint.dead_letters.data IS 'The event''s payload';
+COMMENT ON COLUMN mlint.dead_letters.metadata IS 'The event''s metadata';
+
+CREATE VIEW mlint.stat_destinations AS
+SELECT d.name AS destination, coalesce(s.delivered, 0) AS delivered,
+	coalesce(s.failed, 0) AS failed, coalesce(s.retried, 0) AS retried,
+	coalesce(s.dead, 0) AS dead, coalesce(s.bytes, 0) AS bytes,
+	s.p50, s.p95, s.p99, coalesce(s.breaker, 'closed') AS breaker,
+	s.breaker_until, q.depth AS queue_depth,
+	pg_catalog.clock_timestamp() - o.published_at AS oldest_pending_age,
+	s.last_error, s.last_error_at
+FROM mlint.destination d
+LEFT JOIN mlint.destination_stats() s ON s.destination_id = d.id
+LEFT JOIN LATERAL (SELECT count(*) AS depth, min(p.event_id) AS oldest
+	FROM mlint.pending p WHERE p.destination_id = d.id) q ON true
+LEFT JOIN LATERAL (SELECT e.published_at FROM mlint.event e
+	WHERE e.id = q.oldest) o ON true
+WHERE d.dropped_at IS NULL;
+COMMENT ON VIEW mlint.stat_destinations IS 'Counters of each destination since the server started, and what waits';
+COMMENT ON COLUMN mlint.stat_destinations.destination IS 'The destination';
+COMMENT ON COLUMN mlint.stat_destinations.delivered IS 'Deliveries that succeeded';
+COMMENT ON COLUMN mlint.stat_destinations.failed IS 'Attempts that failed';
+COMMENT ON COLUMN mlint.stat_destinations.retried IS 'Failed attempts that were or will be tried again';
+COMMENT ON COLUMN mlint.stat_destinations.dead IS 'Deliveries given up';
+COMMENT ON COLUMN mlint.stat_destinations.bytes IS 'Bytes of bodies sent';
+COMMENT ON COLUMN mlint.stat_destinations.p50 IS 'Half of the attempts took no longer (within 10 %)';
+COMMENT ON COLUMN mlint.stat_destinations.p95 IS '95 % of the attempts took no longer';
+COMMENT ON COLUMN mlint.stat_destinations.p99 IS '99 % of the attempts took no longer';
+COMMENT ON COLUMN mlint.stat_destinations.breaker IS 'Circuit breaker: closed, open or half-open';
+COMMENT ON COLUMN mlint.stat_destinations.breaker_until IS 'Open: when one delivery will be tried';
+COMMENT ON COLUMN mlint.stat_destinations.queue_depth IS 'Deliveries that wait in mlint.pending';
+COMMENT ON COLUMN mlint.stat_destinations.oldest_pending_age IS 'Age of the oldest event among them';
+COMMENT ON COLUMN mlint.stat_destinations.last_error IS 'Why the last failed attempt failed';
+COMMENT ON COLUMN mlint.stat_destinations.last_error_at IS 'When that was';
+
+REVOKE ALL ON FUNCTION
+	mlint.segment_begin(), mlint.segment_finished(int),
+	mlint.event_retention_run(),
+	mlint.cursor_covers(mlint.log_cursor, xid8, bigint),
+	mlint.publish(text, jsonb, jsonb, text, timestamptz),
+	mlint.send(text, text, jsonb, jsonb, text, timestamptz),
+	mlint.event_wait(bigint, interval),
+	mlint.destination_create(text, text, jsonb, text[], boolean),
+	mlint.destination_alter(text, jsonb, text[], boolean),
+	mlint.destination_drop(text), mlint.destination_test(text),
+	mlint.dead_letter_replay(text, timestamptz),
+	mlint.delivery_retry(bigint, text), mlint.breaker_reset(text),
+	mlint.event_type_matches(text[], text), mlint.driver_options(),
+	mlint.in_flight(), mlint.destination_stats(),
+	mlint.destination_expect(text, text),
+	mlint.message_text(text, text, text, int),
+	mlint.slack_message(text, text, text, text),
+	mlint.slack_alert(text, text, text, text, jsonb),
+	mlint.discord_message(text, text, text, jsonb)
+FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.publish(text, jsonb, jsonb, text, timestamptz),
+	mlint.send(text, text, jsonb, jsonb, text, timestamptz),
+	mlint.event_wait(bigint, interval),
+	mlint.destination_expect(text, text),
+	mlint.message_text(text, text, text, int),
+	mlint.slack_message(text, text, text, text),
+	mlint.slack_alert(text, text, text, text, jsonb),
+	mlint.discord_message(text, text, text, jsonb)
+TO mlint_user;
+GRANT EXECUTE ON FUNCTION
+	mlint.destination_create(text, text, jsonb, text[], boolean),
+	mlint.destination_alter(text, jsonb, text[], boolean),
+	mlint.destination_drop(text), mlint.destination_test(text),
+	mlint.dead_letter_replay(text, timestamptz),
+	mlint.delivery_retry(bigint, text), mlint.breaker_reset(text)
+TO mlint_admin;
+GRANT EXECUTE ON FUNCTION
+	mlint.cursor_covers(mlint.log_cursor, xid8, bigint),
+	mlint.event_type_matches(text[], text), mlint.driver_options(),
+	mlint.in_flight(), mlint.destination_stats()
+TO mlint_reader;
+GRANT SELECT ON mlint.event_types, mlint.drivers TO mlint_user, mlint_reader;
+GRANT EXECUTE ON FUNCTION mlint.driver_options() TO mlint_user;
+GRANT SELECT ON mlint.destinations, mlint.events, mlint.deliveries,
+	mlint.dead_letters, mlint.stat_destinations
+TO mlint_reader;
+
+CREATE FUNCTION mlint.webhook_sign(payload text, secret text, id text,
+	at timestamptz DEFAULT pg_catalog.now(), signature text DEFAULT 'both') RETURNS jsonb
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 100
+	AS 'MODULE_PATHNAME', 'mlint_webhook_sign';
+
+COMMENT ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text) IS
+	'The headers that sign a webhook: webhook-id, webhook-timestamp and webhook-signature (standard), X-Webhook-Signature (hub), or both';
+
+CREATE FUNCTION mlint.webhook_verify(payload text, headers jsonb, secret text,
+	tolerance interval DEFAULT '5 minutes', signature text DEFAULT 'both') RETURNS boolean
+	LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL SAFE COST 100
+	AS 'MODULE_PATHNAME', 'mlint_webhook_verify';
+
+COMMENT ON FUNCTION mlint.webhook_verify(text, jsonb, text, interval, text) IS
+	'Is a webhook genuine and recent? Never null. A standard signature decides where there is one; a hub signature alone carries no time and may be a replay: signature => ''standard'' refuses it';
+
+REVOKE ALL ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text),
+	mlint.webhook_verify(text, jsonb, text, interval, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text),
+	mlint.webhook_verify(text, jsonb, text, interval, text) TO mlint_user;
+
+-- audit: the log of who did what, chained by hash.
+
+-- Written by the auditor alone, appended to and never changed. A partition is
+-- a month of the auditor's clock (UTC, year * 100 + month), which does not go
+-- back, so months and seq grow together. Times and texts are as audit_verify()
+-- hashes them; details is the text of a jsonb value.
+CREATE TABLE mlint.audit_entry (
+	seq bigint NOT NULL,
+	month int NOT NULL,
+	at timestamptz NOT NULL,
+	pid int NOT NULL,
+	xid xid8,
+	subxid xid8,
+	hash bytea NOT NULL,
+	role text NOT NULL,
+	session_role text NOT NULL,
+	application text NOT NULL,
+	client_addr text,
+	action text NOT NULL,
+	object_type text NOT NULL,
+	object text,
+	outcome text NOT NULL,
+	details text,
+	PRIMARY KEY (seq, month)
+) PARTITION BY LIST (month);
+-- Whether the transaction of an entry was rolled back.
+CREATE INDEX audit_entry_rollback ON mlint.audit_entry (object)
+	WHERE action = 'transaction.rolled_back';
+-- What the log says of itself: the last month that was purged.
+CREATE INDEX audit_entry_log ON mlint.audit_entry (action, seq)
+	WHERE object_type = 'audit_log';
+COMMENT ON TABLE mlint.audit_entry IS 'The audit log: append-only, each entry with the hash of itself and all before';
+
+-- Set in place by the auditor.
+CREATE SEQUENCE mlint.audit_head AS bigint;
+COMMENT ON SEQUENCE mlint.audit_head IS 'The last entry of the audit log, as of a moment ago: so that entries removed from its end are missed';
+CREATE SEQUENCE mlint.audit_open AS bigint;
+COMMENT ON SEQUENCE mlint.audit_open IS 'The first entry of the audit log whose transaction may not have ended';
+
+INSERT INTO mlint.event_type VALUES
+	('audit.checkpoint', 'How far the audit log has come: its last entry''s number and hash');
+
+-- Begin a month of the log.
+CREATE FUNCTION mlint.audit_month_begin(month int) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	name text := 'audit_entry_' || month;
+BEGIN
+	EXECUTE format('CREATE TABLE mlint.%I (LIKE mlint.audit_entry INCLUDING ALL) USING heap', name);
+	EXECUTE format('ALTER TABLE mlint.audit_entry ATTACH PARTITION mlint.%I FOR VALUES IN (%s)',
+		name, month);
+	-- A member of the extension, like the first: pg_dump leaves it out.
+	IF NOT EXISTS (SELECT FROM pg_depend WHERE deptype = 'e'
+		AND classid = 'pg_class'::regclass AND objid = format('mlint.%I', name)::regclass)
+	THEN
+		EXECUTE format('ALTER EXTENSION mlint ADD TABLE mlint.%I', name);
+	END IF;
+	PERFORM mlint.privileges_close();
+END
+$$;
+COMMENT ON FUNCTION mlint.audit_month_begin(int) IS 'The auditor''s: makes the partition for a month of the audit log';
+SELECT mlint.audit_month_begin(pg_catalog.to_char(
+	pg_catalog.now() AT TIME ZONE 'UTC', 'YYYYMM')::int);
+
+CREATE FUNCTION mlint.audit_note(action text, object_type text, object text,
+	details jsonb, kind text DEFAULT 'changed') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_audit_note';
+COMMENT ON FUNCTION mlint.audit_note(text, text, text, jsonb, text) IS
+'For functions of mlint in SQL: enters an action into the audit log; a change is there on return. kind is changed, done, denied or failed';
+
+-- Drop what is old: a job. An entry says which entries went and what the hash
+-- of the last of them was, for the chain to go on from. It is made before the
+-- locks are taken, because the auditor may need them; when a lock cannot be
+-- had soon the entry is marked as rolled back, and the next run tries again.
+CREATE FUNCTION mlint.audit_retention_run() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '500ms' AS $$
+DECLARE
+	retention interval := current_setting('mlint.audit_retention')::interval;
+	m int;
+	first_seq bigint;
+	last_seq bigint;
+	last_hash text;
+BEGIN
+	FOR m IN SELECT substr(c.relname, 13)::int
+		FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE i.inhparent = 'mlint.audit_entry'::regclass
+			AND c.relname ~ '^audit_entry_[0-9]{5,8}$'
+		ORDER BY 1
+	LOOP
+		EXIT WHEN (make_date(m / 100, m % 100, 1) + interval '1 month') AT TIME ZONE 'UTC'
+			>= clock_timestamp() - retention;
+		SELECT min(e.seq), max(e.seq) INTO first_seq, last_seq
+		FROM mlint.audit_entry e WHERE e.month = m;
+		SELECT encode(e.hash, 'hex') INTO last_hash
+		FROM mlint.audit_entry e WHERE e.month = m AND e.seq = last_seq;
+		BEGIN
+			IF last_seq IS NOT NULL THEN
+				PERFORM mlint.audit_note('audit.purged', 'audit_log', m::text,
+					jsonb_build_object('from', first_seq, 'to', last_seq, 'hash', last_hash));
+			END IF;
+			EXECUTE format('LOCK TABLE ONLY mlint.audit_entry, mlint.%I IN ACCESS EXCLUSIVE MODE',
+				'audit_entry_' || m);
+			EXECUTE format('ALTER EXTENSION mlint DROP TABLE mlint.%I', 'audit_entry_' || m);
+			EXECUTE format('DROP TABLE mlint.%I', 'audit_entry_' || m);
+		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+			RAISE LOG 'mlint: month % of the audit log is in use, it will be dropped later', m;
+			EXIT;
+		END;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mlint.audit_retention_run() IS 'The job audit_retention: drops months of the audit log that are older than mlint.audit_retention';
+INSERT INTO mlint.job (name, command, every)
+VALUES ('audit_retention', 'SELECT mlint.audit_retention_run()', '6 hours');
+
+CREATE FUNCTION mlint.audit_verify(from_seq bigint DEFAULT NULL,
+	to_seq bigint DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 100000
+AS 'MODULE_PATHNAME', 'mlint_audit_verify';
+COMMENT ON FUNCTION mlint.audit_verify(bigint, bigint) IS
+'The first entry of the audit log that was changed, removed or inserted by somebody else than mlint; null when none was. From an entry on, up to another, or all that is kept';
+
+CREATE VIEW mlint.audit_log AS
+SELECT e.seq, e.at, pg_catalog.current_database() AS database, e.role,
+	e.session_role, e.application,
+	e.client_addr::inet AS client_addr, e.pid, e.xid, e.action, e.object_type,
+	e.object,
+	CASE WHEN e.subxid IS NOT NULL AND EXISTS (SELECT FROM mlint.audit_entry r
+			WHERE r.action = 'transaction.rolled_back' AND r.object = e.subxid::text)
+		THEN 'rolled_back' ELSE e.outcome END AS outcome,
+	e.details::jsonb AS details, e.hash, e.subxid
+FROM mlint.audit_entry e;
+COMMENT ON VIEW mlint.audit_log IS 'Who did what: one entry for each action that configures, reads a secret, was denied, overrides a limit, deletes or purges';
+COMMENT ON COLUMN mlint.audit_log.seq IS 'Number of the entry; there are no gaps';
+COMMENT ON COLUMN mlint.audit_log.at IS 'When it happened';
+COMMENT ON COLUMN mlint.audit_log.database IS 'In which database: this one';
+COMMENT ON COLUMN mlint.audit_log.role IS 'Role whose privileges it was done with';
+COMMENT ON COLUMN mlint.audit_log.session_role IS 'Role that had logged in';
+COMMENT ON COLUMN mlint.audit_log.application IS 'application_name of the session';
+COMMENT ON COLUMN mlint.audit_log.client_addr IS 'Address of the client; null for a local one and for workers';
+COMMENT ON COLUMN mlint.audit_log.pid IS 'Process that did it';
+COMMENT ON COLUMN mlint.audit_log.xid IS 'Transaction that it was part of; null when that had no id yet';
+COMMENT ON COLUMN mlint.audit_log.action IS 'What was done: noun.verb';
+COMMENT ON COLUMN mlint.audit_log.object_type IS 'On what kind of thing';
+COMMENT ON COLUMN mlint.audit_log.object IS 'On which; null when there is no single one';
+COMMENT ON COLUMN mlint.audit_log.outcome IS 'ok, denied, failed, or rolled_back: the change was undone with its transaction or savepoint';
+COMMENT ON COLUMN mlint.audit_log.details IS 'More about it';
+COMMENT ON COLUMN mlint.audit_log.hash IS 'SHA-256 over the hash of the entry before and this entry';
+COMMENT ON COLUMN mlint.audit_log.subxid IS 'For a change: the transaction or subtransaction that it stands and falls with; null for what happened whatever became of the transaction';
+
+REVOKE ALL ON FUNCTION mlint.audit_month_begin(int),
+	mlint.audit_note(text, text, text, jsonb, text), mlint.audit_retention_run(),
+	mlint.audit_verify(bigint, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.audit_verify(bigint, bigint)
+	TO mlint_admin, mlint_reader;
+-- Names of secrets and of roles lie in it.
+GRANT SELECT ON mlint.audit_log TO mlint_admin;
+
+-- secrets: the local store, who may use it, and the backends beside it.
+
+CREATE TABLE mlint.wrapping_key (
+	id integer PRIMARY KEY CHECK (id > 0),
+	store uuid NOT NULL,
+	check_value bytea NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE mlint.wrapping_key IS
+	'The master keys that data keys are wrapped with: not the keys, only what they are recognized by; and the identity of this store';
+
+CREATE TABLE mlint.secret (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (name ~ '^[A-Za-z0-9_./-]{1,255}$'),
+	version integer NOT NULL CHECK (version >= 0),
+	latest integer NOT NULL CHECK (latest > 0),
+	previous integer NOT NULL DEFAULT 0,
+	previous_until timestamptz NOT NULL DEFAULT '-infinity',
+	type text NOT NULL CHECK (type IN ('api_key', 'database_password',
+		'ssh_key', 'tls_certificate', 'encryption_key', 'oauth_token',
+		'service_account', 'webhook_secret')),
+	description text,
+	metadata jsonb NOT NULL DEFAULT '{}'
+		CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE mlint.secret IS 'The secrets by name, with the current version';
+
+-- Room on the page for the row that a change of the master key makes.
+CREATE TABLE mlint.secret_version (
+	secret_id bigint NOT NULL REFERENCES mlint.secret ON DELETE CASCADE,
+	version integer NOT NULL CHECK (version > 0),
+	key_id integer NOT NULL,
+	wrapped_key bytea,
+	sealed bytea,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	created_by text NOT NULL DEFAULT pg_catalog.session_user(),
+	destroyed_at timestamptz,
+	destroyed_by text,
+	PRIMARY KEY (secret_id, version),
+	CHECK ((destroyed_at IS NULL) = (wrapped_key IS NOT NULL)
+		AND (destroyed_at IS NULL) = (sealed IS NOT NULL))
+) WITH (fillfactor = 50);
+COMMENT ON TABLE mlint.secret_version IS
+	'The versions of the secrets: each value sealed under a data key, and that wrapped with master key key_id';
+
+CREATE TABLE mlint.secret_grant (
+	pattern text COLLATE "C" NOT NULL
+		CHECK (pattern ~ '^[A-Za-z0-9_./:*?-]+$'
+			AND pg_catalog.length(pattern) <= 511),
+	role regrole NOT NULL,
+	privilege text NOT NULL
+		CHECK (privilege IN ('read', 'write', 'rotate', 'admin', 'owner')),
+	granted_by text NOT NULL,
+	granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (pattern, role, privilege)
+);
+-- Grants on patterns, which every session keeps in memory.
+CREATE INDEX secret_grant_wild ON mlint.secret_grant (pattern)
+	WHERE pattern ~ '[*?]';
+-- A secret has one owner.
+CREATE UNIQUE INDEX secret_grant_owner ON mlint.secret_grant (pattern)
+	WHERE privilege = 'owner';
+COMMENT ON TABLE mlint.secret_grant IS 'What which role may do with the secrets of which names';
+
+-- No statistics: a planner's estimate would tell names to whoever asks for
+-- one, and what was destroyed would stay in them.
+ALTER TABLE mlint.secret ALTER name SET STATISTICS 0,
+	ALTER type SET STATISTICS 0, ALTER description SET STATISTICS 0,
+	ALTER metadata SET STATISTICS 0;
+ALTER TABLE mlint.secret_version ALTER wrapped_key SET STATISTICS 0,
+	ALTER sealed SET STATISTICS 0;
+ALTER TABLE mlint.secret_grant ALTER pattern SET STATISTICS 0;
+
+-- pg_dump takes the rows along: they open where the same master key is.
+SELECT pg_catalog.pg_extension_config_dump('mlint.wrapping_key', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_version', '');
+-- A role that is gone is a number, which may be another role's elsewhere.
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_grant',
+	'WHERE role::oid IN (SELECT r.oid FROM pg_catalog.pg_roles r)');
+
+-- May the caller know of this secret?
+CREATE FUNCTION mlint.secret_privileges(name text) RETURNS text[]
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 10
+	AS 'MODULE_PATHNAME', 'mlint_secret_privileges';
+COMMENT ON FUNCTION mlint.secret_privileges(text) IS
+	'What the current user may do with a secret, whether it exists or not; empty for nothing';
+
+-- Nobody's condition sees a row before ours has let it pass. OFFSET 0 keeps
+-- conditions on names from an index, too: EXPLAIN ANALYZE would show whether
+-- there is a name that the caller must not know.
+CREATE VIEW mlint.secrets WITH (security_barrier) AS
+SELECT s.name, s.type, s.description,
+	(SELECT g.role::text FROM mlint.secret_grant g
+	 WHERE g.pattern = s.name AND g.privilege = 'owner') AS owner,
+	s.privileges,
+	nullif(s.version, 0) AS version,
+	(SELECT pg_catalog.count(*) FROM mlint.secret_version v
+	 WHERE v.secret_id = s.id AND v.destroyed_at IS NULL) AS versions,
+	CASE WHEN s.previous_until > pg_catalog.clock_timestamp()
+		THEN s.previous END AS previous,
+	CASE WHEN s.previous_until > pg_catalog.clock_timestamp()
+		THEN s.previous_until END AS previous_until,
+	s.metadata, s.created_at, s.updated_at
+FROM (SELECT a.*, mlint.secret_privileges(a.name) AS privileges
+	FROM mlint.secret a OFFSET 0) s
+WHERE s.privileges <> '{}';
+
+COMMENT ON VIEW mlint.secrets IS 'The secrets of the local store that the current user may do something with, without their values';
+COMMENT ON COLUMN mlint.secrets.name IS 'Name of the secret';
+COMMENT ON COLUMN mlint.secrets.type IS 'What kind of credential it is';
+COMMENT ON COLUMN mlint.secrets.description IS 'What it is for';
+COMMENT ON COLUMN mlint.secrets.owner IS 'Role that has all privileges on it, at first whoever stored it; null when there is none, after a restore for instance';
+COMMENT ON COLUMN mlint.secrets.privileges IS 'What the current user may do with it: read, write, rotate, admin';
+COMMENT ON COLUMN mlint.secrets.version IS 'Current version, the one that is used where none is named';
+COMMENT ON COLUMN mlint.secrets.versions IS 'How many versions are kept, without destroyed ones';
+COMMENT ON COLUMN mlint.secrets.previous IS 'Version that is valid beside the current one, during the grace of a rotation';
+COMMENT ON COLUMN mlint.secrets.previous_until IS 'When that ends';
+COMMENT ON COLUMN mlint.secrets.metadata IS 'What was stored about it';
+COMMENT ON COLUMN mlint.secrets.created_at IS 'When the first version was stored';
+COMMENT ON COLUMN mlint.secrets.updated_at IS 'When the current version became it';
+
+CREATE VIEW mlint.secret_grants WITH (security_barrier) AS
+SELECT g.pattern, g.role::text AS role, g.privilege, g.granted_by, g.granted_at
+FROM (SELECT a.*, 'admin' = ANY (mlint.secret_privileges(a.pattern))
+		OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.role::oid
+			AND pg_catalog.pg_has_role(current_user, r.oid, 'USAGE')) AS visible
+	FROM mlint.secret_grant a OFFSET 0) g
+WHERE g.visible;
+COMMENT ON VIEW mlint.secret_grants IS 'Who may do what with which secrets, as far as it is the current user''s or his to change';
+COMMENT ON COLUMN mlint.secret_grants.pattern IS 'Name of a secret, or a pattern of names: * stands for any characters, ? for one';
+COMMENT ON COLUMN mlint.secret_grants.role IS 'Role that may, and with it its members';
+COMMENT ON COLUMN mlint.secret_grants.privilege IS 'read, write, rotate or admin (all of these, and to grant them); owner for whoever stored it first';
+COMMENT ON COLUMN mlint.secret_grants.granted_by IS 'Who granted it';
+COMMENT ON COLUMN mlint.secret_grants.granted_at IS 'When';
+
+CREATE FUNCTION mlint.secret_put(name text, value text, type text DEFAULT NULL,
+	description text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	backend text DEFAULT 'local') RETURNS integer
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_put';
+COMMENT ON FUNCTION mlint.secret_put(text, text, text, text, jsonb, text) IS
+	'Store a value of 1 byte to 64 KiB as a new version of a secret, and return the version; give the value as a bind parameter';
+
+CREATE FUNCTION mlint.secret_put_bytes(name text, value bytea, type text DEFAULT NULL,
+	description text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	backend text DEFAULT 'local') RETURNS integer
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_put_bytes';
+COMMENT ON FUNCTION mlint.secret_put_bytes(text, bytea, text, text, jsonb, text) IS
+	'secret_put for a value that is not text';
+
+CREATE FUNCTION mlint.secret_get(name text, version integer DEFAULT NULL,
+	backend text DEFAULT 'local') RETURNS text
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_secret_get';
+COMMENT ON FUNCTION mlint.secret_get(text, integer, text) IS
+	'The value of a secret, of the current version unless another is named';
+
+CREATE FUNCTION mlint.secret_get(name text, version text, backend text) RETURNS text
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_secret_get';
+COMMENT ON FUNCTION mlint.secret_get(text, text, text) IS
+	'The value of a secret in a backend whose versions are no numbers';
+
+CREATE FUNCTION mlint.secret_get_bytes(name text, version integer DEFAULT NULL,
+	backend text DEFAULT 'local') RETURNS bytea
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_secret_get_bytes';
+COMMENT ON FUNCTION mlint.secret_get_bytes(text, integer, text) IS
+	'secret_get for a value that need not be text';
+
+CREATE FUNCTION mlint.secret_get_bytes(name text, version text, backend text) RETURNS bytea
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_secret_get_bytes';
+COMMENT ON FUNCTION mlint.secret_get_bytes(text, text, text) IS
+	'secret_get_bytes for a backend whose versions are no numbers';
+
+CREATE FUNCTION mlint.secret_versions(name text, backend text DEFAULT 'local',
+	OUT version text, OUT state text, OUT created_at timestamptz,
+	OUT created_by text, OUT destroyed_at timestamptz, OUT destroyed_by text)
+	RETURNS SETOF record
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 10
+	AS 'MODULE_PATHNAME', 'mlint_secret_versions';
+COMMENT ON FUNCTION mlint.secret_versions(text, text) IS
+	'The versions of a secret, newest first: current, previous (still valid), waiting (not current yet), old or destroyed';
+
+CREATE FUNCTION mlint.secret_destroy(name text, version integer) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_destroy';
+COMMENT ON FUNCTION mlint.secret_destroy(text, integer) IS
+	'Forget the key of one version, whose value is then gone for good';
+
+CREATE FUNCTION mlint.secret_drop(name text, backend text DEFAULT 'local') RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_drop';
+COMMENT ON FUNCTION mlint.secret_drop(text, text) IS 'Remove a secret with all its versions and the grants on its name';
+
+CREATE FUNCTION mlint.secret_alter(name text, type text DEFAULT NULL,
+	description text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	owner text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_alter';
+COMMENT ON FUNCTION mlint.secret_alter(text, text, text, jsonb, text) IS
+	'Change what is kept about a secret, or its owner; what is null stays';
+
+CREATE FUNCTION mlint.secret_grant(name_pattern text, role text, privilege text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_grant';
+COMMENT ON FUNCTION mlint.secret_grant(text, text, text) IS
+	'Let a role read, write, rotate or administer (admin) the secrets of a name or a pattern of names';
+
+CREATE FUNCTION mlint.secret_revoke(name_pattern text, role text, privilege text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_revoke';
+COMMENT ON FUNCTION mlint.secret_revoke(text, text, text) IS
+	'Take back what mlint.secret_grant gave, with the same pattern';
+
+CREATE FUNCTION mlint.master_keys(OUT key_id integer, OUT state text,
+	OUT source text, OUT created_at timestamptz, OUT versions bigint,
+	OUT data_keys bigint, OUT available boolean, OUT warning text)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 ROWS 2
+	AS 'MODULE_PATHNAME', 'mlint_master_keys';
+COMMENT ON FUNCTION mlint.master_keys() IS 'What mlint.master_key shows';
+
+CREATE VIEW mlint.master_key AS
+SELECT k.key_id, k.state, k.source, k.created_at,
+	pg_catalog.clock_timestamp() - k.created_at AS age, k.versions,
+	k.data_keys, k.available, k.warning
+FROM mlint.master_keys() k;
+COMMENT ON VIEW mlint.master_key IS 'The master keys that the secrets of this database are or were sealed with';
+COMMENT ON COLUMN mlint.master_key.key_id IS 'Number of the key, counted in this database';
+COMMENT ON COLUMN mlint.master_key.state IS 'current: new versions are sealed with it; retiring: there is something left to be sealed anew; retired: nothing in this database needs it, older backups may';
+COMMENT ON COLUMN mlint.master_key.source IS 'Where this server takes its keys from';
+COMMENT ON COLUMN mlint.master_key.created_at IS 'When this database began to use it';
+COMMENT ON COLUMN mlint.master_key.age IS 'How long ago that was';
+COMMENT ON COLUMN mlint.master_key.versions IS 'Versions of secrets that are sealed with it';
+COMMENT ON COLUMN mlint.master_key.data_keys IS 'Data keys of other rooms that are sealed with it, those of archives for instance';
+COMMENT ON COLUMN mlint.master_key.available IS 'Whether the source gives the key now; on a standby, whether the secrets would open after promotion';
+COMMENT ON COLUMN mlint.master_key.warning IS 'What should be done about it; null when all is well';
+
+CREATE FUNCTION mlint.master_key_rotate() RETURNS integer
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_master_key_rotate';
+COMMENT ON FUNCTION mlint.master_key_rotate() IS
+	'Seal new versions with a new master key, and all others too as soon as the transaction has committed: the job master_key_rewrap';
+
+CREATE FUNCTION mlint.secret_rewrap(after_id bigint, batch integer,
+	OUT last_id bigint, OUT rewrapped bigint)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rewrap';
+COMMENT ON FUNCTION mlint.secret_rewrap(bigint, integer) IS
+	'The job master_key_rewrap''s: seals the data keys of some secrets anew';
+
+CREATE FUNCTION mlint.data_key_rewrap(after_id bigint, batch integer,
+	OUT last_id bigint, OUT rewrapped bigint)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_data_key_rewrap';
+COMMENT ON FUNCTION mlint.data_key_rewrap(bigint, integer) IS
+	'The job master_key_rewrap''s: seals some data keys of other rooms anew';
+
+-- A batch a transaction, so that nobody waits for long and a crash loses one;
+-- as long asleep as at work, so that readers keep their processors.
+CREATE PROCEDURE mlint.secret_rewrap_all()
+LANGUAGE plpgsql AS $$
+DECLARE
+	position bigint := 0;
+	began timestamptz;
+BEGIN
+	WHILE position IS NOT NULL LOOP
+		began := pg_catalog.clock_timestamp();
+		SELECT r.last_id INTO position
+		FROM mlint.secret_rewrap(position, 2000) r;
+		COMMIT;
+		PERFORM pg_catalog.pg_sleep(pg_catalog.date_part('epoch',
+			pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began));
+	END LOOP;
+	position := 0;
+	WHILE position IS NOT NULL LOOP
+		began := pg_catalog.clock_timestamp();
+		SELECT r.last_id INTO position
+		FROM mlint.data_key_rewrap(position, 2000) r;
+		COMMIT;
+		PERFORM pg_catalog.pg_sleep(pg_catalog.date_part('epoch',
+			pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began));
+	END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE mlint.secret_rewrap_all() IS
+	'The job master_key_rewrap: seals what an older master key seals with the current one';
+INSERT INTO mlint.job (name, command, every)
+VALUES ('master_key_rewrap', 'CALL mlint.secret_rewrap_all()', '1 day');
+
+-- ---- data keys of other rooms ----
+
+-- Room on the page for the row that a change of the master key makes.
+CREATE TABLE mlint.data_key (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	purpose text NOT NULL CHECK (pg_catalog.length(purpose) <= 100),
+	tree uuid NOT NULL,
+	leaf bigint NOT NULL CHECK (leaf >= 0),
+	key_id integer NOT NULL,
+	wrapped bytea NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE mlint.data_key IS
+	'Keys that other rooms seal with: random bytes wrapped with master key key_id, which only make a key together with a leaf of the erasure key file';
+ALTER TABLE mlint.data_key ALTER wrapped SET STATISTICS 0;
+
+-- Kept: another copy of the file may still have the leaf.
+CREATE TABLE mlint.data_key_destroyed (
+	id bigint PRIMARY KEY,
+	tree uuid NOT NULL,
+	leaf bigint NOT NULL,
+	destroyed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	erased_at timestamptz
+);
+-- What the job data_key_erase has to do.
+CREATE INDEX data_key_destroyed_waiting ON mlint.data_key_destroyed (tree)
+	WHERE erased_at IS NULL;
+COMMENT ON TABLE mlint.data_key_destroyed IS
+	'Data keys that were destroyed, and when their leaves were cut out of the erasure key file';
+
+-- Not dumped: of this server's file.
+CREATE TABLE mlint.erasure_key_revision (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	revision uuid NOT NULL
+);
+COMMENT ON TABLE mlint.erasure_key_revision IS
+	'The erasure key file as it was when all destroyed leaves were last held against it';
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_destroyed', '');
+
+CREATE FUNCTION mlint.data_key_erase(OUT erased bigint, OUT more boolean)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_data_key_erase';
+COMMENT ON FUNCTION mlint.data_key_erase() IS
+	'The job data_key_erase''s: cuts leaves of destroyed data keys out of the erasure key file';
+
+CREATE PROCEDURE mlint.data_key_erase_all()
+LANGUAGE plpgsql AS $$
+DECLARE
+	again boolean := true;
+	elsewhere bigint;
+BEGIN
+	WHILE again LOOP
+		SELECT e.more INTO again FROM mlint.data_key_erase() e;
+		COMMIT;
+	END LOOP;
+	SELECT pg_catalog.count(*) INTO elsewhere
+	FROM mlint.data_key_destroyed d WHERE d.erased_at IS NULL
+		AND d.tree OPERATOR(pg_catalog.<>) (SELECT s.tree FROM mlint.erasure_key_state() s);
+	IF elsewhere OPERATOR(pg_catalog.>) 0 THEN
+		RAISE EXCEPTION '% destroyed data keys are of another erasure key file', elsewhere
+			USING ERRCODE = 'ML010',
+				HINT = 'Put that file in its place once, or set mlint.erasure_key_file to where it is, so that they are cut out of it.';
+	END IF;
+END
+$$;
+COMMENT ON PROCEDURE mlint.data_key_erase_all() IS
+	'The job data_key_erase: makes it impossible to derive data keys that were destroyed, from any copy of the database';
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('data_key_erase', 'CALL mlint.data_key_erase_all()', '1 day', false);
+
+CREATE FUNCTION mlint.erasure_key_state(OUT source text,
+	OUT in_data_directory boolean, OUT available boolean, OUT tree uuid,
+	OUT bytes bigint, OUT problem text)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_erasure_key_state';
+COMMENT ON FUNCTION mlint.erasure_key_state() IS 'Behind the view mlint.erasure_key';
+
+CREATE VIEW mlint.erasure_key AS
+SELECT s.source, s.in_data_directory, s.available, s.bytes, k.keys,
+	d.destroyed, d.waiting, d.waiting_since,
+	CASE WHEN k.keys = 0 AND coalesce(d.waiting, 0) = 0 AND NOT s.available THEN NULL
+		WHEN s.problem IS NOT NULL THEN s.problem
+		WHEN k.elsewhere OR d.elsewhere THEN 'there are data keys of another erasure key file: they do not open, nor can they be erased, without that'
+		WHEN s.in_data_directory AND (k.keys > 0 OR d.destroyed > 0)
+			THEN 'the file lies in the data directory: base backups contain it, so what was destroyed can still be read from them; see mlint.erasure_key_file'
+	END AS warning
+FROM mlint.erasure_key_state() s,
+	LATERAL (SELECT pg_catalog.count(*) AS keys,
+			pg_catalog.bool_or(a.tree <> s.tree) AS elsewhere
+		FROM mlint.data_key a) k,
+	LATERAL (SELECT pg_catalog.count(*) AS destroyed,
+			pg_catalog.count(*) FILTER (WHERE a.erased_at IS NULL) AS waiting,
+			pg_catalog.min(a.destroyed_at) FILTER (WHERE a.erased_at IS NULL) AS waiting_since,
+			pg_catalog.bool_or(a.tree <> s.tree AND a.erased_at IS NULL) AS elsewhere
+		FROM mlint.data_key_destroyed a) d;
+COMMENT ON VIEW mlint.erasure_key IS 'The file that data keys are made with, and from which destroyed ones are erased: one row';
+COMMENT ON COLUMN mlint.erasure_key.source IS 'Where this server expects the file';
+COMMENT ON COLUMN mlint.erasure_key.in_data_directory IS 'Whether it lies in the data directory, so that base backups contain it';
+COMMENT ON COLUMN mlint.erasure_key.available IS 'Whether it is there and in order';
+COMMENT ON COLUMN mlint.erasure_key.bytes IS 'Its size, which grows with what is destroyed here and there';
+COMMENT ON COLUMN mlint.erasure_key.keys IS 'Data keys in this database';
+COMMENT ON COLUMN mlint.erasure_key.destroyed IS 'Data keys of this database that were destroyed';
+COMMENT ON COLUMN mlint.erasure_key.waiting IS 'Those among them that the job data_key_erase has yet to erase from the file';
+COMMENT ON COLUMN mlint.erasure_key.waiting_since IS 'When the oldest of these was destroyed';
+COMMENT ON COLUMN mlint.erasure_key.warning IS 'What should be done about it; null when all is well';
+
+REVOKE ALL ON FUNCTION mlint.data_key_rewrap(bigint, integer),
+	mlint.data_key_erase(), mlint.erasure_key_state() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.data_key_erase_all() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.erasure_key_state() TO mlint_reader;
+GRANT SELECT ON mlint.erasure_key TO mlint_reader;
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_privileges(text),
+	mlint.secret_put(text, text, text, text, jsonb, text),
+	mlint.secret_put_bytes(text, bytea, text, text, jsonb, text),
+	mlint.secret_get(text, integer, text), mlint.secret_get(text, text, text),
+	mlint.secret_get_bytes(text, integer, text),
+	mlint.secret_get_bytes(text, text, text),
+	mlint.secret_versions(text, text), mlint.secret_destroy(text, integer),
+	mlint.secret_drop(text, text),
+	mlint.secret_alter(text, text, text, jsonb, text),
+	mlint.secret_grant(text, text, text), mlint.secret_revoke(text, text, text),
+	mlint.master_keys(), mlint.master_key_rotate(),
+	mlint.secret_rewrap(bigint, integer) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.secret_rewrap_all() FROM PUBLIC;
+-- Each asks for the privilege on the secret itself.
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_put(text, text, text, text, jsonb, text),
+	mlint.secret_put_bytes(text, bytea, text, text, jsonb, text),
+	mlint.secret_get(text, integer, text), mlint.secret_get(text, text, text),
+	mlint.secret_get_bytes(text, integer, text),
+	mlint.secret_get_bytes(text, text, text),
+	mlint.secret_versions(text, text), mlint.secret_destroy(text, integer),
+	mlint.secret_drop(text, text),
+	mlint.secret_alter(text, text, text, jsonb, text),
+	mlint.secret_grant(text, text, text), mlint.secret_revoke(text, text, text)
+	TO mlint_user;
+GRANT EXECUTE ON FUNCTION mlint.secret_privileges(text) TO mlint_user, mlint_reader;
+GRANT EXECUTE ON FUNCTION mlint.master_keys() TO mlint_reader;
+GRANT EXECUTE ON FUNCTION mlint.master_key_rotate() TO mlint_admin;
+GRANT SELECT ON mlint.secrets, mlint.secret_grants TO mlint_user, mlint_reader;
+GRANT SELECT ON mlint.master_key TO mlint_reader;
+
+-- ---- backends ----
+
+CREATE TABLE mlint.secret_backend (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$' AND name <> 'local'),
+	kind text NOT NULL,
+	options jsonb NOT NULL CHECK (pg_catalog.jsonb_typeof(options) = 'object'),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+COMMENT ON TABLE mlint.secret_backend IS 'Systems that keep secrets for us, and how to reach them';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_backend', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_backend_id_seq', '');
+
+CREATE FUNCTION mlint.secret_backend_create(name text, kind text,
+	options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_create';
+COMMENT ON FUNCTION mlint.secret_backend_create(text, text, jsonb) IS
+	'Add a system that keeps secrets: mlint.secret_backend_kinds shows the kinds and their options';
+
+CREATE FUNCTION mlint.secret_backend_alter(name text, options jsonb) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_alter';
+COMMENT ON FUNCTION mlint.secret_backend_alter(text, jsonb) IS
+	'Change options of a secret backend; those not given stay, null takes one away';
+
+CREATE FUNCTION mlint.secret_backend_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_drop';
+COMMENT ON FUNCTION mlint.secret_backend_drop(text) IS
+	'Forget a secret backend; what it keeps stays there';
+
+CREATE FUNCTION mlint.secret_backend_test(name text) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_test';
+COMMENT ON FUNCTION mlint.secret_backend_test(text) IS
+	'Log in to a secret backend and make a call that changes nothing; raises the error if that fails';
+
+CREATE FUNCTION mlint.secret_cache_drop(backend text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_cache_drop';
+COMMENT ON FUNCTION mlint.secret_cache_drop(text) IS
+	'Forget the values that were read from a secret backend, or from all';
+
+-- The backends' part of mlint.secret_list().
+CREATE FUNCTION mlint.secret_backend_list(backend text, prefix text) RETURNS SETOF text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_list';
+COMMENT ON FUNCTION mlint.secret_backend_list(text, text) IS 'Behind mlint.secret_list()';
+
+CREATE FUNCTION mlint.secret_list(backend text, prefix text DEFAULT '')
+RETURNS TABLE (name text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF backend = 'local' THEN
+		RETURN QUERY SELECT s.name FROM mlint.secrets s
+			WHERE starts_with(s.name, prefix) ORDER BY s.name;
+	ELSE
+		RETURN QUERY SELECT l FROM mlint.secret_backend_list(backend, prefix) l
+			ORDER BY l COLLATE "C";
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION mlint.secret_list(text, text) IS
+	'The names of the secrets in a backend that begin with a prefix';
+
+CREATE FUNCTION mlint.secret_refresh() RETURNS int
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_refresh';
+COMMENT ON FUNCTION mlint.secret_refresh() IS
+	'The job secret_refresh''s: reads again what dispatchers use from backends before it runs out, tells them what has changed, renews tokens; returns how many changed';
+
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_refresh', 'SELECT mlint.secret_refresh()', '1 minute', false);
+
+CREATE FUNCTION mlint.secret_backend_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_options';
+COMMENT ON FUNCTION mlint.secret_backend_options() IS 'Behind the view mlint.secret_backend_kinds';
+
+CREATE VIEW mlint.secret_backend_kinds AS SELECT * FROM mlint.secret_backend_options();
+COMMENT ON VIEW mlint.secret_backend_kinds IS 'Kinds of secret backends and the options that they take';
+COMMENT ON COLUMN mlint.secret_backend_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.secret_backend_kinds.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.secret_backend_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.secret_backend_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.secret_backend_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.secret_backend_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.secret_backend_kinds.help IS 'What it does';
+
+CREATE FUNCTION mlint.secret_backend_state(backend int, OUT breaker text,
+	OUT breaker_until timestamptz, OUT cached int, OUT hits bigint,
+	OUT misses bigint, OUT stale bigint, OUT last_success_at timestamptz,
+	OUT last_error text, OUT last_error_at timestamptz)
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_secret_backend_state';
+COMMENT ON FUNCTION mlint.secret_backend_state(int) IS 'Behind the view mlint.secret_backends';
+
+CREATE VIEW mlint.secret_backends AS
+SELECT b.name, b.kind, b.options, s.breaker, s.breaker_until, s.cached,
+	s.hits, s.misses, s.stale, s.last_success_at, s.last_error,
+	s.last_error_at, b.created_at, b.altered_at
+FROM mlint.secret_backend b, LATERAL mlint.secret_backend_state(b.id) s;
+COMMENT ON VIEW mlint.secret_backends IS 'Systems that keep secrets for us, and how they do; counters are since the server started';
+COMMENT ON COLUMN mlint.secret_backends.name IS 'Name of the backend';
+COMMENT ON COLUMN mlint.secret_backends.kind IS 'What sort of system it is';
+COMMENT ON COLUMN mlint.secret_backends.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.secret_backends.breaker IS 'Circuit breaker: closed, open or half-open';
+COMMENT ON COLUMN mlint.secret_backends.breaker_until IS 'Open: when one call will be tried';
+COMMENT ON COLUMN mlint.secret_backends.cached IS 'Values that are kept in memory, sealed';
+COMMENT ON COLUMN mlint.secret_backends.hits IS 'Reads that a kept value answered';
+COMMENT ON COLUMN mlint.secret_backends.misses IS 'Reads that went to the backend';
+COMMENT ON COLUMN mlint.secret_backends.stale IS 'Reads among these that a kept value answered after its time, because the backend was down';
+COMMENT ON COLUMN mlint.secret_backends.last_success_at IS 'When a call last succeeded';
+COMMENT ON COLUMN mlint.secret_backends.last_error IS 'Why a call last failed';
+COMMENT ON COLUMN mlint.secret_backends.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.secret_backends.created_at IS 'When the backend was created';
+COMMENT ON COLUMN mlint.secret_backends.altered_at IS 'When its options were last changed';
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_backend_create(text, text, jsonb),
+	mlint.secret_backend_alter(text, jsonb), mlint.secret_backend_drop(text),
+	mlint.secret_backend_test(text), mlint.secret_cache_drop(text),
+	mlint.secret_backend_list(text, text), mlint.secret_list(text, text),
+	mlint.secret_refresh(), mlint.secret_backend_options(),
+	mlint.secret_backend_state(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_backend_create(text, text, jsonb),
+	mlint.secret_backend_alter(text, jsonb), mlint.secret_backend_drop(text),
+	mlint.secret_backend_test(text), mlint.secret_cache_drop(text),
+	mlint.secret_backend_list(text, text), mlint.secret_list(text, text)
+	TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_backend_options(),
+	mlint.secret_backend_state(int) TO mlint_reader;
+GRANT SELECT ON mlint.secret_backend_kinds, mlint.secret_backends TO mlint_reader;
+-- rotation: secrets that change by themselves.
+
+-- The state is how far the version being tried has got: generated (stored, and
+-- nobody was told), applying (the target has it, or not), verifying (the target
+-- has it), restoring (the target may have it, and is to have the current one).
+CREATE TABLE mlint.secret_rotation (
+	secret_id bigint PRIMARY KEY REFERENCES mlint.secret ON DELETE CASCADE,
+	owner oid NOT NULL,
+	every interval NOT NULL CHECK (every > '0'),
+	generator jsonb NOT NULL,
+	apply jsonb,
+	verify jsonb,
+	grace interval NOT NULL CHECK (grace >= '0'),
+	warn_before interval NOT NULL CHECK (warn_before >= '0'),
+	on_failure jsonb NOT NULL,
+	state text NOT NULL DEFAULT 'idle'
+		CHECK (state IN ('idle', 'generated', 'applying', 'verifying', 'restoring')),
+	paused boolean NOT NULL DEFAULT false,
+	version int CHECK ((version IS NULL) = (state = 'idle')),
+	old_version int CHECK ((old_version IS NULL) = (state = 'idle')),
+	event_id bigint,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	next_at timestamptz NOT NULL,
+	last_rotated_at timestamptz,
+	overlap_until timestamptz,
+	failures int NOT NULL DEFAULT 0,
+	last_error text,
+	warned_version int
+);
+COMMENT ON TABLE mlint.secret_rotation IS 'Which secrets are rotated, how, and how far that has got';
+
+CREATE TABLE mlint.secret_public_key (
+	secret_id bigint NOT NULL REFERENCES mlint.secret ON DELETE CASCADE,
+	version int NOT NULL,
+	public_key text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (secret_id, version)
+);
+COMMENT ON TABLE mlint.secret_public_key IS 'The public parts of key pairs that rotation generated';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_public_key', '');
+
+INSERT INTO mlint.event_type VALUES
+	('secret.rotated', 'A secret has a new current version'),
+	('secret.rotation_failed', 'A rotation failed; the version before stays current'),
+	('secret.expiring', 'A secret''s rotation is due soon, or overdue'),
+	('secret.apply', 'For the destination of a rotation: the version of a secret to use from now on');
+
+-- As in mlint.secrets, nothing but these conditions chooses among names.
+CREATE VIEW mlint.rotations WITH (security_barrier) AS
+SELECT s.name, CASE WHEN r.paused THEN 'paused' ELSE r.state END AS state,
+	r.every, r.last_rotated_at, r.next_at, r.failures, r.last_error,
+	CASE WHEN r.state <> 'idle' THEN r.state END AS step,
+	s.version AS current_version, r.version AS trying_version,
+	r.overlap_until, r.generator, r.apply, r.verify, r.grace, r.warn_before,
+	r.on_failure, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.created_at
+FROM mlint.secret_rotation r
+JOIN (SELECT a.id, a.name, a.version,
+		mlint.secret_privileges(a.name) AS privileges
+	FROM mlint.secret a OFFSET 0) s ON s.id = r.secret_id
+WHERE s.privileges <> '{}';
+COMMENT ON VIEW mlint.rotations IS 'The secrets that are rotated, of those that the current user may do something with';
+COMMENT ON COLUMN mlint.rotations.name IS 'Name of the secret';
+COMMENT ON COLUMN mlint.rotations.state IS 'idle, paused, or the step that is to come: generated, applying, verifying, restoring';
+COMMENT ON COLUMN mlint.rotations.every IS 'Time from one rotation to the next';
+COMMENT ON COLUMN mlint.rotations.last_rotated_at IS 'When a new version last became current';
+COMMENT ON COLUMN mlint.rotations.next_at IS 'When the next rotation, or the next attempt, is due';
+COMMENT ON COLUMN mlint.rotations.failures IS 'Attempts in a row that failed';
+COMMENT ON COLUMN mlint.rotations.last_error IS 'Why the last attempt failed; null after one that succeeded';
+COMMENT ON COLUMN mlint.rotations.step IS 'As state, and also while paused; null when nothing is under way';
+COMMENT ON COLUMN mlint.rotations.current_version IS 'Current version of the secret';
+COMMENT ON COLUMN mlint.rotations.trying_version IS 'Version that is being applied; null when nothing is under way';
+COMMENT ON COLUMN mlint.rotations.overlap_until IS 'Until then the version before the current one is valid too';
+COMMENT ON COLUMN mlint.rotations.generator IS 'How values are made';
+COMMENT ON COLUMN mlint.rotations.apply IS 'How a new value gets to where it is used';
+COMMENT ON COLUMN mlint.rotations.verify IS 'How it is found out that it works there';
+COMMENT ON COLUMN mlint.rotations.grace IS 'How long a version stays valid beside its successor';
+COMMENT ON COLUMN mlint.rotations.warn_before IS 'How long before it is due secret.expiring is published';
+COMMENT ON COLUMN mlint.rotations.on_failure IS 'When a failed attempt is made again';
+COMMENT ON COLUMN mlint.rotations.owner IS 'Role that set the rotation, as which functions run';
+COMMENT ON COLUMN mlint.rotations.created_at IS 'When the rotation was first set';
+
+CREATE VIEW mlint.secret_public_keys WITH (security_barrier) AS
+SELECT s.name, k.version, k.version = s.version AS current, k.public_key,
+	k.created_at
+FROM mlint.secret_public_key k
+JOIN (SELECT a.id, a.name, a.version,
+		mlint.secret_privileges(a.name) AS privileges
+	FROM mlint.secret a OFFSET 0) s ON s.id = k.secret_id
+WHERE s.privileges <> '{}';
+COMMENT ON VIEW mlint.secret_public_keys IS 'The public parts of key pairs that rotation generated, of secrets that the current user may do something with';
+COMMENT ON COLUMN mlint.secret_public_keys.name IS 'Name of the secret that holds the private part';
+COMMENT ON COLUMN mlint.secret_public_keys.version IS 'Its version';
+COMMENT ON COLUMN mlint.secret_public_keys.current IS 'Whether that is the current version';
+COMMENT ON COLUMN mlint.secret_public_keys.public_key IS 'SubjectPublicKeyInfo, PEM';
+COMMENT ON COLUMN mlint.secret_public_keys.created_at IS 'When the pair was generated';
+
+CREATE FUNCTION mlint.secret_rotation_set(name text, every interval,
+	generator jsonb DEFAULT '{"kind": "password"}', apply jsonb DEFAULT NULL,
+	verify jsonb DEFAULT NULL, grace interval DEFAULT '24 hours',
+	on_failure jsonb DEFAULT '{}', warn_before interval DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotation_set';
+COMMENT ON FUNCTION mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval) IS
+	'Have a secret rotated: a new value is generated, applied where it is used, verified there, and made current. Functions that it names run as the role that set it';
+
+CREATE FUNCTION mlint.secret_rotation_drop(name text, force boolean DEFAULT false) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotation_drop';
+COMMENT ON FUNCTION mlint.secret_rotation_drop(text, boolean) IS
+	'Rotate a secret no more; with force also while a new value may have been applied that is not current';
+
+CREATE FUNCTION mlint.secret_rotate(name text) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotate';
+COMMENT ON FUNCTION mlint.secret_rotate(text) IS
+	'Rotate a secret now, when the transaction commits, or go on with a rotation that is paused or waits for its next attempt';
+
+CREATE FUNCTION mlint.secret_rotate_wait(name text, timeout interval) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rotate_wait';
+COMMENT ON FUNCTION mlint.secret_rotate_wait(text, interval) IS
+	'Wait until nothing of a secret''s rotation is due or under way; whether the last attempt succeeded, false also when the timeout passed first. In a transaction after that of mlint.secret_rotate';
+
+CREATE PROCEDURE mlint.secret_rotation_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_rotation_run';
+COMMENT ON PROCEDURE mlint.secret_rotation_run() IS
+	'The job secret_rotation: takes each rotation that is due step by step, each in a transaction of its own';
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute', false);
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),
+	mlint.secret_rotation_drop(text, boolean), mlint.secret_rotate(text),
+	mlint.secret_rotate_wait(text, interval) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.secret_rotation_run() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),
+	mlint.secret_rotation_drop(text, boolean), mlint.secret_rotate(text),
+	mlint.secret_rotate_wait(text, interval) TO mlint_user;
+GRANT SELECT ON mlint.rotations, mlint.secret_public_keys TO mlint_user, mlint_reader;
+-- mounts: secrets as files, for programs that read files.
+
+-- What was written, and how the file is known again; a file that is to go is
+-- removed by the job, when that has committed.
+CREATE TABLE mlint.secret_mount (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	path text COLLATE "C" NOT NULL,
+	names text[] NOT NULL,
+	format text NOT NULL CHECK (format IN ('raw', 'dotenv', 'json')),
+	mode int NOT NULL,
+	created_by oid NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	dropped_at timestamptz,
+	versions text,
+	file text,
+	written_at timestamptz,
+	error text
+);
+COMMENT ON TABLE mlint.secret_mount IS 'Which secrets are written to which files, and what was';
+-- A path is unique among the living.
+CREATE UNIQUE INDEX secret_mount_path ON mlint.secret_mount (path)
+	WHERE dropped_at IS NULL;
+
+CREATE VIEW mlint.secret_mounts AS
+SELECT m.path, m.names, m.format, '0' || pg_catalog.to_char(m.mode / 64 * 100
+		+ m.mode / 8 % 8 * 10 + m.mode % 8, 'FM000') AS mode,
+	CASE WHEN m.dropped_at IS NOT NULL THEN 'removing'
+		WHEN m.error IS NOT NULL THEN 'failed'
+		WHEN coalesce(m.file, '') = '' THEN 'waiting' ELSE 'written' END AS state,
+	m.versions::jsonb AS versions, m.written_at, m.error,
+	pg_catalog.pg_get_userbyid(m.created_by) AS created_by, m.created_at
+FROM mlint.secret_mount m;
+COMMENT ON VIEW mlint.secret_mounts IS 'Secrets that are written to files, and what was written';
+COMMENT ON COLUMN mlint.secret_mounts.path IS 'File, below mlint.secret_mount_directory';
+COMMENT ON COLUMN mlint.secret_mounts.names IS 'Secrets in it; * and ? match those of the local store';
+COMMENT ON COLUMN mlint.secret_mounts.format IS 'raw, dotenv or json';
+COMMENT ON COLUMN mlint.secret_mounts.mode IS 'Mode of the file, octal';
+COMMENT ON COLUMN mlint.secret_mounts.state IS 'waiting, written, failed; removing, when it was dropped and the file is not gone yet';
+COMMENT ON COLUMN mlint.secret_mounts.versions IS 'Versions that the file has, by name of the secret';
+COMMENT ON COLUMN mlint.secret_mounts.written_at IS 'When it was last written';
+COMMENT ON COLUMN mlint.secret_mounts.error IS 'Why the file is not as it should be; null if it is';
+COMMENT ON COLUMN mlint.secret_mounts.created_by IS 'Role that created the mount';
+COMMENT ON COLUMN mlint.secret_mounts.created_at IS 'When it was created';
+
+CREATE FUNCTION mlint.secret_mount_create(name text, path text,
+	mode text DEFAULT '0400', format text DEFAULT 'raw',
+	more text[] DEFAULT '{}') RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_create';
+COMMENT ON FUNCTION mlint.secret_mount_create(text, text, text, text, text[]) IS
+	'Have a secret written to a file below mlint.secret_mount_directory, now and at each new version; as dotenv or json, several, also by glob patterns';
+
+CREATE FUNCTION mlint.secret_mount_drop(path text) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_drop';
+COMMENT ON FUNCTION mlint.secret_mount_drop(text) IS
+	'Remove a file that mlint.secret_mount_create had written, and write it no more';
+
+CREATE FUNCTION mlint.secret_env(names text[]) RETURNS text
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_env';
+COMMENT ON FUNCTION mlint.secret_env(text[]) IS
+	'The current values of secrets as dotenv text, in the quoting of a POSIX shell';
+
+CREATE PROCEDURE mlint.secret_mount_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_secret_mount_run';
+COMMENT ON PROCEDURE mlint.secret_mount_run() IS
+	'The job secret_mounts: writes the files that are not as they should be';
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute', false);
+
+CREATE FUNCTION mlint.secret_mount_changed() RETURNS trigger
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'mlint_secret_mount_changed';
+COMMENT ON FUNCTION mlint.secret_mount_changed() IS
+	'Has the job secret_mounts run when a secret has another version, or none';
+CREATE TRIGGER secret_mount_changed
+AFTER UPDATE OF version OR DELETE ON mlint.secret
+FOR EACH STATEMENT EXECUTE FUNCTION mlint.secret_mount_changed();
+
+REVOKE ALL ON FUNCTION
+	mlint.secret_mount_create(text, text, text, text, text[]),
+	mlint.secret_mount_drop(text), mlint.secret_env(text[]),
+	mlint.secret_mount_changed() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.secret_mount_run() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.secret_mount_create(text, text, text, text, text[]),
+	mlint.secret_mount_drop(text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_env(text[]) TO mlint_user;
+-- It names secrets.
+GRANT SELECT ON mlint.secret_mounts TO mlint_admin;
+-- scan: credentials that lie where they should not.
+
+CREATE TABLE mlint.secret_rule (
+	name text COLLATE "C" PRIMARY KEY,
+	pattern text,
+	keywords text[],
+	severity text CHECK (severity IN ('low', 'medium', 'high', 'critical')),
+	description text,
+	min_entropy real NOT NULL DEFAULT 0,
+	enabled boolean NOT NULL DEFAULT true,
+	CHECK ((pattern IS NULL) = (keywords IS NULL)
+		AND (pattern IS NULL) = (severity IS NULL))
+);
+COMMENT ON TABLE mlint.secret_rule IS
+	'Users'' own rules of the scanner; a row without a pattern switches the built-in rule of its name on or off';
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_rule', '');
+
+CREATE FUNCTION mlint.secret_scan(content text, path text DEFAULT NULL,
+	OUT rule text, OUT line int, OUT "column" int, OUT excerpt text,
+	OUT entropy real, OUT severity text) RETURNS SETOF record
+	LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL SAFE COST 1000 ROWS 1
+	AS 'MODULE_PATHNAME', 'mlint_secret_scan';
+COMMENT ON FUNCTION mlint.secret_scan(text, text) IS
+	'The credentials in a text: rule, line and column (from 1), the first characters only, bits of entropy a character, severity. A path tells lock files, tests and the like';
+
+CREATE FUNCTION mlint.secret_scan_database(OUT object_type text, OUT object text,
+	OUT rule text, OUT line int, OUT "column" int, OUT excerpt text,
+	OUT entropy real, OUT severity text) RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000000 ROWS 10
+	AS 'MODULE_PATHNAME', 'mlint_secret_scan_database';
+COMMENT ON FUNCTION mlint.secret_scan_database() IS
+	'The credentials in this database''s definitions: functions, views, defaults, constraints, triggers, policies, comments, foreign options, settings, subscriptions, destinations; audited';
+
+CREATE FUNCTION mlint.secret_rule_create(name text, pattern text, keywords text[],
+	severity text DEFAULT 'high', description text DEFAULT NULL,
+	min_entropy real DEFAULT 0) RETURNS void
+	LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rule_create';
+COMMENT ON FUNCTION mlint.secret_rule_create(text, text, text[], text, text, real) IS
+	'Adds a rule: a regular expression that is tried on the text around each keyword. Its first group, if it has one, is the secret';
+
+CREATE FUNCTION mlint.secret_rule_drop(name text) RETURNS void
+	LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rule_drop';
+COMMENT ON FUNCTION mlint.secret_rule_drop(text) IS 'Drops a rule that was added';
+
+CREATE FUNCTION mlint.secret_rule_enable(name text, enabled boolean DEFAULT true)
+	RETURNS void
+	LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_secret_rule_enable';
+COMMENT ON FUNCTION mlint.secret_rule_enable(text, boolean) IS
+	'Switches a rule on or off, built in or not';
+
+CREATE FUNCTION mlint.secret_rule_builtin(OUT name text, OUT description text,
+	OUT severity text, OUT keywords text[], OUT pattern text,
+	OUT min_entropy real) RETURNS SETOF record
+	LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 150
+	AS 'MODULE_PATHNAME', 'mlint_secret_rule_builtin';
+COMMENT ON FUNCTION mlint.secret_rule_builtin() IS 'Behind the view mlint.secret_rules';
+
+CREATE VIEW mlint.secret_rules AS
+SELECT b.name, b.description, b.severity, b.keywords, b.pattern, b.min_entropy,
+	true AS built_in, coalesce(r.enabled, true) AS enabled
+FROM mlint.secret_rule_builtin() b
+LEFT JOIN mlint.secret_rule r ON r.name = b.name
+UNION ALL
+SELECT r.name, r.description, r.severity, r.keywords, r.pattern, r.min_entropy,
+	false, r.enabled
+FROM mlint.secret_rule r
+WHERE r.pattern IS NOT NULL;
+COMMENT ON VIEW mlint.secret_rules IS 'What the scanner looks for';
+COMMENT ON COLUMN mlint.secret_rules.name IS 'Name of the rule';
+COMMENT ON COLUMN mlint.secret_rules.description IS 'What it finds';
+COMMENT ON COLUMN mlint.secret_rules.severity IS 'low, medium, high or critical';
+COMMENT ON COLUMN mlint.secret_rules.keywords IS 'It looks only where one of these stands, in any case';
+COMMENT ON COLUMN mlint.secret_rules.pattern IS 'Regular expression; null where a rule takes more than one';
+COMMENT ON COLUMN mlint.secret_rules.min_entropy IS 'Bits a character that a finding must have';
+COMMENT ON COLUMN mlint.secret_rules.built_in IS 'Whether it comes with mlint';
+COMMENT ON COLUMN mlint.secret_rules.enabled IS 'Whether it is in force';
+
+REVOKE ALL ON FUNCTION mlint.secret_scan(text, text),
+	mlint.secret_scan_database(),
+	mlint.secret_rule_create(text, text, text[], text, text, real),
+	mlint.secret_rule_drop(text), mlint.secret_rule_enable(text, boolean),
+	mlint.secret_rule_builtin() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.secret_scan(text, text) TO mlint_user;
+GRANT EXECUTE ON FUNCTION mlint.secret_scan_database(),
+	mlint.secret_rule_create(text, text, text[], text, text, real),
+	mlint.secret_rule_drop(text), mlint.secret_rule_enable(text, boolean)
+TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.secret_rule_builtin() TO mlint_user, mlint_reader;
+GRANT SELECT ON mlint.secret_rules TO mlint_user, mlint_reader;
+-- ratelimit: rules, overrides, decisions.
+
+CREATE TABLE mlint.rate_backend (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE CHECK (name <> 'local'),
+	kind text NOT NULL,
+	options jsonb NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+COMMENT ON TABLE mlint.rate_backend IS 'Stores that rate limits of several servers share';
+
+CREATE TABLE mlint.rate_rule (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL CONSTRAINT rate_rule_name UNIQUE,
+	algorithm text NOT NULL CHECK (algorithm IN
+		('token_bucket', 'leaky_bucket', 'fixed_window', 'sliding_window')),
+	rate bigint NOT NULL CHECK (rate > 0),
+	per interval NOT NULL CHECK (per > '0'),
+	burst bigint CHECK (burst > 0),
+	strategy text NOT NULL CHECK (strategy IN
+		('hard', 'retry_after', 'queue', 'throttle', 'graceful')),
+	scope text NOT NULL CHECK (scope IN
+		('global', 'user', 'ip', 'endpoint', 'custom')),
+	setting text,
+	ipv4_prefix int NOT NULL CHECK (ipv4_prefix BETWEEN 0 AND 32),
+	ipv6_prefix int NOT NULL CHECK (ipv6_prefix BETWEEN 0 AND 128),
+	max_wait interval NOT NULL CHECK (max_wait >= '0'),
+	pre_request boolean NOT NULL,
+	backend text COLLATE "C" REFERENCES mlint.rate_backend (name),
+	mode text NOT NULL CHECK (mode IN ('exact', 'leased')),
+	fail text NOT NULL CHECK (fail IN ('open', 'closed', 'local')),
+	lease bigint CHECK (lease > 0),
+	description text,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+COMMENT ON TABLE mlint.rate_rule IS 'Rate limits: what is let through';
+
+CREATE TABLE mlint.rate_override (
+	rule_id bigint NOT NULL REFERENCES mlint.rate_rule ON DELETE CASCADE,
+	identifier text COLLATE "C" NOT NULL,
+	action text NOT NULL CHECK (action IN ('allow', 'deny', 'limit')),
+	rate bigint CHECK (rate > 0),
+	burst bigint CHECK (burst > 0),
+	expires_at timestamptz,
+	reason text,
+	set_by text NOT NULL,
+	set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	CHECK ((action = 'limit') = (rate IS NOT NULL)),
+	CHECK (burst IS NULL OR rate IS NOT NULL)
+);
+-- All of a rule, which is how they are read.
+CREATE INDEX rate_override_rule ON mlint.rate_override (rule_id);
+-- An identifier may be longer than an entry of a btree, and of any bytes.
+ALTER TABLE mlint.rate_override ADD CONSTRAINT rate_override_key
+	EXCLUDE USING hash ((rule_id::text || ':' || identifier) WITH =);
+COMMENT ON TABLE mlint.rate_override IS 'Identifiers for which a rule does not hold as it is written';
+
+-- pg_dump takes the rows along.
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_backend', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_backend_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_rule', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_rule_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.rate_override', '');
+
+CREATE TYPE mlint.rate_decision AS (
+	allowed boolean,
+	remaining bigint,
+	capacity bigint,
+	retry_after interval,
+	reset_at timestamptz,
+	delay interval,
+	degraded boolean,
+	reason text,
+	rule text
+);
+COMMENT ON TYPE mlint.rate_decision IS 'What a rate limit has to say';
+COMMENT ON COLUMN mlint.rate_decision.allowed IS 'Whether it may pass; if so, its cost has been taken';
+COMMENT ON COLUMN mlint.rate_decision.remaining IS 'What could be taken now, after this';
+COMMENT ON COLUMN mlint.rate_decision.capacity IS 'What can be taken at once at most: the burst of a bucket, the rate of a window';
+COMMENT ON COLUMN mlint.rate_decision.retry_after IS 'Refused: when the same could pass, if nobody else came; null if allowed';
+COMMENT ON COLUMN mlint.rate_decision.reset_at IS 'When all of the capacity is there again';
+COMMENT ON COLUMN mlint.rate_decision.delay IS 'Allowed, but only after so long: a place in a leaky bucket. rate_acquire has waited already';
+COMMENT ON COLUMN mlint.rate_decision.degraded IS 'Whether it was decided with less than the rule asks for; reason says why';
+COMMENT ON COLUMN mlint.rate_decision.reason IS 'Null when it plainly passed; else limited, waiting, denied, allowed, crowded, graceful, backend, or the reason of an override';
+COMMENT ON COLUMN mlint.rate_decision.rule IS 'The rule that this is about';
+
+-- ---- rules ----
+
+CREATE FUNCTION mlint.rate_rule_create(name text, algorithm text, rate bigint,
+	per interval, burst bigint DEFAULT NULL, strategy text DEFAULT 'hard',
+	scope text DEFAULT 'custom', backend text DEFAULT 'local',
+	max_wait interval DEFAULT '5 s', mode text DEFAULT 'exact',
+	fail text DEFAULT 'local', lease bigint DEFAULT NULL,
+	setting text DEFAULT NULL, ipv4_prefix int DEFAULT 32,
+	ipv6_prefix int DEFAULT 64, pre_request boolean DEFAULT false,
+	description text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_rule_create';
+COMMENT ON FUNCTION mlint.rate_rule_create(text, text, bigint, interval, bigint,
+	text, text, text, interval, text, text, bigint, text, int, int, boolean, text) IS
+	'Add a rate limit: rate in each per, by token_bucket, leaky_bucket, fixed_window or sliding_window';
+
+CREATE FUNCTION mlint.rate_rule_alter(name text, algorithm text DEFAULT NULL,
+	rate bigint DEFAULT NULL, per interval DEFAULT NULL,
+	burst bigint DEFAULT NULL, strategy text DEFAULT NULL,
+	scope text DEFAULT NULL, backend text DEFAULT NULL,
+	max_wait interval DEFAULT NULL, mode text DEFAULT NULL,
+	fail text DEFAULT NULL, lease bigint DEFAULT NULL,
+	setting text DEFAULT NULL, ipv4_prefix int DEFAULT NULL,
+	ipv6_prefix int DEFAULT NULL, pre_request boolean DEFAULT NULL,
+	description text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_rule_alter';
+COMMENT ON FUNCTION mlint.rate_rule_alter(text, text, bigint, interval, bigint,
+	text, text, text, interval, text, text, bigint, text, int, int, boolean, text) IS
+	'Change a rate limit; what is null stays. burst and lease 0, and an empty setting or description, take them away. In force everywhere when the commit returns';
+
+CREATE FUNCTION mlint.rate_rule_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_rule_drop';
+COMMENT ON FUNCTION mlint.rate_rule_drop(text) IS 'Remove a rate limit and its overrides';
+
+-- ---- decisions ----
+
+CREATE FUNCTION mlint.rate_check(rule text, identifier text DEFAULT '',
+	cost bigint DEFAULT 1) RETURNS mlint.rate_decision
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_check';
+COMMENT ON FUNCTION mlint.rate_check(text, text, bigint) IS
+	'Take from a limit, or learn when that will be possible. Never waits, and never raises for a refusal';
+
+CREATE FUNCTION mlint.rate_allow(rule text, identifier text DEFAULT '',
+	cost bigint DEFAULT 1) RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_allow';
+COMMENT ON FUNCTION mlint.rate_allow(text, text, bigint) IS
+	'As rate_check, the answer alone; of a leaky bucket true only for what may go without a delay';
+
+CREATE FUNCTION mlint.rate_peek(rule text, identifier text DEFAULT '',
+	cost bigint DEFAULT 1) RETURNS mlint.rate_decision
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_peek';
+COMMENT ON FUNCTION mlint.rate_peek(text, text, bigint) IS 'What rate_check would answer, without taking anything';
+
+CREATE FUNCTION mlint.rate_check_all(rules text[], identifier text DEFAULT '',
+	cost bigint DEFAULT 1) RETURNS mlint.rate_decision
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_check_all';
+COMMENT ON FUNCTION mlint.rate_check_all(text[], text, bigint) IS
+	'Take from all of several limits, or from none: at most 16. The answer is of the limit that refused, or that has the least left';
+
+CREATE FUNCTION mlint.rate_acquire(rule text, identifier text DEFAULT '',
+	cost bigint DEFAULT 1, max_wait interval DEFAULT NULL)
+RETURNS mlint.rate_decision
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_acquire';
+COMMENT ON FUNCTION mlint.rate_acquire(text, text, bigint, interval) IS
+	'Take from a limit by the strategy of its rule. hard raises ML013; retry_after returns the refusal; queue waits its turn, in order of arrival, up to max_wait (null: the rule''s), or returns the refusal, at once if that is too short; throttle slows down from half the capacity on, then is as queue; graceful lets through. A leaky_bucket is waited for by any. Nothing is taken while waiting. What the transaction has locked stays locked meanwhile: call it first';
+
+CREATE FUNCTION mlint.rate_reset(rule text, identifier text DEFAULT NULL)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_reset';
+COMMENT ON FUNCTION mlint.rate_reset(text, text) IS
+	'Forget what an identifier has used of a limit; null: what all have. At once, whatever becomes of the transaction';
+
+-- ---- overrides ----
+
+CREATE FUNCTION mlint.rate_override_set(rule text, identifier text, action text,
+	rate bigint DEFAULT NULL, burst bigint DEFAULT NULL,
+	expires_at timestamptz DEFAULT NULL, reason text DEFAULT NULL)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_override_set';
+COMMENT ON FUNCTION mlint.rate_override_set(text, text, text, bigint, bigint,
+	timestamptz, text) IS
+	'Let an identifier pass always (allow), never (deny) or by another rate (limit), until expires_at; replaces the one before';
+
+CREATE FUNCTION mlint.rate_override_drop(rule text, identifier text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_override_drop';
+COMMENT ON FUNCTION mlint.rate_override_drop(text, text) IS 'End an override';
+
+-- ---- HTTP, triggers ----
+
+CREATE FUNCTION mlint.rate_headers(decision mlint.rate_decision) RETURNS jsonb
+LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+RETURN (
+	SELECT pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+		'RateLimit-Limit', (decision).capacity::text,
+		'RateLimit-Remaining', (decision).remaining::text,
+		'RateLimit-Reset', CASE WHEN t.reset IS NOT NULL THEN
+			greatest(pg_catalog.ceil(t.reset - t.now), 0)::bigint::text END,
+		'X-RateLimit-Limit', (decision).capacity::text,
+		'X-RateLimit-Remaining', (decision).remaining::text,
+		'X-RateLimit-Reset', pg_catalog.ceil(t.reset)::bigint::text,
+		'Retry-After', CASE WHEN NOT (decision).allowed
+			AND (decision).retry_after IS NOT NULL THEN greatest(pg_catalog.ceil(
+				EXTRACT(epoch FROM (decision).retry_after)), 1)::bigint::text END))
+	FROM (SELECT CASE WHEN pg_catalog.isfinite((decision).reset_at) THEN
+			EXTRACT(epoch FROM (decision).reset_at) END AS reset,
+		EXTRACT(epoch FROM pg_catalog.clock_timestamp()) AS now) t
+);
+COMMENT ON FUNCTION mlint.rate_headers(mlint.rate_decision) IS
+	'The headers of an HTTP response that tell a client of its limit: RateLimit-* (Reset in seconds from now), X-RateLimit-* (Reset as Unix time), and Retry-After for a refusal';
+
+CREATE FUNCTION mlint.rate_check_pre_request() RETURNS mlint.rate_decision
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_check_pre_request';
+COMMENT ON FUNCTION mlint.rate_check_pre_request() IS
+	'Take 1 from all limits that have pre_request, or from none, each for the identifier that its scope makes of the session; null when there are none';
+
+CREATE FUNCTION mlint.rate_pre_request() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	decision mlint.rate_decision := mlint.rate_check_pre_request();
+	headers jsonb;
+BEGIN
+	IF decision.allowed IS NULL THEN
+		RETURN;
+	END IF;
+	headers := mlint.rate_headers(decision);
+	IF NOT decision.allowed THEN
+		RAISE SQLSTATE 'PGRST' USING
+			MESSAGE = jsonb_build_object('code', 'ML013',
+				'message', 'Too many requests',
+				'details', format('Rate limit "%s": %s', decision.rule, decision.reason),
+				'hint', coalesce(format('Try again in %s s.', headers->>'Retry-After'),
+					'Waiting does not help.'))::text,
+			DETAIL = jsonb_build_object('status', 429, 'status_text', 'Too Many Requests',
+				'headers', headers)::text;
+	END IF;
+	PERFORM set_config('response.headers',
+		(coalesce(nullif(current_setting('response.headers', true), ''), '[]')::jsonb
+			|| (SELECT jsonb_agg(jsonb_build_object(h.key, h.value))
+				FROM jsonb_each(headers) h))::text, true);
+END
+$$;
+COMMENT ON FUNCTION mlint.rate_pre_request() IS
+	'For db-pre-request of PostgREST: take 1 from all limits that have pre_request; answers 429 with the headers of mlint.rate_headers, or adds these to the response';
+
+CREATE FUNCTION mlint.rate_limit_trigger() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_limit_trigger';
+COMMENT ON FUNCTION mlint.rate_limit_trigger() IS
+	'Limits inserts: BEFORE INSERT FOR EACH ROW EXECUTE FUNCTION mlint.rate_limit_trigger(rule, column) takes 1 for the column''s value, as rate_acquire, and raises ML013 for a refusal';
+
+-- ---- what others see ----
+
+CREATE VIEW mlint.rate_rules AS
+SELECT r.name, r.algorithm, r.rate, r.per, r.burst, r.strategy, r.scope,
+	r.setting, r.ipv4_prefix, r.ipv6_prefix, r.max_wait, r.pre_request,
+	coalesce(r.backend, 'local') AS backend, r.mode, r.fail, r.lease,
+	r.description, r.created_at, r.altered_at
+FROM mlint.rate_rule r;
+COMMENT ON VIEW mlint.rate_rules IS 'The rate limits';
+COMMENT ON COLUMN mlint.rate_rules.name IS 'Name of the limit';
+COMMENT ON COLUMN mlint.rate_rules.algorithm IS 'token_bucket, leaky_bucket, fixed_window or sliding_window';
+COMMENT ON COLUMN mlint.rate_rules.rate IS 'How much passes ...';
+COMMENT ON COLUMN mlint.rate_rules.per IS '... in so long';
+COMMENT ON COLUMN mlint.rate_rules.burst IS 'How much a bucket holds; null: as much as rate';
+COMMENT ON COLUMN mlint.rate_rules.strategy IS 'What rate_acquire does when it is used up: hard (raises), retry_after (returns the refusal), queue (waits in order of arrival), throttle (slows down before), graceful (lets pass, and says so)';
+COMMENT ON COLUMN mlint.rate_rules.scope IS 'Whom an identifier stands for: global (all), user, ip, endpoint, or custom (what each call gives)';
+COMMENT ON COLUMN mlint.rate_rules.setting IS 'Setting where user, ip or endpoint is found when a call gives none: name, or name>key for a member of a JSON object';
+COMMENT ON COLUMN mlint.rate_rules.ipv4_prefix IS 'Scope ip: addresses that agree in so many bits are one identifier';
+COMMENT ON COLUMN mlint.rate_rules.ipv6_prefix IS 'The same for IPv6';
+COMMENT ON COLUMN mlint.rate_rules.max_wait IS 'How long rate_acquire waits at most';
+COMMENT ON COLUMN mlint.rate_rules.pre_request IS 'Whether mlint.rate_pre_request takes from it; not with scope custom';
+COMMENT ON COLUMN mlint.rate_rules.backend IS 'Where it is kept: local for this server''s memory, or the name of a store that several servers share';
+COMMENT ON COLUMN mlint.rate_rules.mode IS 'With a backend: exact (asked for each decision), or leased (parts of the limit are borrowed)';
+COMMENT ON COLUMN mlint.rate_rules.fail IS 'When the backend is away: open (lets pass), closed (refuses), or local (each server for itself)';
+COMMENT ON COLUMN mlint.rate_rules.lease IS 'How much is borrowed at a time; null: mlint chooses';
+COMMENT ON COLUMN mlint.rate_rules.description IS 'What it is for';
+COMMENT ON COLUMN mlint.rate_rules.created_at IS 'When it was made';
+COMMENT ON COLUMN mlint.rate_rules.altered_at IS 'When it was changed last; null: never';
+
+CREATE VIEW mlint.rate_overrides AS
+SELECT r.name AS rule, o.identifier, o.action, o.rate, o.burst, o.expires_at,
+	coalesce(o.expires_at <= pg_catalog.clock_timestamp(), false) AS expired,
+	o.reason, o.set_by, o.set_at
+FROM mlint.rate_override o JOIN mlint.rate_rule r ON r.id = o.rule_id;
+COMMENT ON VIEW mlint.rate_overrides IS 'Identifiers for which a limit does not hold as it is written';
+COMMENT ON COLUMN mlint.rate_overrides.rule IS 'Name of the limit';
+COMMENT ON COLUMN mlint.rate_overrides.identifier IS 'For whom; of scope ip an address as the limit masks it';
+COMMENT ON COLUMN mlint.rate_overrides.action IS 'allow (passes always), deny (never) or limit (by another rate)';
+COMMENT ON COLUMN mlint.rate_overrides.rate IS 'The other rate';
+COMMENT ON COLUMN mlint.rate_overrides.burst IS 'The other burst; null: as much as rate';
+COMMENT ON COLUMN mlint.rate_overrides.expires_at IS 'Until when; null: until it is dropped';
+COMMENT ON COLUMN mlint.rate_overrides.expired IS 'Whether that has passed, so that the limit holds again';
+COMMENT ON COLUMN mlint.rate_overrides.reason IS 'Why; of deny it is the reason that the decision shows';
+COMMENT ON COLUMN mlint.rate_overrides.set_by IS 'Who set it';
+COMMENT ON COLUMN mlint.rate_overrides.set_at IS 'When';
+
+CREATE FUNCTION mlint.rate_totals(OUT rule_id bigint, OUT allowed bigint,
+	OUT refused bigint, OUT crowded bigint, OUT waited bigint,
+	OUT wait_p50 interval, OUT wait_p99 interval, OUT identifiers bigint,
+	OUT evictions bigint) RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 50
+AS 'MODULE_PATHNAME', 'mlint_rate_totals';
+COMMENT ON FUNCTION mlint.rate_totals() IS 'Behind the view mlint.stat_rate_limits';
+
+CREATE VIEW mlint.stat_rate_limits AS
+SELECT r.name AS rule, coalesce(t.allowed + t.refused, 0) AS checks,
+	coalesce(t.allowed, 0) AS allowed, coalesce(t.refused, 0) AS refused,
+	coalesce(t.crowded, 0) AS crowded, coalesce(t.waited, 0) AS waited,
+	t.wait_p50, t.wait_p99, coalesce(t.identifiers, 0) AS identifiers,
+	coalesce(t.evictions, 0) AS evictions
+FROM mlint.rate_rule r LEFT JOIN mlint.rate_totals() t ON t.rule_id = r.id;
+COMMENT ON VIEW mlint.stat_rate_limits IS 'What the rate limits have decided on this server since their counters began, which a crash ends';
+COMMENT ON COLUMN mlint.stat_rate_limits.rule IS 'Name of the limit';
+COMMENT ON COLUMN mlint.stat_rate_limits.checks IS 'Decisions, without those that an override of allow or deny made and without peeks';
+COMMENT ON COLUMN mlint.stat_rate_limits.allowed IS 'Decisions that let pass';
+COMMENT ON COLUMN mlint.stat_rate_limits.refused IS 'Decisions that refused';
+COMMENT ON COLUMN mlint.stat_rate_limits.crowded IS 'Decisions on an identifier for which mlint.rate_max_keys left no room, so that it shared with others';
+COMMENT ON COLUMN mlint.stat_rate_limits.waited IS 'Calls of rate_acquire that waited';
+COMMENT ON COLUMN mlint.stat_rate_limits.wait_p50 IS 'Half of these waited no longer than that, to within a factor of 1.5';
+COMMENT ON COLUMN mlint.stat_rate_limits.wait_p99 IS 'The same of 99 in a hundred';
+COMMENT ON COLUMN mlint.stat_rate_limits.identifiers IS 'Identifiers that are remembered now';
+COMMENT ON COLUMN mlint.stat_rate_limits.evictions IS 'Identifiers that had used nothing lately and were forgotten to make room for others';
+
+CREATE FUNCTION mlint.rate_top(rule text, n int DEFAULT 10,
+	OUT identifier text, OUT allowed bigint, OUT refused bigint)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10
+AS 'MODULE_PATHNAME', 'mlint_rate_top';
+COMMENT ON FUNCTION mlint.rate_top(text, int) IS
+	'Of the identifiers that a limit remembers, the n that were checked most often and the n that were refused most often, by the number of checks; of a long one the beginning and ...';
+
+REVOKE ALL ON FUNCTION
+	mlint.rate_rule_create(text, text, bigint, interval, bigint, text, text,
+		text, interval, text, text, bigint, text, int, int, boolean, text),
+	mlint.rate_rule_alter(text, text, bigint, interval, bigint, text, text,
+		text, interval, text, text, bigint, text, int, int, boolean, text),
+	mlint.rate_rule_drop(text), mlint.rate_check(text, text, bigint),
+	mlint.rate_allow(text, text, bigint), mlint.rate_peek(text, text, bigint),
+	mlint.rate_check_all(text[], text, bigint),
+	mlint.rate_acquire(text, text, bigint, interval),
+	mlint.rate_reset(text, text),
+	mlint.rate_override_set(text, text, text, bigint, bigint, timestamptz, text),
+	mlint.rate_override_drop(text, text),
+	mlint.rate_headers(mlint.rate_decision), mlint.rate_check_pre_request(),
+	mlint.rate_pre_request(), mlint.rate_limit_trigger(),
+	mlint.rate_totals(), mlint.rate_top(text, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.rate_rule_create(text, text, bigint, interval, bigint, text, text,
+		text, interval, text, text, bigint, text, int, int, boolean, text),
+	mlint.rate_rule_alter(text, text, bigint, interval, bigint, text, text,
+		text, interval, text, text, bigint, text, int, int, boolean, text),
+	mlint.rate_rule_drop(text), mlint.rate_reset(text, text),
+	mlint.rate_override_set(text, text, text, bigint, bigint, timestamptz, text),
+	mlint.rate_override_drop(text, text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION
+	mlint.rate_check(text, text, bigint), mlint.rate_allow(text, text, bigint),
+	mlint.rate_peek(text, text, bigint),
+	mlint.rate_check_all(text[], text, bigint),
+	mlint.rate_acquire(text, text, bigint, interval),
+	mlint.rate_headers(mlint.rate_decision), mlint.rate_check_pre_request(),
+	mlint.rate_pre_request(), mlint.rate_limit_trigger() TO mlint_user;
+GRANT EXECUTE ON FUNCTION mlint.rate_totals(), mlint.rate_top(text, int)
+	TO mlint_reader;
+GRANT SELECT ON mlint.rate_rules, mlint.rate_overrides, mlint.stat_rate_limits
+	TO mlint_reader;
+
+-- ---- backends ----
+
+CREATE FUNCTION mlint.rate_backend_create(name text, kind text DEFAULT 'redis',
+	options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_create';
+COMMENT ON FUNCTION mlint.rate_backend_create(text, text, jsonb) IS
+	'Add a store that rate limits of several servers share: mlint.rate_backend_kinds shows the options';
+
+CREATE FUNCTION mlint.rate_backend_alter(name text, options jsonb) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_alter';
+COMMENT ON FUNCTION mlint.rate_backend_alter(text, jsonb) IS
+	'Change options of a rate backend; those not given stay, null takes one away. All processes connect anew';
+
+CREATE FUNCTION mlint.rate_backend_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_drop';
+COMMENT ON FUNCTION mlint.rate_backend_drop(text) IS
+	'Forget a rate backend that no limit uses; what it keeps expires there';
+
+CREATE FUNCTION mlint.rate_backend_test(name text) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_test';
+COMMENT ON FUNCTION mlint.rate_backend_test(text) IS
+	'Connect to a rate backend anew and time a decision that takes nothing; raises the error if that fails, closes the breaker if it does not';
+
+CREATE FUNCTION mlint.rate_backend_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_options';
+COMMENT ON FUNCTION mlint.rate_backend_options() IS 'Behind the view mlint.rate_backend_kinds';
+
+CREATE VIEW mlint.rate_backend_kinds AS SELECT * FROM mlint.rate_backend_options();
+COMMENT ON VIEW mlint.rate_backend_kinds IS 'Kinds of rate backends whose modules are installed, and the options that they take';
+COMMENT ON COLUMN mlint.rate_backend_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.rate_backend_kinds.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.rate_backend_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.rate_backend_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.rate_backend_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.rate_backend_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.rate_backend_kinds.help IS 'What it does';
+
+CREATE FUNCTION mlint.rate_backend_state(backend int, OUT breaker text,
+	OUT breaker_until timestamptz, OUT failures bigint,
+	OUT last_success_at timestamptz, OUT last_error text,
+	OUT last_error_at timestamptz)
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_rate_backend_state';
+COMMENT ON FUNCTION mlint.rate_backend_state(int) IS 'Behind the view mlint.rate_backends';
+
+CREATE VIEW mlint.rate_backends AS
+SELECT b.name, b.kind, b.options, s.breaker, s.breaker_until, s.failures,
+	s.last_success_at, s.last_error, s.last_error_at, b.created_at,
+	b.altered_at
+FROM mlint.rate_backend b, LATERAL mlint.rate_backend_state(b.id) s;
+COMMENT ON VIEW mlint.rate_backends IS 'Stores that rate limits of several servers share, and how they do, as this server sees it';
+COMMENT ON COLUMN mlint.rate_backends.name IS 'Name of the backend';
+COMMENT ON COLUMN mlint.rate_backends.kind IS 'What sort of store it is';
+COMMENT ON COLUMN mlint.rate_backends.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.rate_backends.breaker IS 'Circuit breaker: closed, open (each limit does what its fail says) or half-open';
+COMMENT ON COLUMN mlint.rate_backends.breaker_until IS 'Open: when one call will be tried';
+COMMENT ON COLUMN mlint.rate_backends.failures IS 'Calls that failed since the server started';
+COMMENT ON COLUMN mlint.rate_backends.last_success_at IS 'When a call last succeeded, to within a second';
+COMMENT ON COLUMN mlint.rate_backends.last_error IS 'Why a call last failed';
+COMMENT ON COLUMN mlint.rate_backends.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.rate_backends.created_at IS 'When the backend was created';
+COMMENT ON COLUMN mlint.rate_backends.altered_at IS 'When its options were last changed';
+
+CREATE FUNCTION mlint.rate_lease_return() RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_rate_lease_return';
+COMMENT ON FUNCTION mlint.rate_lease_return() IS
+	'The job rate_lease_return''s: gives back what this server has borrowed of leased limits and did not use in time; returns of how many identifiers';
+
+-- From the first leased rule on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('rate_lease_return', 'SELECT mlint.rate_lease_return()', '10 s', false);
+
+REVOKE ALL ON FUNCTION
+	mlint.rate_backend_create(text, text, jsonb),
+	mlint.rate_backend_alter(text, jsonb), mlint.rate_backend_drop(text),
+	mlint.rate_backend_test(text), mlint.rate_backend_options(),
+	mlint.rate_backend_state(int), mlint.rate_lease_return() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.rate_backend_create(text, text, jsonb),
+	mlint.rate_backend_alter(text, jsonb), mlint.rate_backend_drop(text),
+	mlint.rate_backend_test(text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.rate_backend_options(),
+	mlint.rate_backend_state(int) TO mlint_reader;
+GRANT SELECT ON mlint.rate_backend_kinds, mlint.rate_backends TO mlint_reader;
+-- sessions: sessions of language models, what was said in them, and the models.
+
+CREATE TABLE mlint.session (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	session_id text COLLATE "C" NOT NULL UNIQUE
+		CHECK (pg_catalog.octet_length(session_id) BETWEEN 1 AND 255
+			AND session_id !~ '[[:cntrl:]]'),
+	model_id text COLLATE "C" NOT NULL
+		CHECK (pg_catalog.octet_length(model_id) BETWEEN 1 AND 255
+			AND model_id !~ '[[:cntrl:]]'),
+	model_version text COLLATE "C" NOT NULL DEFAULT ''
+		CHECK (pg_catalog.octet_length(model_version) <= 255),
+	status text NOT NULL DEFAULT 'active'
+		CHECK (status IN ('active', 'completed', 'failed', 'archived')),
+	tags text[] NOT NULL DEFAULT '{}',
+	metadata jsonb NOT NULL DEFAULT '{}'
+		CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+	started_at timestamptz NOT NULL,
+	ended_at timestamptz,
+	-- The last sign of life, at most an hour too early: it is moved on only
+	-- when it is an hour old, so that a message does not mean an update.
+	active_at timestamptz NOT NULL,
+	updated_at timestamptz NOT NULL
+);
+-- session_list and session_list_after, newest first.
+CREATE INDEX session_started ON mlint.session (started_at, session_id);
+-- The same of one model, and of one status.
+CREATE INDEX session_model ON mlint.session (model_id, started_at, session_id);
+CREATE INDEX session_status ON mlint.session (status, started_at, session_id);
+-- tags @> '{x}': lists, policies that match by tag.
+CREATE INDEX session_tags ON mlint.session USING gin (tags);
+-- metadata @> '{"user": "x"}': lists, erase_subject.
+CREATE INDEX session_metadata ON mlint.session USING gin (metadata jsonb_path_ops);
+-- What is due for archiving: active_at < x ORDER BY active_at, id.
+CREATE INDEX session_due ON mlint.session (active_at, id) WHERE status <> 'archived';
+COMMENT ON TABLE mlint.session IS 'The sessions, archived ones too: of those only what was said is elsewhere';
+
+-- One row for each prompt, response and tool call, in a tree: parent is the
+-- message that it follows, of the same session; null begins. A prompt follows a
+-- response or a tool call, or, added without a parent, the newest message,
+-- whichever that is; a response follows a prompt or a tool call; a tool call
+-- belongs to the response that asked for it. tool is of tool calls only:
+-- {"name": ..., "arguments": {...}}, with "error" if it failed; content is its
+-- result. model_id, usage and latency_ms are of responses, latency_ms of tool
+-- calls too. seq grows with time within a session, and is greater than the
+-- parent's. Never updated. An archived session has none.
+CREATE TABLE mlint.message (
+	id uuid PRIMARY KEY,
+	session bigint NOT NULL REFERENCES mlint.session,
+	seq bigint GENERATED BY DEFAULT AS IDENTITY,
+	parent uuid,
+	kind text NOT NULL CHECK (kind IN ('prompt', 'response', 'tool_call')),
+	content text NOT NULL,
+	model_id text COLLATE "C",
+	usage jsonb,
+	latency_ms double precision,
+	tool jsonb,
+	metadata jsonb NOT NULL DEFAULT '{}',
+	created_at timestamptz NOT NULL
+);
+-- The newest message of a session; all of them in order.
+CREATE INDEX message_session ON mlint.message (session, seq);
+-- The tool calls of a response, for session_transcript.
+CREATE INDEX message_tool_call ON mlint.message (parent) WHERE kind = 'tool_call';
+COMMENT ON TABLE mlint.message IS 'What was said in the live sessions';
+
+-- pg_dump takes the rows along.
+SELECT pg_catalog.pg_extension_config_dump('mlint.session', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.session_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.message', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.message_seq_seq', '');
+
+-- Its row type is what functions return.
+CREATE VIEW mlint.sessions AS
+SELECT s.session_id, s.model_id, s.model_version, s.status, s.tags, s.metadata,
+	s.started_at, s.ended_at, s.active_at, s.updated_at
+FROM mlint.session s;
+COMMENT ON VIEW mlint.sessions IS 'The sessions, archived ones too';
+COMMENT ON COLUMN mlint.sessions.session_id IS 'The id that it was registered with';
+COMMENT ON COLUMN mlint.sessions.model_id IS 'The model';
+COMMENT ON COLUMN mlint.sessions.model_version IS 'Its version; empty when none was given';
+COMMENT ON COLUMN mlint.sessions.status IS 'active; completed or failed, when it has ended; archived, when what was said is in an archive';
+COMMENT ON COLUMN mlint.sessions.tags IS 'Sorted, each once';
+COMMENT ON COLUMN mlint.sessions.metadata IS 'What the application keeps with it; not for mlint_reader';
+COMMENT ON COLUMN mlint.sessions.started_at IS 'When it began';
+COMMENT ON COLUMN mlint.sessions.ended_at IS 'When it was completed or failed; null while it is active';
+COMMENT ON COLUMN mlint.sessions.active_at IS 'Its last sign of life, at most an hour too early: archiving goes by it';
+COMMENT ON COLUMN mlint.sessions.updated_at IS 'When it was registered, or its status last changed';
+
+CREATE FUNCTION mlint.session_register(session_id text, model_id text,
+	model_version text DEFAULT '', tags text[] DEFAULT '{}',
+	metadata jsonb DEFAULT '{}', started_at timestamptz DEFAULT NULL)
+RETURNS mlint.sessions
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_register';
+COMMENT ON FUNCTION mlint.session_register(text, text, text, text[], jsonb, timestamptz) IS
+	'Add a session, started now unless said otherwise; the same once more returns the one there is';
+
+CREATE FUNCTION mlint.session_get(session_id text) RETURNS mlint.sessions
+LANGUAGE c STABLE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_get';
+COMMENT ON FUNCTION mlint.session_get(text) IS 'A session; an error if there is none';
+
+CREATE FUNCTION mlint.session_set_status(session_id text, status text)
+RETURNS mlint.sessions
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_set_status';
+COMMENT ON FUNCTION mlint.session_set_status(text, text) IS
+	'Complete or fail a session, resume one that has ended (active), or archive it';
+
+CREATE FUNCTION mlint.session_delete(session_id text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_delete';
+COMMENT ON FUNCTION mlint.session_delete(text) IS
+	'Remove a session with its messages and usage; refused while it is held, or archived';
+
+-- ---- messages ----
+
+CREATE FUNCTION mlint.prompt_add(session_id text, content text,
+	metadata jsonb DEFAULT '{}', parent uuid DEFAULT NULL) RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_prompt_add';
+COMMENT ON FUNCTION mlint.prompt_add(text, text, jsonb, uuid) IS
+	'Add a prompt after the newest message, or after the response (or tool call) parent; the nil UUID begins anew';
+
+CREATE FUNCTION mlint.response_add(prompt_id uuid, content text,
+	usage jsonb DEFAULT NULL, model_id text DEFAULT NULL,
+	latency_ms double precision DEFAULT NULL, metadata jsonb DEFAULT '{}')
+RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_response_add';
+COMMENT ON FUNCTION mlint.response_add(uuid, text, jsonb, text, double precision, jsonb) IS
+	'Add a response to a prompt (or after a tool call); usage is kept with it, and counted by usage_track()';
+
+CREATE FUNCTION mlint.tool_call_add(response_id uuid, name text,
+	arguments jsonb DEFAULT '{}', result text DEFAULT '',
+	error text DEFAULT NULL, latency_ms double precision DEFAULT NULL,
+	metadata jsonb DEFAULT '{}') RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_tool_call_add';
+COMMENT ON FUNCTION mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb) IS
+	'Add a tool call that a response asked for, with its result or error';
+
+REVOKE ALL ON FUNCTION
+	mlint.session_register(text, text, text, text[], jsonb, timestamptz),
+	mlint.session_get(text), mlint.session_set_status(text, text),
+	mlint.session_delete(text), mlint.prompt_add(text, text, jsonb, uuid),
+	mlint.response_add(uuid, text, jsonb, text, double precision, jsonb),
+	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb)
+FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.session_register(text, text, text, text[], jsonb, timestamptz),
+	mlint.session_get(text), mlint.session_set_status(text, text),
+	mlint.session_delete(text), mlint.prompt_add(text, text, jsonb, uuid),
+	mlint.response_add(uuid, text, jsonb, text, double precision, jsonb),
+	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb)
+TO mlint_user;
+GRANT SELECT ON mlint.sessions TO mlint_user;
+-- pg_monitor is a member: nothing of what users say, or of who they are.
+GRANT SELECT (session_id, model_id, model_version, status, tags, started_at,
+	ended_at, active_at, updated_at) ON mlint.sessions TO mlint_reader;
+-- usage: what sessions and models use, what that costs, and budgets.
+-- retention: how long archives are kept, and what must not be deleted.
+
+CREATE TABLE mlint.retention_level (
+	level text PRIMARY KEY,
+	days integer NOT NULL,
+	erasable boolean NOT NULL
+);
+COMMENT ON TABLE mlint.retention_level IS 'Compliance levels: the least number of days, and whether a person''s right to erasure comes first';
+INSERT INTO mlint.retention_level VALUES
+	('standard', 365, true), ('hipaa', 2555, false), ('gdpr', 2555, true),
+	('pci', 1095, true), ('soc2', 2555, true);
+
+CREATE TABLE mlint.retention_policy (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63
+			AND name !~ '[[:cntrl:]]'),
+	days integer NOT NULL CHECK (days BETWEEN 1 AND 36500),
+	level text NOT NULL REFERENCES mlint.retention_level,
+	auto_delete boolean NOT NULL DEFAULT false,
+	description text,
+	match_tag text,
+	match_metadata jsonb CHECK (pg_catalog.jsonb_typeof(match_metadata) = 'object'),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+COMMENT ON TABLE mlint.retention_policy IS 'How long archives are kept';
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_policy', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_policy_id_seq', '');
+
+CREATE TABLE mlint.hold (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	session bigint NOT NULL REFERENCES mlint.session ON DELETE CASCADE,
+	reason text NOT NULL CHECK (reason <> ''),
+	placed_by text NOT NULL,
+	placed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	released_by text,
+	released_at timestamptz,
+	release_reason text,
+	CHECK ((released_by IS NULL) = (released_at IS NULL))
+);
+-- The holds of a session: for whoever wants to delete it.
+CREATE INDEX hold_session ON mlint.hold (session);
+COMMENT ON TABLE mlint.hold IS 'Legal holds; while one is not released, its session and archive cannot be deleted';
+SELECT pg_catalog.pg_extension_config_dump('mlint.hold', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.hold_id_seq', '');
+
+-- ---- what is held stays ----
+
+CREATE FUNCTION mlint.owner_scope_open() RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_owner_scope_open';
+COMMENT ON FUNCTION mlint.owner_scope_open() IS
+	'Is the statement one of mlint''s own functions''? For triggers';
+
+CREATE FUNCTION mlint.hold_guard() RETURNS trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_hold_guard';
+COMMENT ON FUNCTION mlint.hold_guard() IS
+	'Trigger: sessions and archives that are held are not deleted, their content is not touched but by mlint''s functions, and holds are ended by mlint.archive_release() only';
+REVOKE ALL ON FUNCTION mlint.owner_scope_open(), mlint.hold_guard() FROM PUBLIC;
+
+-- ALWAYS: session_replication_role = replica is no way around them.
+CREATE TRIGGER hold_guard BEFORE DELETE ON mlint.session
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.session
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.message
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.message
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard BEFORE UPDATE OR DELETE ON mlint.hold
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.hold
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+ALTER TABLE mlint.session ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.message ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.hold ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+
+-- ---- policies ----
+
+CREATE VIEW mlint.retention_levels AS
+SELECT level, days, erasable FROM mlint.retention_level;
+COMMENT ON VIEW mlint.retention_levels IS 'Compliance levels: how long what is under them is kept at least';
+COMMENT ON COLUMN mlint.retention_levels.level IS 'Name of the level';
+COMMENT ON COLUMN mlint.retention_levels.days IS 'Days that it demands';
+COMMENT ON COLUMN mlint.retention_levels.erasable IS 'Whether mlint.erase_subject() erases before these are over';
+
+CREATE VIEW mlint.retention_policies AS
+SELECT name::text, days AS retention_days, level, auto_delete, description,
+	match_tag, match_metadata, created_at, altered_at
+FROM mlint.retention_policy;
+COMMENT ON VIEW mlint.retention_policies IS 'Retention policies';
+COMMENT ON COLUMN mlint.retention_policies.name IS 'Name of the policy';
+COMMENT ON COLUMN mlint.retention_policies.retention_days IS 'How long archives are kept, in days of 24 hours from when they were made';
+COMMENT ON COLUMN mlint.retention_policies.level IS 'Compliance level that it satisfies';
+COMMENT ON COLUMN mlint.retention_policies.auto_delete IS 'Whether archives are deleted then; else that is only announced';
+COMMENT ON COLUMN mlint.retention_policies.description IS 'What it is for';
+COMMENT ON COLUMN mlint.retention_policies.match_tag IS 'Archives with this tag get the policy if they are given none; with match_metadata, those that have both';
+COMMENT ON COLUMN mlint.retention_policies.match_metadata IS 'Archives whose metadata has all of this get the policy if they are given none';
+COMMENT ON COLUMN mlint.retention_policies.created_at IS 'When it was created';
+COMMENT ON COLUMN mlint.retention_policies.altered_at IS 'When it was last altered';
+
+CREATE FUNCTION mlint.retention_policy_create(name text, retention_days int,
+	level text DEFAULT 'standard', auto_delete boolean DEFAULT false,
+	description text DEFAULT NULL, match_tag text DEFAULT NULL,
+	match_metadata jsonb DEFAULT NULL) RETURNS int
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_create';
+COMMENT ON FUNCTION mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb) IS
+	'Create a retention policy, for no fewer days than its compliance level demands; returns its number';
+
+CREATE FUNCTION mlint.retention_policy_alter(name text,
+	retention_days int DEFAULT NULL, level text DEFAULT NULL,
+	auto_delete boolean DEFAULT NULL, description text DEFAULT NULL,
+	match_tag text DEFAULT NULL, match_metadata jsonb DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_alter';
+COMMENT ON FUNCTION mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb) IS
+	'Change what is given of a retention policy; archives that have it are kept accordingly at once';
+
+CREATE FUNCTION mlint.retention_policy_drop(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_drop';
+COMMENT ON FUNCTION mlint.retention_policy_drop(text) IS
+	'Drop a retention policy that no archive has';
+
+REVOKE ALL ON FUNCTION
+	mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_drop(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_drop(text) TO mlint_admin;
+GRANT SELECT ON mlint.retention_levels, mlint.retention_policies TO mlint_reader;
+
+-- Its archives are to be brought up to date by the job archive_expire, in the
+-- order of their ids: those after this one, or all. "again": some were locked.
+CREATE TABLE mlint.retention_stale (
+	policy int PRIMARY KEY REFERENCES mlint.retention_policy ON DELETE CASCADE,
+	after uuid,
+	again boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE mlint.retention_stale IS 'Policies that were altered, and whose archives'' expires_at is yet to follow';
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_stale', '');
+-- archive: sessions as sealed documents, where these are kept, and the scheduler.
+
+CREATE TABLE mlint.archive_store (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$' AND name <> 'database'),
+	kind text NOT NULL,
+	options jsonb NOT NULL CHECK (pg_catalog.jsonb_typeof(options) = 'object'),
+	active boolean NOT NULL DEFAULT true,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+-- New archives go to one store at a time.
+CREATE UNIQUE INDEX archive_store_active ON mlint.archive_store (active) WHERE active;
+COMMENT ON TABLE mlint.archive_store IS 'Object stores that archives'' bytes are moved to';
+
+CREATE TABLE mlint.archive_dictionary (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	data_key bigint NOT NULL,
+	sealed bytea NOT NULL,
+	trained_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	sessions integer NOT NULL,
+	ratio double precision NOT NULL,
+	ratio_without double precision NOT NULL
+);
+COMMENT ON TABLE mlint.archive_dictionary IS 'What many sessions have in common, for zstd';
+
+CREATE TABLE mlint.archive (
+	id uuid PRIMARY KEY,
+	session bigint NOT NULL UNIQUE REFERENCES mlint.session,
+	policy_id int REFERENCES mlint.retention_policy,
+	compliance text REFERENCES mlint.retention_level,
+	retention_days integer NOT NULL CHECK (retention_days > 0),
+	archived_at timestamptz NOT NULL,
+	archived_by text NOT NULL,
+	-- archived_at and the longest of retention_days, the level's days and the
+	-- policy's. A policy that was altered counts at once; this follows in batches.
+	expires_at timestamptz NOT NULL,
+	announced_at timestamptz,
+	tags text[] NOT NULL DEFAULT '{}',
+	metadata jsonb NOT NULL DEFAULT '{}'
+		CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+	messages integer NOT NULL,
+	data_key bigint,
+	zstd_level smallint NOT NULL,
+	dictionary int REFERENCES mlint.archive_dictionary,
+	plain_bytes bigint NOT NULL,
+	stored_bytes bigint NOT NULL,
+	chunks integer NOT NULL,
+	sha256 bytea NOT NULL CHECK (pg_catalog.octet_length(sha256) = 32),
+	store int REFERENCES mlint.archive_store
+);
+COMMENT ON TABLE mlint.archive IS 'The archives: one row each, whose bytes are in mlint.archive_chunk or in a store';
+
+CREATE TABLE mlint.archive_chunk (
+	archive uuid NOT NULL REFERENCES mlint.archive,
+	n integer NOT NULL CHECK (n >= 0),
+	bytes bytea NOT NULL,
+	PRIMARY KEY (archive, n)
+);
+-- It is compressed already, or is meant not to be.
+ALTER TABLE mlint.archive_chunk ALTER bytes SET STORAGE EXTERNAL;
+COMMENT ON TABLE mlint.archive_chunk IS 'Bytes of archives that are kept in the database';
+
+-- Objects in stores whose archive is gone, until the job has deleted them.
+CREATE TABLE mlint.archive_garbage (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	store int NOT NULL REFERENCES mlint.archive_store,
+	archive uuid NOT NULL
+);
+COMMENT ON TABLE mlint.archive_garbage IS 'Objects in stores that are to be deleted';
+
+-- What archive_list and archive_list_after walk, newest first, is the primary
+-- key: ids grow with time.
+
+-- pg_dump takes the rows along.
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_dictionary', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_dictionary_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_chunk', '');
+
+CREATE VIEW mlint.archives AS
+SELECT a.id, s.session_id, s.model_id, p.name::text AS policy, a.compliance,
+	a.retention_days, a.archived_at, a.archived_by, a.expires_at,
+	EXISTS (SELECT FROM mlint.hold h
+		WHERE h.session = a.session AND h.released_at IS NULL) AS held,
+	a.tags, a.metadata, a.messages, a.plain_bytes AS bytes, a.stored_bytes,
+	a.stored_bytes::double precision / a.plain_bytes AS ratio,
+	a.data_key IS NOT NULL AS encrypted, a.zstd_level AS compression,
+	a.dictionary, pg_catalog.encode(a.sha256, 'hex') AS sha256,
+	coalesce(t.name::text, 'database') AS store
+FROM mlint.archive a
+JOIN mlint.session s ON s.id = a.session
+LEFT JOIN mlint.retention_policy p ON p.id = a.policy_id
+LEFT JOIN mlint.archive_store t ON t.id = a.store;
+COMMENT ON VIEW mlint.archives IS 'The archives of sessions';
+COMMENT ON COLUMN mlint.archives.id IS 'The archive''s id; ids grow with time';
+COMMENT ON COLUMN mlint.archives.session_id IS 'The session that is archived';
+COMMENT ON COLUMN mlint.archives.model_id IS 'Its model';
+COMMENT ON COLUMN mlint.archives.policy IS 'Name of its retention policy; null: none';
+COMMENT ON COLUMN mlint.archives.compliance IS 'Compliance level that it was archived under besides; null: none';
+COMMENT ON COLUMN mlint.archives.retention_days IS 'Days that were asked for when it was archived';
+COMMENT ON COLUMN mlint.archives.archived_at IS 'When it was made';
+COMMENT ON COLUMN mlint.archives.archived_by IS 'Role that made it';
+COMMENT ON COLUMN mlint.archives.expires_at IS 'When its retention period ends: after the longest of retention_days, the compliance level''s and the policy''s days';
+COMMENT ON COLUMN mlint.archives.held IS 'Whether it is under a legal hold';
+COMMENT ON COLUMN mlint.archives.tags IS 'Tags that were given to the archive';
+COMMENT ON COLUMN mlint.archives.metadata IS 'Metadata that was given to the archive';
+COMMENT ON COLUMN mlint.archives.messages IS 'How many messages it holds';
+COMMENT ON COLUMN mlint.archives.bytes IS 'Size of the document';
+COMMENT ON COLUMN mlint.archives.stored_bytes IS 'Size of what is stored of it';
+COMMENT ON COLUMN mlint.archives.ratio IS 'stored_bytes / bytes';
+COMMENT ON COLUMN mlint.archives.encrypted IS 'Whether it is sealed under a data key of its own';
+COMMENT ON COLUMN mlint.archives.compression IS 'Level at which zstd compressed it; 0: it is not compressed';
+COMMENT ON COLUMN mlint.archives.dictionary IS 'Dictionary that it needs; null: none';
+COMMENT ON COLUMN mlint.archives.sha256 IS 'SHA-256 of the document, in hex';
+COMMENT ON COLUMN mlint.archives.store IS 'Where its bytes are: database, or the name of a store';
+
+CREATE FUNCTION mlint.archive_session(session_id text, retention_days int DEFAULT 365,
+	policy text DEFAULT NULL, tags text[] DEFAULT '{}', metadata jsonb DEFAULT '{}') RETURNS uuid
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_session';
+COMMENT ON FUNCTION mlint.archive_session(text, int, text, text[], jsonb) IS
+	'Archive a session: what was said in it becomes a document, compressed and sealed. Without a policy, one that matches its tags or metadata applies';
+
+CREATE FUNCTION mlint.archive_batch(session_ids text[], retention_days int DEFAULT 365,
+	policy text DEFAULT NULL, tags text[] DEFAULT '{}', metadata jsonb DEFAULT '{}')
+	RETURNS TABLE (session_id text, archive_id uuid, error text)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_batch';
+COMMENT ON FUNCTION mlint.archive_batch(text[], int, text, text[], jsonb) IS
+	'Archive several sessions; one that cannot be archived has an error, and the others are archived';
+
+CREATE FUNCTION mlint.archive_get(id uuid) RETURNS jsonb
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_get';
+COMMENT ON FUNCTION mlint.archive_get(uuid) IS 'The document of an archive, verified';
+
+CREATE FUNCTION mlint.archive_document(id uuid) RETURNS SETOF text
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_document';
+COMMENT ON FUNCTION mlint.archive_document(uuid) IS
+	'The document of an archive as its text, verified, in pieces of at most 1 MiB in order; for documents of any size';
+
+CREATE FUNCTION mlint.archive_verify(id uuid) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_verify';
+COMMENT ON FUNCTION mlint.archive_verify(uuid) IS
+	'Whether an archive is whole and what its row says; if not, a warning says what is wrong';
+
+CREATE FUNCTION mlint.archive_restore(id uuid) RETURNS text
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_restore';
+COMMENT ON FUNCTION mlint.archive_restore(uuid) IS
+	'Make an archived session live again, as it was, and remove the archive. Returns the session''s id';
+
+CREATE FUNCTION mlint.archive_delete(id uuid, reason text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_delete';
+COMMENT ON FUNCTION mlint.archive_delete(uuid, text) IS
+	'Delete an archive with its session, for good: its data key is destroyed. Refused under a legal hold';
+
+REVOKE ALL ON FUNCTION
+	mlint.archive_session(text, int, text, text[], jsonb),
+	mlint.archive_batch(text[], int, text, text[], jsonb),
+	mlint.archive_get(uuid), mlint.archive_document(uuid),
+	mlint.archive_verify(uuid), mlint.archive_restore(uuid),
+	mlint.archive_delete(uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.archive_session(text, int, text, text[], jsonb),
+	mlint.archive_batch(text[], int, text, text[], jsonb),
+	mlint.archive_get(uuid), mlint.archive_document(uuid),
+	mlint.archive_verify(uuid), mlint.archive_restore(uuid),
+	mlint.archive_delete(uuid, text) TO mlint_user;
+GRANT SELECT ON mlint.archives TO mlint_user, mlint_reader;
+
+-- ---- the scheduler ----
+
+CREATE TABLE mlint.archival (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	archive_after_days integer NOT NULL CHECK (archive_after_days >= 0),
+	retention_days integer NOT NULL CHECK (retention_days > 0),
+	batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 10000),
+	compliance text NOT NULL REFERENCES mlint.retention_level,
+	set_by text NOT NULL,
+	set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE mlint.archival IS 'How sessions are archived by themselves: one row, or none; how often is in mlint.job';
+
+CREATE TABLE mlint.archival_run (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	started_at timestamptz NOT NULL,
+	finished_at timestamptz,
+	due bigint NOT NULL DEFAULT 0,
+	archived bigint NOT NULL DEFAULT 0,
+	failed bigint NOT NULL DEFAULT 0,
+	skipped bigint NOT NULL DEFAULT 0,
+	bytes bigint NOT NULL DEFAULT 0,
+	error text
+);
+COMMENT ON TABLE mlint.archival_run IS 'Runs of the archival scheduler; the row of one that goes on is brought up to date with each batch';
+-- expiry: what is done when a retention period ends, and erasure on request.
+
+-- What is due and was not dealt with: the job archive_expire, and
+-- retention_report().
+CREATE INDEX archive_due ON mlint.archive (expires_at, id)
+	WHERE announced_at IS NULL;
+-- What is due and was dealt with: retention_report().
+CREATE INDEX archive_announced ON mlint.archive (expires_at)
+	WHERE announced_at IS NOT NULL;
+-- The archives of a policy: after it was altered, and for its foreign key.
+CREATE INDEX archive_policy ON mlint.archive (policy_id, id)
+	WHERE policy_id IS NOT NULL;
+-- metadata @> '{"user": "x"}': erase_subject().
+CREATE INDEX archive_metadata ON mlint.archive USING gin (metadata jsonb_path_ops);
+
+INSERT INTO mlint.event_type VALUES
+	('archive.expired', 'The retention period of an archive is over, and it was not deleted');
+
+-- ---- what is held stays ----
+
+CREATE TRIGGER hold_guard BEFORE DELETE ON mlint.archive
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_update AFTER UPDATE ON mlint.archive
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.archive
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.archive_chunk
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.archive_chunk
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.data_key
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.data_key
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+ALTER TABLE mlint.archive ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_update,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.archive_chunk ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.data_key ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+
+CREATE VIEW mlint.holds AS
+SELECT h.id, s.session_id, a.id AS archive_id, h.reason, h.placed_by,
+	h.placed_at, h.released_by, h.released_at, h.release_reason
+FROM mlint.hold h
+JOIN mlint.session s ON s.id = h.session
+LEFT JOIN mlint.archive a ON a.session = h.session;
+COMMENT ON VIEW mlint.holds IS 'Legal holds, those that were released too, of sessions that there are';
+COMMENT ON COLUMN mlint.holds.id IS 'Number of the hold, for mlint.archive_release()';
+COMMENT ON COLUMN mlint.holds.session_id IS 'Session that it is on';
+COMMENT ON COLUMN mlint.holds.archive_id IS 'Its archive; null while it is live';
+COMMENT ON COLUMN mlint.holds.reason IS 'Why it was placed';
+COMMENT ON COLUMN mlint.holds.placed_by IS 'Role that placed it';
+COMMENT ON COLUMN mlint.holds.placed_at IS 'When';
+COMMENT ON COLUMN mlint.holds.released_by IS 'Role that released it; null while it holds';
+COMMENT ON COLUMN mlint.holds.released_at IS 'When; null while it holds';
+COMMENT ON COLUMN mlint.holds.release_reason IS 'Why, if that was said';
+
+CREATE FUNCTION mlint.archive_hold(target text, reason text) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_hold';
+COMMENT ON FUNCTION mlint.archive_hold(text, text) IS
+	'Put a session, or an archive (its id as text), under legal hold: nothing can delete it. Returns the number of the hold';
+
+CREATE FUNCTION mlint.archive_hold(archive_id uuid, reason text) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_hold';
+COMMENT ON FUNCTION mlint.archive_hold(uuid, text) IS
+	'Put an archive under legal hold: nothing can delete it. Returns the number of the hold';
+
+CREATE FUNCTION mlint.archive_release(target text, reason text DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_release';
+COMMENT ON FUNCTION mlint.archive_release(text, text) IS
+	'Release all holds of a session, or of an archive (its id as text); how many there were';
+
+CREATE FUNCTION mlint.archive_release(archive_id uuid, reason text DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_release';
+COMMENT ON FUNCTION mlint.archive_release(uuid, text) IS
+	'Release all holds of an archive; how many there were';
+
+CREATE FUNCTION mlint.archive_release(hold_id bigint, reason text DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_release';
+COMMENT ON FUNCTION mlint.archive_release(bigint, text) IS
+	'Release one hold, by its number in mlint.holds; 0 if that was done before';
+
+-- ---- when periods end ----
+
+CREATE VIEW mlint.archive_periods AS
+SELECT a.id AS archive_id, s.session_id, p.name::text AS policy,
+	a.compliance, e.days AS retention_days, a.archived_at,
+	a.archived_at + '24:00'::interval * e.days AS ends_at,
+	coalesce(p.auto_delete, false) AS auto_delete,
+	CASE WHEN NOT c.erasable OR NOT l.erasable THEN
+		a.archived_at + '24:00'::interval * greatest(
+			CASE WHEN NOT c.erasable THEN c.days END,
+			CASE WHEN NOT l.erasable THEN p.days END) END AS erasable_at,
+	a.announced_at
+FROM mlint.archive a
+JOIN mlint.session s ON s.id = a.session
+LEFT JOIN mlint.retention_level c ON c.level = a.compliance
+LEFT JOIN mlint.retention_policy p ON p.id = a.policy_id
+LEFT JOIN mlint.retention_level l ON l.level = p.level,
+LATERAL (SELECT greatest(a.retention_days, c.days, p.days) AS days) e;
+COMMENT ON VIEW mlint.archive_periods IS 'The archives, and when their retention periods end, policies as they are now';
+COMMENT ON COLUMN mlint.archive_periods.archive_id IS 'Id of the archive';
+COMMENT ON COLUMN mlint.archive_periods.session_id IS 'The session';
+COMMENT ON COLUMN mlint.archive_periods.policy IS 'Its retention policy; null if it has none';
+COMMENT ON COLUMN mlint.archive_periods.compliance IS 'Compliance level that it was archived under besides; null if none';
+COMMENT ON COLUMN mlint.archive_periods.retention_days IS 'The longest of what was said when it was archived, what the compliance level demands, and what the policy says';
+COMMENT ON COLUMN mlint.archive_periods.archived_at IS 'When the period began';
+COMMENT ON COLUMN mlint.archive_periods.ends_at IS 'When it ends';
+COMMENT ON COLUMN mlint.archive_periods.auto_delete IS 'Whether it is deleted then; else that is only announced';
+COMMENT ON COLUMN mlint.archive_periods.erasable_at IS 'When mlint.erase_subject() may erase it; null: at any time';
+COMMENT ON COLUMN mlint.archive_periods.announced_at IS 'When archive.expired was published; null if it was not yet';
+
+CREATE FUNCTION mlint.retention_policy_apply(archive_id uuid, policy text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_apply';
+COMMENT ON FUNCTION mlint.retention_policy_apply(uuid, text) IS
+	'Give an archive a retention policy, which may not demand less than what the archive is under';
+
+CREATE PROCEDURE mlint.archive_expire()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_archive_expire';
+COMMENT ON PROCEDURE mlint.archive_expire() IS
+	'The job archive_expire: deletes archives whose period is over and whose policy says so, and announces others';
+INSERT INTO mlint.job (name, command, every)
+VALUES ('archive_expire', 'CALL mlint.archive_expire()', '1 hour');
+
+CREATE FUNCTION mlint.retention_report(
+	at timestamptz DEFAULT pg_catalog.now() + '30 days'::interval,
+	OUT policy text, OUT level text, OUT action text, OUT archives bigint,
+	OUT bytes bigint, OUT held bigint, OUT announced bigint,
+	OUT earliest timestamptz, OUT latest timestamptz)
+	RETURNS SETOF record
+	LANGUAGE c STABLE PARALLEL UNSAFE ROWS 10
+	AS 'MODULE_PATHNAME', 'mlint_retention_report';
+COMMENT ON FUNCTION mlint.retention_report(timestamptz) IS
+	'What goes until then: for each policy the archives whose periods end, whether they are deleted or announced, their bytes, how many of them are held and how many were announced before, and when the first and the last end';
+
+REVOKE ALL ON FUNCTION
+	mlint.archive_hold(text, text), mlint.archive_hold(uuid, text),
+	mlint.archive_release(text, text), mlint.archive_release(uuid, text),
+	mlint.archive_release(bigint, text),
+	mlint.retention_policy_apply(uuid, text),
+	mlint.retention_report(timestamptz) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.archive_expire() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.archive_hold(text, text), mlint.archive_hold(uuid, text),
+	mlint.archive_release(text, text), mlint.archive_release(uuid, text),
+	mlint.archive_release(bigint, text),
+	mlint.retention_policy_apply(uuid, text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.retention_report(timestamptz) TO mlint_reader;
+GRANT SELECT ON mlint.holds, mlint.archive_periods TO mlint_reader;
+
+-- ---- erasure ----
+
+CREATE TABLE mlint.erasure (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	requested_at timestamptz NOT NULL,
+	requested_by text NOT NULL,
+	key text,
+	salt bytea NOT NULL,
+	digest bytea NOT NULL,
+	sessions bigint NOT NULL DEFAULT 0,
+	archives bigint NOT NULL DEFAULT 0,
+	unencrypted bigint NOT NULL DEFAULT 0,
+	refused bigint NOT NULL DEFAULT 0,
+	in_backups boolean NOT NULL DEFAULT false,
+	receipt jsonb
+);
+COMMENT ON TABLE mlint.erasure IS 'Requests for erasure, without the value that was asked for';
+
+CREATE TABLE mlint.erasure_archive (
+	erasure bigint NOT NULL REFERENCES mlint.erasure ON DELETE CASCADE,
+	archive uuid NOT NULL,
+	data_key bigint,
+	PRIMARY KEY (erasure, archive)
+);
+COMMENT ON TABLE mlint.erasure_archive IS 'Archives that were erased, and the data keys that were destroyed with them';
+
+CREATE TABLE mlint.erasure_refusal (
+	erasure bigint NOT NULL REFERENCES mlint.erasure ON DELETE CASCADE,
+	session_id text NOT NULL,
+	archive uuid,
+	reason text NOT NULL,
+	until timestamptz,
+	PRIMARY KEY (erasure, session_id)
+);
+COMMENT ON TABLE mlint.erasure_refusal IS 'Sessions and archives that another duty kept from being erased';
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.erasure', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_archive', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_refusal', '');
+
+CREATE VIEW mlint.erasures AS
+SELECT e.id, e.requested_at, e.requested_by, e.key, e.salt, e.digest,
+	e.sessions, e.archives, e.refused, k.waiting AS keys_waiting,
+	CASE WHEN k.waiting = 0 THEN greatest(e.requested_at, k.erased_at) END AS completed_at,
+	NOT e.in_backups AS reaches_backups, e.receipt
+FROM mlint.erasure e,
+LATERAL (SELECT pg_catalog.count(*) FILTER (WHERE a.data_key IS NOT NULL
+			AND d.erased_at IS NULL OR g.archive IS NOT NULL AND a.data_key IS NULL) AS waiting,
+		pg_catalog.max(d.erased_at) AS erased_at
+	FROM mlint.erasure_archive a
+	LEFT JOIN mlint.data_key_destroyed d ON d.id = a.data_key
+	LEFT JOIN mlint.archive_garbage g ON g.archive = a.archive
+	WHERE a.erasure = e.id) k;
+COMMENT ON VIEW mlint.erasures IS 'Requests for erasure, and what became of them';
+COMMENT ON COLUMN mlint.erasures.id IS 'Number of the request';
+COMMENT ON COLUMN mlint.erasures.requested_at IS 'When mlint.erase_subject() was called';
+COMMENT ON COLUMN mlint.erasures.requested_by IS 'By which role';
+COMMENT ON COLUMN mlint.erasures.key IS 'Key of the metadata that was asked for; null: a JSON object was';
+COMMENT ON COLUMN mlint.erasures.salt IS 'Random bytes, for the digest';
+COMMENT ON COLUMN mlint.erasures.digest IS 'SHA-256 of the salt and the value that was asked for, in UTF-8; the value itself is not kept';
+COMMENT ON COLUMN mlint.erasures.sessions IS 'Live sessions that were erased';
+COMMENT ON COLUMN mlint.erasures.archives IS 'Archives that were erased';
+COMMENT ON COLUMN mlint.erasures.refused IS 'Sessions and archives that another duty kept; mlint.erasure_refusals has them';
+COMMENT ON COLUMN mlint.erasures.keys_waiting IS 'Data keys that are not yet cut out of the erasure key file, and unencrypted objects that are not yet deleted';
+COMMENT ON COLUMN mlint.erasures.completed_at IS 'When the last of these was; null: not yet';
+COMMENT ON COLUMN mlint.erasures.reaches_backups IS 'Whether encrypted archives cannot be read from backups either: whether the erasure key file lay outside of the data directory';
+COMMENT ON COLUMN mlint.erasures.receipt IS 'The signed receipt';
+
+CREATE VIEW mlint.erasure_refusals AS
+SELECT r.erasure AS erasure_id, r.session_id, r.archive AS archive_id, r.reason, r.until
+FROM mlint.erasure_refusal r;
+COMMENT ON VIEW mlint.erasure_refusals IS 'What mlint.erase_subject() had to leave';
+COMMENT ON COLUMN mlint.erasure_refusals.erasure_id IS 'Number of the request';
+COMMENT ON COLUMN mlint.erasure_refusals.session_id IS 'Session that stayed';
+COMMENT ON COLUMN mlint.erasure_refusals.archive_id IS 'Its archive; null if it was live';
+COMMENT ON COLUMN mlint.erasure_refusals.reason IS 'hold: a legal hold; compliance: a level that comes before erasure';
+COMMENT ON COLUMN mlint.erasure_refusals.until IS 'When that ends; null: that is not known';
+
+CREATE FUNCTION mlint.erase_subject(key text, value text) RETURNS jsonb
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_erase_subject';
+COMMENT ON FUNCTION mlint.erase_subject(text, text) IS
+	'Erase every session and archive whose metadata has this value under this key, but what a hold or a compliance level keeps; returns a signed receipt';
+
+CREATE FUNCTION mlint.erase_subject(subject jsonb) RETURNS jsonb
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_erase_subject_matching';
+COMMENT ON FUNCTION mlint.erase_subject(jsonb) IS
+	'Erase every session and archive whose metadata contains the object, but what a hold or a compliance level keeps; returns a signed receipt';
+
+CREATE FUNCTION mlint.erasure_receipt_verify(receipt jsonb) RETURNS boolean
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_erasure_receipt_verify';
+COMMENT ON FUNCTION mlint.erasure_receipt_verify(jsonb) IS
+	'Is this a receipt that this database signed, and unchanged?';
+
+REVOKE ALL ON FUNCTION mlint.erase_subject(text, text),
+	mlint.erase_subject(jsonb), mlint.erasure_receipt_verify(jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.erase_subject(text, text),
+	mlint.erase_subject(jsonb) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.erasure_receipt_verify(jsonb) TO mlint_reader, mlint_user;
+-- Not for mlint_reader, which pg_monitor is a member of: session ids, receipts.
+GRANT SELECT ON mlint.erasures, mlint.erasure_refusals TO mlint_admin;
+SELECT mlint.privileges_close();
