@@ -135,13 +135,15 @@ COMMENT ON PROCEDURE mlint.archival_work() IS
 INSERT INTO mlint.job (name, command, every, enabled)
 VALUES ('archival', 'CALL mlint.archival_work()', '24 hours', false);
 
--- The job is as the settings say, those that come with a dump too.
+-- The job is as the settings say, those that come with a dump too. One that was
+-- asked for is not taken back.
 CREATE FUNCTION mlint.archival_follow() RETURNS trigger
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	UPDATE mlint.job
-	SET enabled = NEW.enabled,
+	SET enabled = NEW.enabled OR EXISTS (SELECT FROM mlint.archival_run r
+			WHERE r.state = 'requested'),
 		every = make_interval(hours => NEW.interval_hours),
 		next_run_at = coalesce(started_at + make_interval(hours => NEW.interval_hours),
 			clock_timestamp())

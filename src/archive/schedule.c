@@ -237,26 +237,34 @@ mlint_archival_run(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	Oid			types[] = {TEXTOID};
 	Datum		values[1];
+	bool		asked;
 	bool		isnull;
 	int64		id;
 
 	owner_begin(&scope);
-	run_sql("SELECT FROM mlint.archival", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	/* Held, so that nobody disables the job before it has our request. */
+	run_sql("SELECT FROM mlint.archival FOR SHARE", SPI_OK_SELECT, 0, NULL,
+			NULL, NULL);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the archival scheduler has no settings"),
 				 errhint("Say which sessions are due with mlint.archival_set(); with enabled => false, runs begin only when asked for.")));
+	run_sql("SELECT r.id FROM mlint.archival_run r WHERE r.state = 'requested'"
+			" FOR UPDATE", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	asked = SPI_processed > 0;
+	/* Somebody may do the same: then the update, of nothing, returns that. */
 	values[0] = CStringGetTextDatum(GetUserNameFromId(scope.user, false));
-	/* The update changes nothing; it returns the row, locked. */
-	run_sql("INSERT INTO mlint.archival_run AS r (state, requested_by)"
-			" VALUES ('requested', $1)"
-			" ON CONFLICT (state) WHERE state = 'requested'"
-			" DO UPDATE SET requested_by = r.requested_by RETURNING r.id",
-			SPI_OK_INSERT_RETURNING, 1, types, values, NULL);
+	if (!asked)
+		run_sql("INSERT INTO mlint.archival_run AS r (state, requested_by)"
+				" VALUES ('requested', $1)"
+				" ON CONFLICT (state) WHERE state = 'requested'"
+				" DO UPDATE SET requested_by = r.requested_by RETURNING r.id",
+				SPI_OK_INSERT_RETURNING, 1, types, values, NULL);
 	id = DatumGetInt64(column(0, 1, &isnull));
 	owner_end(&scope);
-	(void) job_request(JOB);
+	if (!asked)
+		(void) job_request(JOB);
 	audit(AUDIT_CHANGED, "archival.run", "archival", NULL, NULL);
 	PG_RETURN_INT64(id);
 }
@@ -290,8 +298,26 @@ close_crashed(void)
 }
 
 /*
+ * Nothing is to run by itself: disable the job, unless a run is asked for; who
+ * asks holds the settings. In an owner scope.
+ */
+static void
+job_rest(void)
+{
+	run_sql("SELECT FROM mlint.archival FOR UPDATE SKIP LOCKED",
+			SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	if (SPI_processed > 0)
+		run_sql("UPDATE mlint.job SET enabled = false"
+				" WHERE name = '" JOB "' AND enabled"
+				" AND NOT EXISTS (SELECT FROM mlint.archival WHERE enabled)"
+				" AND NOT EXISTS (SELECT FROM mlint.archival_run"
+				" WHERE state = 'requested')", SPI_OK_UPDATE, 0, NULL, NULL,
+				NULL);
+}
+
+/*
  * Close what died, and begin a run that was asked for or is due. Its id stays 0
- * when there are no settings (any more).
+ * when there is none to begin.
  */
 static void
 run_begin(Run *run)
@@ -309,12 +335,13 @@ run_begin(Run *run)
 			NULL);
 	run_sql("SELECT a.batch_size, a.retention_days, a.compliance,"
 			" pg_catalog.clock_timestamp() - pg_catalog.make_interval("
-			"days => a.archive_after_days, hours => 1) FROM mlint.archival a",
+			"days => a.archive_after_days, hours => 1) FROM mlint.archival a"
+			" WHERE a.enabled OR EXISTS (SELECT FROM mlint.archival_run"
+			" WHERE state = 'requested')",
 			SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed == 0)
 	{
-		run_sql("UPDATE mlint.job SET enabled = false WHERE name = '" JOB "'",
-				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+		job_rest();
 		owner_end(&scope);
 		return;
 	}
@@ -538,10 +565,7 @@ run_batch(Run *run)
 	INJECTION("archival-before-commit");
 }
 
-/*
- * The last transaction of a run. Who enabled the job to have this one run
- * gets it back as the settings say.
- */
+/* The last transaction of a run. */
 static void
 run_end(const Run *run, const char *error)
 {
@@ -562,10 +586,7 @@ run_end(const Run *run, const char *error)
 			" 'duration_ms', (pg_catalog.date_part('epoch',"
 			" e.finished_at - e.started_at) * 1000)::bigint))) FROM ended e",
 			SPI_OK_SELECT, 2, types, values, error ? "  " : " n");
-	run_sql("UPDATE mlint.job j SET enabled = false FROM mlint.archival a"
-			" WHERE j.name = '" JOB "' AND j.enabled AND NOT a.enabled"
-			" AND NOT EXISTS (SELECT FROM mlint.job_request q"
-			" WHERE q.job_id = j.id)", SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	job_rest();
 	owner_end(&scope);
 }
 
