@@ -2585,7 +2585,8 @@ CREATE TABLE mlint.archival_run (
 -- Whoever asks for a run while one is asked for gets that.
 CREATE UNIQUE INDEX archival_run_requested ON mlint.archival_run (state) WHERE state = 'requested';
 COMMENT ON TABLE mlint.archival_run IS 'Runs of the archival scheduler; the row of one that goes on is brought up to date with each batch';
-SELECT pg_catalog.pg_extension_config_dump('mlint.archival_run', '');
+-- A request is this server's.
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival_run', 'WHERE state <> ''requested''');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archival_run_id_seq', '');
 
 -- No foreign key: it would have a run wait for whoever has locked the session.
@@ -2645,6 +2646,12 @@ CREATE FUNCTION mlint.archival_run() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'mlint_archival_run';
 COMMENT ON FUNCTION mlint.archival_run() IS
 	'Archive what is due as soon as the transaction commits, also when the scheduler is disabled; the id that the run has in mlint.archival_runs';
+
+CREATE FUNCTION mlint.archival_wait(run bigint, timeout interval) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archival_wait';
+COMMENT ON FUNCTION mlint.archival_wait(bigint, interval) IS
+	'Wait until a run has ended; false when the timeout passed first. In a transaction after that of mlint.archival_run';
 
 CREATE VIEW mlint.archival_settings AS
 SELECT a.interval_hours, a.archive_after_days, a.retention_days, a.batch_size,
@@ -2775,11 +2782,12 @@ COMMENT ON COLUMN mlint.stat_archival.next_run_at IS 'When the next run is due; 
 
 REVOKE ALL ON FUNCTION
 	mlint.archival_set(integer, integer, integer, integer, text, boolean),
-	mlint.archival_run(), mlint.archival_follow() FROM PUBLIC;
+	mlint.archival_run(), mlint.archival_wait(bigint, interval),
+	mlint.archival_follow() FROM PUBLIC;
 REVOKE ALL ON PROCEDURE mlint.archival_work() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	mlint.archival_set(integer, integer, integer, integer, text, boolean),
-	mlint.archival_run() TO mlint_admin;
+	mlint.archival_run(), mlint.archival_wait(bigint, interval) TO mlint_admin;
 GRANT SELECT ON mlint.archival_settings, mlint.archival_runs,
 	mlint.archival_progress, mlint.archival_failures, mlint.stat_archival
 	TO mlint_reader;

@@ -46,17 +46,21 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "storage/condition_variable.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_archival_set);
 PG_FUNCTION_INFO_V1(mlint_archival_run);
+PG_FUNCTION_INFO_V1(mlint_archival_wait);
 PG_FUNCTION_INFO_V1(mlint_archival_work);
 
 #define JOB				"archival"
@@ -65,6 +69,8 @@ PG_FUNCTION_INFO_V1(mlint_archival_work);
 #define BATCH_MAX		10000
 /* A batch that has taken so long ends. */
 #define BATCH_US		USECS_PER_SEC
+/* Who waits for a run looks again after so long in any case. */
+#define LOOK_MS			1000
 
 /* A run, in the process that is at work. */
 typedef struct Run
@@ -267,6 +273,62 @@ mlint_archival_run(PG_FUNCTION_ARGS)
 		(void) job_request(JOB);
 	audit(AUDIT_CHANGED, "archival.run", "archival", NULL, NULL);
 	PG_RETURN_INT64(id);
+}
+
+/* Has the run ended? What is committed now counts. */
+static bool
+run_ended(int64 id)
+{
+	OwnerScope	scope;
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(id)};
+	SPIPlanPtr	plan;
+	bool		isnull;
+	bool		ended;
+
+	owner_begin(&scope);
+	plan = SPI_prepare("SELECT r.finished_at IS NOT NULL"
+					   " FROM mlint.archival_run r WHERE r.id = $1", 1, types);
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, values, NULL, GetLatestSnapshot(),
+							 InvalidSnapshot, true, false,
+							 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look at a run");
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("run " INT64_FORMAT " of the archival scheduler does not exist", id),
+				 errhint("The transaction that calls mlint.archival_run() must commit first.")));
+	ended = DatumGetBool(column(0, 1, &isnull));
+	owner_end(&scope);
+	return ended;
+}
+
+/* mlint.archival_wait(run, timeout) */
+Datum
+mlint_archival_wait(PG_FUNCTION_ARGS)
+{
+	int64		id = PG_GETARG_INT64(0);
+	TimestampTz deadline =
+	DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+											TimestampTzGetDatum(GetCurrentTimestamp()),
+											PG_GETARG_DATUM(1)));
+	bool		ended;
+
+	ConditionVariablePrepareToSleep(worker_delivered());
+	while (!(ended = run_ended(id)))
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (deadline <= now)
+			break;
+		(void) ConditionVariableTimedSleep(worker_delivered(),
+										   Min((deadline - now) / 1000 + 1,
+											   LOOK_MS),
+										   PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+	PG_RETURN_BOOL(ended);
 }
 
 /*
@@ -645,6 +707,7 @@ run_all(Run *run)
 
 	run_end(run, error ? error->message : NULL);
 	SPI_commit();
+	ConditionVariableBroadcast(worker_delivered());
 	if (error)
 		ReThrowError(error);
 }
