@@ -22,9 +22,28 @@ CREATE TABLE mlint.session (
 	active_at timestamptz NOT NULL,
 	updated_at timestamptz NOT NULL
 );
+-- session_list and session_list_after, newest first.
+CREATE INDEX session_started ON mlint.session (started_at, session_id);
+-- The same of one model, and of one status.
+CREATE INDEX session_model ON mlint.session (model_id, started_at, session_id);
+CREATE INDEX session_status ON mlint.session (status, started_at, session_id);
+-- tags @> '{x}': lists, policies that match by tag.
+CREATE INDEX session_tags ON mlint.session USING gin (tags);
+-- metadata @> '{"user": "x"}': lists, erase_subject.
+CREATE INDEX session_metadata ON mlint.session USING gin (metadata jsonb_path_ops);
+-- What is due for archiving: active_at < x ORDER BY active_at, id.
+CREATE INDEX session_due ON mlint.session (active_at, id) WHERE status <> 'archived';
 COMMENT ON TABLE mlint.session IS 'The sessions, archived ones too: of those only what was said is elsewhere';
 
--- One row for each prompt, response and tool call. An archived session has none.
+-- One row for each prompt, response and tool call, in a tree: parent is the
+-- message that it follows, of the same session; null begins. A prompt follows a
+-- response or a tool call, or, added without a parent, the newest message,
+-- whichever that is; a response follows a prompt or a tool call; a tool call
+-- belongs to the response that asked for it. tool is of tool calls only:
+-- {"name": ..., "arguments": {...}}, with "error" if it failed; content is its
+-- result. model_id, usage and latency_ms are of responses, latency_ms of tool
+-- calls too. seq grows with time within a session, and is greater than the
+-- parent's. Never updated. An archived session has none.
 CREATE TABLE mlint.message (
 	id uuid PRIMARY KEY,
 	session bigint NOT NULL REFERENCES mlint.session,
@@ -39,4 +58,104 @@ CREATE TABLE mlint.message (
 	metadata jsonb NOT NULL DEFAULT '{}',
 	created_at timestamptz NOT NULL
 );
+-- The newest message of a session; all of them in order.
+CREATE INDEX message_session ON mlint.message (session, seq);
+-- The tool calls of a response, for session_transcript.
+CREATE INDEX message_tool_call ON mlint.message (parent) WHERE kind = 'tool_call';
 COMMENT ON TABLE mlint.message IS 'What was said in the live sessions';
+
+-- pg_dump takes the rows along.
+SELECT pg_catalog.pg_extension_config_dump('mlint.session', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.session_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.message', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.message_seq_seq', '');
+
+-- Its row type is what functions return.
+CREATE VIEW mlint.sessions AS
+SELECT s.session_id, s.model_id, s.model_version, s.status, s.tags, s.metadata,
+	s.started_at, s.ended_at, s.active_at, s.updated_at
+FROM mlint.session s;
+COMMENT ON VIEW mlint.sessions IS 'The sessions, archived ones too';
+COMMENT ON COLUMN mlint.sessions.session_id IS 'The id that it was registered with';
+COMMENT ON COLUMN mlint.sessions.model_id IS 'The model';
+COMMENT ON COLUMN mlint.sessions.model_version IS 'Its version; empty when none was given';
+COMMENT ON COLUMN mlint.sessions.status IS 'active; completed or failed, when it has ended; archived, when what was said is in an archive';
+COMMENT ON COLUMN mlint.sessions.tags IS 'Sorted, each once';
+COMMENT ON COLUMN mlint.sessions.metadata IS 'What the application keeps with it; not for mlint_reader';
+COMMENT ON COLUMN mlint.sessions.started_at IS 'When it began';
+COMMENT ON COLUMN mlint.sessions.ended_at IS 'When it was completed or failed; null while it is active';
+COMMENT ON COLUMN mlint.sessions.active_at IS 'Its last sign of life, at most an hour too early: archiving goes by it';
+COMMENT ON COLUMN mlint.sessions.updated_at IS 'When it was registered, or its status last changed';
+
+CREATE FUNCTION mlint.session_register(session_id text, model_id text,
+	model_version text DEFAULT '', tags text[] DEFAULT '{}',
+	metadata jsonb DEFAULT '{}', started_at timestamptz DEFAULT NULL)
+RETURNS mlint.sessions
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_register';
+COMMENT ON FUNCTION mlint.session_register(text, text, text, text[], jsonb, timestamptz) IS
+	'Add a session, started now unless said otherwise; the same once more returns the one there is';
+
+CREATE FUNCTION mlint.session_get(session_id text) RETURNS mlint.sessions
+LANGUAGE c STABLE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_get';
+COMMENT ON FUNCTION mlint.session_get(text) IS 'A session; an error if there is none';
+
+CREATE FUNCTION mlint.session_set_status(session_id text, status text)
+RETURNS mlint.sessions
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_set_status';
+COMMENT ON FUNCTION mlint.session_set_status(text, text) IS
+	'Complete or fail a session, resume one that has ended (active), or archive it';
+
+CREATE FUNCTION mlint.session_delete(session_id text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_session_delete';
+COMMENT ON FUNCTION mlint.session_delete(text) IS
+	'Remove a session with its messages and usage; refused while it is held, or archived';
+
+-- ---- messages ----
+
+CREATE FUNCTION mlint.prompt_add(session_id text, content text,
+	metadata jsonb DEFAULT '{}', parent uuid DEFAULT NULL) RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_prompt_add';
+COMMENT ON FUNCTION mlint.prompt_add(text, text, jsonb, uuid) IS
+	'Add a prompt after the newest message, or after the response (or tool call) parent; the nil UUID begins anew';
+
+CREATE FUNCTION mlint.response_add(prompt_id uuid, content text,
+	usage jsonb DEFAULT NULL, model_id text DEFAULT NULL,
+	latency_ms double precision DEFAULT NULL, metadata jsonb DEFAULT '{}')
+RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_response_add';
+COMMENT ON FUNCTION mlint.response_add(uuid, text, jsonb, text, double precision, jsonb) IS
+	'Add a response to a prompt (or after a tool call); usage is kept with it, and counted by usage_track()';
+
+CREATE FUNCTION mlint.tool_call_add(response_id uuid, name text,
+	arguments jsonb DEFAULT '{}', result text DEFAULT '',
+	error text DEFAULT NULL, latency_ms double precision DEFAULT NULL,
+	metadata jsonb DEFAULT '{}') RETURNS uuid
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_tool_call_add';
+COMMENT ON FUNCTION mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb) IS
+	'Add a tool call that a response asked for, with its result or error';
+
+REVOKE ALL ON FUNCTION
+	mlint.session_register(text, text, text, text[], jsonb, timestamptz),
+	mlint.session_get(text), mlint.session_set_status(text, text),
+	mlint.session_delete(text), mlint.prompt_add(text, text, jsonb, uuid),
+	mlint.response_add(uuid, text, jsonb, text, double precision, jsonb),
+	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb)
+FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.session_register(text, text, text, text[], jsonb, timestamptz),
+	mlint.session_get(text), mlint.session_set_status(text, text),
+	mlint.session_delete(text), mlint.prompt_add(text, text, jsonb, uuid),
+	mlint.response_add(uuid, text, jsonb, text, double precision, jsonb),
+	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb)
+TO mlint_user;
+GRANT SELECT ON mlint.sessions TO mlint_user;
+-- pg_monitor is a member: nothing of what users say, or of who they are.
+GRANT SELECT (session_id, model_id, model_version, status, tags, started_at,
+	ended_at, active_at, updated_at) ON mlint.sessions TO mlint_reader;

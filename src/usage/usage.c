@@ -10,3 +10,13 @@ void
 usage_init(void)
 {
 }
+
+void
+usage_forget_session(int64 session)
+{
+}
+
+void
+usage_budget_require(int64 session)
+{
+}
