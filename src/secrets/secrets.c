@@ -32,6 +32,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "secrets/access.h"
+#include "secrets/erasure_key.h"
 #include "secrets/keyrow.h"
 #include "secrets/master_key.h"
 #include "secrets/secrets.h"
@@ -76,6 +77,7 @@ void
 secrets_init(void)
 {
 	master_key_define_settings();
+	erasure_key_define_settings();
 	keyrow_init();
 	access_init();
 	backend_init();
