@@ -151,19 +151,12 @@ check_retention(const char *level, int days)
 
 	run_sql("SELECT l.days FROM mlint.retention_level l WHERE l.level = $1",
 			SPI_OK_SELECT, 1, types, values, NULL);
-	least = SPI_processed == 1 ? column(0, 1, &isnull) : (Datum) 0;
 	if (SPI_processed == 0)
-	{
-		run_sql("SELECT pg_catalog.string_agg(l.level, ', ' ORDER BY l.days, l.level)"
-				" FROM mlint.retention_level l", SPI_OK_SELECT, 0, NULL, NULL,
-				NULL);
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("compliance level \"%s\" does not exist", level),
-				 errhint("The levels are: %s.",
-						 SPI_getvalue(SPI_tuptable->vals[0],
-									  SPI_tuptable->tupdesc, 1))));
-	}
+				 errhint("View mlint.retention_levels shows the levels.")));
+	least = column(0, 1, &isnull);
 	if (days < DatumGetInt32(least))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
