@@ -338,8 +338,11 @@ run_lock(LOCKTAG *tag)
 		LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* Runs whose process died. Their last batch is when they were last seen. */
-static void
+/*
+ * Runs whose process died; are there any? Their last batch is when they were
+ * last seen. In an owner scope.
+ */
+static bool
 close_crashed(void)
 {
 	run_sql("WITH dead AS (UPDATE mlint.archival_run r SET state = 'crashed',"
@@ -350,6 +353,7 @@ close_crashed(void)
 			" pg_catalog.jsonb_build_object('run', id, 'error', error,"
 			" 'archived', archived, 'failed', failed, 'skipped', skipped))"
 			" FROM dead ORDER BY id", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	return SPI_processed > 0;
 }
 
 /*
@@ -371,19 +375,21 @@ job_rest(void)
 }
 
 /*
- * Close what died, and begin a run that was asked for or is due. Its id stays 0
- * when there is none to begin.
+ * Close what died, and begin a run: one that was asked for, that is due, or that
+ * does what one that died has left. Its id stays 0 when there is none to begin.
  */
 static void
 run_begin(Run *run)
 {
 	OwnerScope	scope;
 	Oid			types[] = {INT4OID, TIMESTAMPTZOID};
+	Oid			left_type[] = {BOOLOID};
 	Datum		values[2];
+	Datum		left;
 	bool		isnull;
 
 	owner_begin(&scope);
-	close_crashed();
+	left = BoolGetDatum(close_crashed());
 	run_sql("DELETE FROM mlint.archival_failure f WHERE NOT EXISTS"
 			" (SELECT FROM mlint.session s WHERE s.id = f.session"
 			" AND s.status <> 'archived')", SPI_OK_DELETE, 0, NULL, NULL,
@@ -391,9 +397,9 @@ run_begin(Run *run)
 	run_sql("SELECT a.batch_size, a.retention_days, a.compliance,"
 			" pg_catalog.clock_timestamp() - pg_catalog.make_interval("
 			"days => a.archive_after_days, hours => 1) FROM mlint.archival a"
-			" WHERE a.enabled OR EXISTS (SELECT FROM mlint.archival_run"
+			" WHERE a.enabled OR $1 OR EXISTS (SELECT FROM mlint.archival_run"
 			" WHERE state = 'requested')",
-			SPI_OK_SELECT, 0, NULL, NULL, NULL);
+			SPI_OK_SELECT, 1, left_type, &left, NULL);
 	if (SPI_processed == 0)
 	{
 		job_rest();
@@ -701,7 +707,8 @@ run_all(Run *run)
 	run_end(run, error ? error->message : NULL);
 	SPI_commit();
 	ConditionVariableBroadcast(worker_delivered());
-	if (error)
+	/* The job is tried again, but not against whoever cancelled it. */
+	if (error && error->sqlerrcode != ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 }
 

@@ -131,6 +131,7 @@ is(sql('SELECT * FROM torn()'), '', '... every session is whole');
 is(sql('SELECT error FROM mlint.archival_failures'),
 	'injected error "archival-session"', '... and it is known which and why');
 prepare();
+sql('SELECT mlint.archival_set(batch_size => 4)');
 inject('archival-before-commit', 'error');
 $run = sql('SELECT mlint.archival_run()');
 is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', 'an error in a batch');
@@ -139,6 +140,8 @@ is(sql("SELECT state, archived, error FROM mlint.archival_runs WHERE id = $run")
 is(sql('SELECT * FROM torn()'), '', '... every session is whole');
 wait_for_sql($node, '... and it is tried again',
 	"SELECT count(*) = $sessions FROM mlint.session WHERE status = 'archived'");
+
+sql('SELECT mlint.archival_set(batch_size => 4, enabled => false)');
 
 # Cancelled, shown while it goes on, and one at a time.
 prepare();
