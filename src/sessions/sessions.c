@@ -70,9 +70,8 @@ session_unknown(const char *session_id)
 
 /* ---- rows ---- */
 
-/* The status of this name, or an error that lists them. */
-static SessionStatus
-known_status(const char *word)
+SessionStatus
+session_status(const char *word)
 {
 	for (int i = 0; session_status_words[i]; i++)
 	{
@@ -93,8 +92,8 @@ take_row(HeapTuple row, TupleDesc desc, Session *session)
 	session->id = DatumGetInt64(heap_getattr(row, SESSION_ROW_ID, desc,
 											 &isnull));
 	session->status =
-		known_status(TextDatumGetCString(heap_getattr(row, SESSION_STATUS,
-													  desc, &isnull)));
+		session_status(TextDatumGetCString(heap_getattr(row, SESSION_STATUS,
+														desc, &isnull)));
 	session->active_at =
 		DatumGetTimestampTz(heap_getattr(row, SESSION_ACTIVE_AT, desc,
 										 &isnull));
@@ -115,18 +114,30 @@ scan_begin(RowScan *scan, const char *session_id, int64 id, bool latest)
 			   "session_pkey", 1, &key, latest);
 }
 
-bool
-session_find(const char *session_id, Session *session)
+static bool
+find(const char *session_id, bool latest, Session *session)
 {
 	RowScan		scan;
 	HeapTuple	row;
 
-	scan_begin(&scan, session_id, 0, true);
+	scan_begin(&scan, session_id, 0, latest);
 	row = rows_next(&scan);
 	if (row)
 		take_row(row, scan.desc, session);
 	rows_end(&scan);
 	return row != NULL;
+}
+
+bool
+session_find(const char *session_id, Session *session)
+{
+	return find(session_id, true, session);
+}
+
+bool
+session_read(const char *session_id, Session *session)
+{
+	return find(session_id, false, session);
 }
 
 /* Where a row is that is committed now. */
@@ -513,7 +524,7 @@ mlint_session_set_status(PG_FUNCTION_ARGS)
 {
 	char	   *session_id = required_text(fcinfo, 0, "session_id");
 	char	   *word = required_text(fcinfo, 1, "status");
-	SessionStatus status = known_status(word);
+	SessionStatus status = session_status(word);
 	Session		session;
 
 	PreventCommandIfReadOnly("mlint.session_set_status()");
