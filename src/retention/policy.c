@@ -30,6 +30,7 @@
 #include "common/owner.h"
 #include "common/trial.h"
 #include "retention/retention.h"
+#include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_retention_policy_create);
 PG_FUNCTION_INFO_V1(mlint_retention_policy_alter);
@@ -387,6 +388,14 @@ mlint_retention_policy_alter(PG_FUNCTION_ARGS)
 					 " match_metadata = $7,"
 					 " altered_at = pg_catalog.clock_timestamp()"
 					 " WHERE name = $1", SPI_OK_UPDATE, &row);
+	if (!PG_ARGISNULL(DAYS) || !PG_ARGISNULL(AUTO_DELETE))
+	{
+		run("INSERT INTO mlint.retention_stale (policy)"
+			" SELECT id FROM mlint.retention_policy WHERE name = $1"
+			" ON CONFLICT (policy) DO UPDATE SET after = NULL, again = false",
+			SPI_OK_INSERT, 1, types, values, NULL);
+		(void) job_request(RETENTION_JOB);
+	}
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }
