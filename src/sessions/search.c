@@ -34,43 +34,47 @@ PG_FUNCTION_INFO_V1(mlint_session_search);
 #define QUERY_BYTES		1000
 
 /*
- * A longer run without white space is no word: of ASCII it is blanked, of
+ * A longer run without white space is no word: of ASCII it is left out, of
  * another script it is cut into pieces.
  */
 #define RUN_BYTES		1024
 
+/* A tag may be as long as the text, and is no word either. */
 static bool
-is_space(char c)
+parts_words(char c)
 {
-	return c == ' ' || (c >= '\t' && c <= '\r');
+	return c == ' ' || (c >= '\t' && c <= '\r') || c == '<';
 }
 
-/* Make a run of bytes without white space one that can be parsed. */
-static void
-mend_run(char *run, int len)
+/* Copy a run of bytes between white space; returns where it ends. */
+static char *
+copy_run(char *to, const char *run, int len)
 {
 	bool		ascii = true;
 	int			since = 0;
 
+	if (len <= RUN_BYTES)
+	{
+		memcpy(to, run, len);
+		return to + len;
+	}
 	for (int i = 0; i < len && ascii; i++)
 		ascii = !IS_HIGHBIT_SET(run[i]);
-	if (ascii)
-	{
-		memset(run, ' ', len);
-		return;
-	}
-	for (int i = 0; i < len;)
+	for (int i = 0; i < len && !ascii;)
 	{
 		int			n = Min(pg_mblen(run + i), len - i);
 
-		since += n;
-		if (since > RUN_BYTES)
+		if (since + n > RUN_BYTES)
 		{
-			memset(run + i, ' ', n);
+			*to++ = ' ';
 			since = 0;
 		}
+		memcpy(to, run + i, n);
+		to += n;
+		since += n;
 		i += n;
 	}
+	return to;
 }
 
 /* mlint.message_text(content) */
@@ -78,22 +82,24 @@ Datum
 mlint_message_text(PG_FUNCTION_ARGS)
 {
 	text	   *content = PG_GETARG_TEXT_P_SLICE(0, 0, TEXT_BYTES);
-	int			len = VARSIZE_ANY_EXHDR(content);
-	text	   *result;
-	char	   *data;
-	int			begin = 0;
+	const char *from = VARDATA_ANY(content);
+	int			len = pg_mbcliplen(from, VARSIZE_ANY_EXHDR(content), TEXT_BYTES);
+	text	   *result = palloc(VARHDRSZ + len + len / (RUN_BYTES / 2) + 1);
+	char	   *to = VARDATA(result);
 
-	len = pg_mbcliplen(VARDATA_ANY(content), len, TEXT_BYTES);
-	result = cstring_to_text_with_len(VARDATA_ANY(content), len);
-	data = VARDATA(result);
-	for (int i = 0; i <= len; i++)
+	for (int i = 0; i < len;)
 	{
-		if (i < len && !is_space(data[i]))
-			continue;
-		if (i - begin > RUN_BYTES)
-			mend_run(data + begin, i - begin);
-		begin = i + 1;
+		int			begin = i;
+
+		while (i < len && !parts_words(from[i]))
+			i++;
+		to = copy_run(to, from + begin, i - begin);
+		if (i < len)
+			*to++ = from[i] == '<' ? ' ' : from[i];
+		while (i < len && parts_words(from[i]))
+			i++;
 	}
+	SET_VARSIZE(result, to - (char *) result);
 	PG_RETURN_TEXT_P(result);
 }
 
