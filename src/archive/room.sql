@@ -286,7 +286,7 @@ LEFT JOIN LATERAL (SELECT * FROM mlint.archival_runs r WHERE r.state <> 'request
 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS due, pg_catalog.min(s.active_at) AS oldest_due
 	FROM mlint.session s
 	WHERE s.status <> 'archived' AND s.active_at < (SELECT
-		pg_catalog.clock_timestamp() - pg_catalog.make_interval(days => a.archive_after_days, hours => 1)
+		pg_catalog.clock_timestamp() - pg_catalog.make_interval(hours => a.archive_after_days * 24 + 1)
 		FROM mlint.archival a)) d ON true;
 COMMENT ON VIEW mlint.stat_archival IS 'What the archival scheduler has done, and has before it';
 COMMENT ON COLUMN mlint.stat_archival.runs IS 'Runs so far';

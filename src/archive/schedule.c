@@ -396,7 +396,7 @@ run_begin(Run *run)
 			NULL);
 	run_sql("SELECT a.batch_size, a.retention_days, a.compliance,"
 			" pg_catalog.clock_timestamp() - pg_catalog.make_interval("
-			"days => a.archive_after_days, hours => 1) FROM mlint.archival a"
+			"hours => a.archive_after_days * 24 + 1) FROM mlint.archival a"
 			" WHERE a.enabled OR $1 OR EXISTS (SELECT FROM mlint.archival_run"
 			" WHERE state = 'requested')",
 			SPI_OK_SELECT, 1, left_type, &left, NULL);
