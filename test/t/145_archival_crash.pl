@@ -24,20 +24,20 @@ my $sessions = 22;
 sql(<<'EOQ');
 CREATE TABLE truth (session_id text PRIMARY KEY, said text NOT NULL);
 -- What a session and its messages are, whatever has become of them since.
-CREATE FUNCTION said(id text) RETURNS text LANGUAGE sql AS $$
+CREATE FUNCTION said(sid text) RETURNS text LANGUAGE sql AS $$
 	SELECT md5(string_agg(to_jsonb(m)::text, E'\n' ORDER BY seq))
-	FROM mlint.message m JOIN mlint.session s ON s.id = m.session WHERE s.session_id = id
+	FROM mlint.message m JOIN mlint.session s ON s.id = m.session WHERE s.session_id = sid
 $$;
-CREATE FUNCTION talk(id text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION talk(sid text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	at uuid;
 BEGIN
-	PERFORM mlint.session_register(id, 'm', tags => ARRAY['crash'], metadata => '{"of": "a test"}');
+	PERFORM mlint.session_register(sid, 'm', tags => ARRAY['crash'], metadata => '{"of": "a test"}');
 	FOR i IN 1 .. 3 LOOP
-		at := mlint.prompt_add(id, 'question ' || i || ' of ' || id);
-		PERFORM mlint.response_add(at, repeat(md5(id || i), 1 + 100 * (i % 2)), '{"prompt_tokens": 3}');
+		at := mlint.prompt_add(sid, 'question ' || i || ' of ' || sid);
+		PERFORM mlint.response_add(at, repeat(md5(sid || i), 1 + 100 * (i % 2)), '{"prompt_tokens": 3}');
 	END LOOP;
-	UPDATE mlint.session SET active_at = now() - interval '40 days' WHERE session_id = id;
+	UPDATE mlint.session SET active_at = now() - interval '40 days' WHERE session_id = sid;
 END $$;
 -- Sessions that are not either live and whole or archived and whole.
 CREATE FUNCTION torn() RETURNS SETOF text LANGUAGE sql AS $$
@@ -90,7 +90,7 @@ wait_for_sql($node, '... that ends',
 sql('SELECT mlint.archival_set(batch_size => 4, enabled => false)');
 
 # In the middle of a session, between sessions, before and after the commit.
-for my $point ('archive-chunks', 'archive-row', 'archive-messages',
+for my $point ('archive-written', 'archive-created',
 	'archival-session', 'archival-after-1', 'archival-after-3',
 	'archival-before-commit', 'archival-after-commit')
 {

@@ -25,16 +25,16 @@ sub sql
 # ---- something of everything ----
 
 sql(<<"EOQ");
-CREATE FUNCTION talk(id text, turns int) RETURNS void LANGUAGE plpgsql AS \$\$
+CREATE FUNCTION talk(sid text, turns int) RETURNS void LANGUAGE plpgsql AS \$\$
 DECLARE
 	at uuid;
 BEGIN
-	PERFORM mlint.session_register(id, 'm-' || length(id) % 2, '1', ARRAY['a', 'b ' || id], jsonb_build_object('user', id, 'n', 1.50));
+	PERFORM mlint.session_register(sid, 'm-' || length(sid) % 2, '1', ARRAY['a', 'b ' || sid], jsonb_build_object('user', sid, 'n', 1.50));
 	FOR i IN 1 .. turns LOOP
-		at := mlint.prompt_add(id, 'question ' || i || E': \\u00e4\\u4e16\\n\\t\\\\ "quoted"', '{"k": [1, null]}');
-		at := mlint.response_add(at, repeat(md5(id || i) || ' ', 50), '{"prompt_tokens": 3, "completion_tokens": 5}', latency_ms => 12.5);
+		at := mlint.prompt_add(sid, 'question ' || i || E': \\u00e4\\u4e16\\n\\t\\\\ "quoted"', '{"k": [1, null]}');
+		at := mlint.response_add(at, repeat(md5(sid || i) || ' ', 50), '{"prompt_tokens": 3, "completion_tokens": 5}', latency_ms => 12.5);
 		PERFORM mlint.tool_call_add(at, 'search', '{"q": "x"}', 'found');
-		PERFORM mlint.usage_track(id, 3, 5, latency_ms => 12.5, custom => '{"images": 2}');
+		PERFORM mlint.usage_track(sid, 3, 5, latency_ms => 12.5, custom => '{"images": 2}');
 	END LOOP;
 END \$\$;
 SELECT mlint.model_register('m-0', '1', 'anthropic', '{"temperature": 0.5}', capabilities => '{chat}');
