@@ -11,9 +11,9 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
+#include "utils/snapmgr.h"
 
 #include "archive/archive.h"
 #include "archive/archive_row.h"
@@ -24,6 +24,9 @@
 #include "sessions/sessions.h"
 
 PG_FUNCTION_INFO_V1(mlint_archive_delete);
+
+/* Of a reason, in bytes. */
+#define REASON_MAX		1000
 
 void
 archive_drop(const ArchiveRow *row)
@@ -58,7 +61,7 @@ archive_drop(const ArchiveRow *row)
 }
 
 bool
-archive_remove(const pg_uuid_t *id)
+archive_remove(const pg_uuid_t * id)
 {
 	OwnerScope	scope;
 	ArchiveRow	row;
@@ -75,4 +78,68 @@ archive_remove(const pg_uuid_t *id)
 	}
 	owner_end(&scope);
 	return found;
+}
+
+/* What the log says of an archive that is deleted by hand. */
+static char *
+delete_details(const pg_uuid_t * id, const char *session_id,
+			   const char *reason)
+{
+	Oid			types[] = {UUIDOID, TEXTOID, TEXTOID};
+	Datum		values[] = {UUIDPGetDatum(id),
+		CStringGetTextDatum(session_id),
+	reason ? CStringGetTextDatum(reason) : (Datum) 0};
+	bool		isnull;
+	MemoryContext caller = CurrentMemoryContext;
+	OwnerScope	scope;
+	char	   *details;
+
+	owner_begin(&scope);
+	if (SPI_execute_with_args("SELECT json_strip_nulls(json_build_object("
+							  "'session', $2, 'reason', $3, 'policy', p.name,"
+							  " 'compliance', a.compliance,"
+							  " 'expires_at', a.expires_at))::text"
+							  " FROM mlint.archive a"
+							  " LEFT JOIN mlint.retention_policy p"
+							  " ON p.id = a.policy_id WHERE a.id = $1",
+							  3, types, values, reason ? NULL : "  n", true,
+							  1) != SPI_OK_SELECT || SPI_processed != 1)
+		archive_unknown(id);
+	details = MemoryContextStrdup(caller,
+								  TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[0],
+																	SPI_tuptable->tupdesc, 1,
+																	&isnull)));
+	owner_end(&scope);
+	return details;
+}
+
+/* mlint.archive_delete(id, reason) */
+Datum
+mlint_archive_delete(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *id;
+	char	   *reason = NULL;
+	ArchiveRow	row;
+
+	PreventCommandIfReadOnly("mlint.archive_delete()");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("id must not be null")));
+	id = PG_GETARG_UUID_P(0);
+	if (!PG_ARGISNULL(1))
+		reason = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (reason && strlen(reason) > REASON_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("reason must be at most %d bytes long", REASON_MAX)));
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (!archive_find(id, &row))
+		archive_unknown(id);
+	audit(AUDIT_CHANGED, "archive.delete", "archive", archive_id_text(id),
+		  delete_details(id, row.session_id, reason));
+	PopActiveSnapshot();
+	if (!archive_remove(id))
+		archive_unknown(id);
+	PG_RETURN_VOID();
 }

@@ -41,10 +41,17 @@
 #include "common/rows.h"
 #include "secrets/datakey.h"
 
+#pragma weak store_open
+#pragma weak store_get
+
 #define PURPOSE			"archive"
 #define SEAL_PURPOSE	"mlint archive"
 
-/* 2 MiB of window and 8 MiB of tables, at any level. */
+/*
+ * 2 MiB of window and 8 MiB of tables at most. Levels below LARGE_LEVEL have no
+ * more by themselves.
+ */
+#define LARGE_LEVEL		9
 #define WINDOW_LOG		21
 #define WINDOW_LOG_READ	23		/* a dictionary's own may be larger */
 #define TABLE_LOG		20
@@ -137,7 +144,6 @@ zstd_done(size_t result)
 static void
 compress_begin(const ArchiveForm *form)
 {
-	ZSTD_compressionParameters usual = ZSTD_getCParams(form->level, 0, 0);
 	ZSTD_CCtx  *c;
 
 	if (bench->compress == NULL)
@@ -148,12 +154,12 @@ compress_begin(const ArchiveForm *form)
 	zstd_done(ZSTD_CCtx_reset(c, ZSTD_reset_session_and_parameters));
 	zstd_done(ZSTD_CCtx_setParameter(c, ZSTD_c_compressionLevel,
 									 form->level));
-	if (usual.windowLog > WINDOW_LOG)
+	if (form->level >= LARGE_LEVEL)
+	{
 		zstd_done(ZSTD_CCtx_setParameter(c, ZSTD_c_windowLog, WINDOW_LOG));
-	if (usual.hashLog > TABLE_LOG)
 		zstd_done(ZSTD_CCtx_setParameter(c, ZSTD_c_hashLog, TABLE_LOG));
-	if (usual.chainLog > TABLE_LOG)
 		zstd_done(ZSTD_CCtx_setParameter(c, ZSTD_c_chainLog, TABLE_LOG));
+	}
 	if (form->dictionary != 0)
 		zstd_done(ZSTD_CCtx_refCDict(c, dictionary_for_writing(form->dictionary,
 															   form->level)));
@@ -339,7 +345,7 @@ chunk_corrupt(const ArchiveForm *form, const char *detail)
 			(errcode(ERRCODE_MLINT_ARCHIVE_CORRUPT),
 			 errmsg("archive \"%s\" is damaged, or was tampered with", id),
 			 errdetail("%s", detail),
-			 errhint("Restore what it was from a backup; mlint.archive_verify() says whether an archive is whole.")));
+			 errhint("Restore its rows of mlint.archive and mlint.archive_chunk, or its object in the store, from a backup.")));
 }
 
 /* A piece of the document. */
@@ -448,7 +454,7 @@ read_store(ChunkReader *reader)
 {
 	const ArchiveForm *form = reader->form;
 	int64		unit = CHUNK_BYTES +
-		(form->data_key != 0 ? CRYPTO_SEAL_OVERHEAD : 0);
+	(form->data_key != 0 ? CRYPTO_SEAL_OVERHEAD : 0);
 	Store	   *store = store_open(form->store);
 
 	if (form->stored_bytes <= (form->chunks - 1) * unit ||
@@ -468,7 +474,7 @@ read_store(ChunkReader *reader)
 void
 chunk_read(const ArchiveForm *form, ChunkTake take, void *arg)
 {
-	ChunkReader reader = {.form = form, .take = take, .arg = arg};
+	ChunkReader reader = {.form = form,.take = take,.arg = arg};
 	uint8		digest[CRYPTO_SHA256_BYTES];
 
 	bench_begin();

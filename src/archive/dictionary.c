@@ -173,7 +173,7 @@ fill_ready(Ready *place, int32 id, int level)
 	place->used = ++uses;
 }
 
-const ZSTD_CDict *
+const		ZSTD_CDict *
 dictionary_for_writing(int32 id, int level)
 {
 	Ready	   *place = find_ready(id, level);
@@ -183,7 +183,7 @@ dictionary_for_writing(int32 id, int level)
 	return place->writing;
 }
 
-const ZSTD_DDict *
+const		ZSTD_DDict *
 dictionary_for_reading(int32 id)
 {
 	Ready	   *place = find_ready(id, 0);

@@ -16,6 +16,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/detoast.h"
 #include "access/heapam.h"
 #include "access/xact.h"
@@ -28,8 +30,10 @@
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -55,14 +59,6 @@ typedef struct Document
 	size_t		used;
 	char		buffer[BUFFER_BYTES];
 } Document;
-
-/* A column, in the order in which it is written. */
-typedef struct Column
-{
-	const char *name;
-	int			attnum;
-	Oid			type;
-} Column;
 
 /* ---- bytes ---- */
 
@@ -337,7 +333,7 @@ put_text_datum(Document *doc, Datum value)
 
 /* ---- values ---- */
 
-static void put_container(Document *doc, JsonbContainer *container);
+static void put_container(Document *doc, JsonbContainer * container);
 
 static void
 put_json_value(Document *doc, const JsonbValue *value)
@@ -406,7 +402,7 @@ compare_members(const void *a, const void *b)
 }
 
 static void
-put_object(Document *doc, JsonbContainer *container)
+put_object(Document *doc, JsonbContainer * container)
 {
 	int			n = JsonContainerSize(container);
 	Member	   *members = palloc(sizeof(Member) * Max(n, 1));
@@ -442,7 +438,7 @@ put_object(Document *doc, JsonbContainer *container)
 
 /* A jsonb is at most as deep as its parser let it be; so is this. */
 static void
-put_container(Document *doc, JsonbContainer *container)
+put_container(Document *doc, JsonbContainer * container)
 {
 	JsonbIterator *it;
 	JsonbValue	value;
@@ -497,7 +493,7 @@ put_timestamp(Document *doc, TimestampTz at)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
-	char		text[MAXDATELEN + 1];
+	char text[	MAXDATELEN + 1];
 
 	if (TIMESTAMP_NOT_FINITE(at))
 		EncodeSpecialTimestamp(at, text);
@@ -519,7 +515,7 @@ put_timestamp(Document *doc, TimestampTz at)
 static void
 put_double(Document *doc, double value)
 {
-	char		text[DOUBLE_SHORTEST_DECIMAL_LEN];
+	char text[	DOUBLE_SHORTEST_DECIMAL_LEN];
 
 	double_to_shortest_decimal_buf(value, text);
 	if (isfinite(value))
@@ -533,10 +529,10 @@ put_double(Document *doc, double value)
 }
 
 static void
-put_uuid(Document *doc, const pg_uuid_t *uuid)
+put_uuid(Document *doc, const pg_uuid_t * uuid)
 {
 	static const char digits[] = "0123456789abcdef";
-	char		text[2 * UUID_LEN + 6];
+	char text[	2 * UUID_LEN + 6];
 	char	   *out = text;
 
 	*out++ = '"';
@@ -552,7 +548,7 @@ put_uuid(Document *doc, const pg_uuid_t *uuid)
 }
 
 static void
-put_text_array(Document *doc, ArrayType *array)
+put_text_array(Document *doc, ArrayType * array)
 {
 	Datum	   *values;
 	bool	   *nulls;
@@ -574,9 +570,9 @@ put_text_array(Document *doc, ArrayType *array)
 }
 
 static void
-put_value(Document *doc, const Column *column, Datum value)
+put_value(Document *doc, const DocumentColumn *column, Datum value)
 {
-	char		text[MAXINT8LEN + 1];
+	char text[	MAXINT8LEN + 1];
 
 	switch (column->type)
 	{
@@ -618,14 +614,13 @@ put_value(Document *doc, const Column *column, Datum value)
 static int
 compare_columns(const void *a, const void *b)
 {
-	return strcmp(((const Column *) a)->name, ((const Column *) b)->name);
+	return strcmp(((const DocumentColumn *) a)->name, ((const DocumentColumn *) b)->name);
 }
 
-/* All columns but the one that is a number of this database's. */
-static Column *
-columns_of(TupleDesc desc, const char *except, int *n)
+DocumentColumn *
+document_columns(TupleDesc desc, const char *except, int *n)
 {
-	Column	   *columns = palloc(sizeof(Column) * desc->natts);
+	DocumentColumn *columns = palloc(sizeof(DocumentColumn) * desc->natts);
 
 	*n = 0;
 	for (int i = 0; i < desc->natts; i++)
@@ -640,13 +635,13 @@ columns_of(TupleDesc desc, const char *except, int *n)
 		columns[*n].type = att->atttypid;
 		(*n)++;
 	}
-	qsort(columns, *n, sizeof(Column), compare_columns);
+	qsort(columns, *n, sizeof(DocumentColumn), compare_columns);
 	return columns;
 }
 
 static void
 put_row(Document *doc, HeapTuple tuple, TupleDesc desc,
-		const Column *columns, int n, Datum *values, bool *nulls)
+		const DocumentColumn *columns, int n, Datum *values, bool *nulls)
 {
 	bool		first = true;
 
@@ -686,7 +681,7 @@ put_messages(Document *doc, int64 session, bool take)
 	ScanKeyData key;
 	RowScan		scan;
 	HeapTuple	tuple;
-	Column	   *columns;
+	DocumentColumn *columns;
 	Datum	   *values;
 	bool	   *nulls;
 	int			n;
@@ -697,7 +692,7 @@ put_messages(Document *doc, int64 session, bool take)
 	row_key(&key, get_attnum(table, "session"), F_INT8EQ,
 			Int64GetDatum(session));
 	rows_begin(&scan, "message", "message_session", 1, &key, true);
-	columns = columns_of(scan.desc, "session", &n);
+	columns = document_columns(scan.desc, "session", &n);
 	values = palloc(sizeof(Datum) * scan.desc->natts);
 	nulls = palloc(sizeof(bool) * scan.desc->natts);
 	put_char(doc, '[');
@@ -731,7 +726,7 @@ put_session(Document *doc, int64 session)
 	ScanKeyData key;
 	RowScan		scan;
 	HeapTuple	tuple;
-	Column	   *columns;
+	DocumentColumn *columns;
 	int			n;
 
 	row_key(&key, get_attnum(mlint_relation("session"), "id"), F_INT8EQ,
@@ -740,7 +735,7 @@ put_session(Document *doc, int64 session)
 	tuple = rows_next(&scan);
 	if (tuple == NULL)
 		elog(ERROR, "session " INT64_FORMAT " is not there", session);
-	columns = columns_of(scan.desc, "id", &n);
+	columns = document_columns(scan.desc, "id", &n);
 	put_row(doc, tuple, scan.desc, columns, n,
 			palloc(sizeof(Datum) * scan.desc->natts),
 			palloc(sizeof(bool) * scan.desc->natts));

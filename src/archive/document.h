@@ -41,6 +41,21 @@ extern void document_write(const char *session_id, int64 session, bool take,
 						   DocumentSink sink, void *arg,
 						   DocumentFacts *facts);
 
+/* A column of mlint.message or mlint.session, as documents have it. */
+typedef struct DocumentColumn
+{
+	const char *name;			/* of the descriptor */
+	int			attnum;
+	Oid			type;
+} DocumentColumn;
+
+/*
+ * All but the one that is a number of this database's, in the order of the
+ * document; palloc'd.
+ */
+extern DocumentColumn *document_columns(TupleDesc desc, const char *except,
+										int *n);
+
 /*
  * Reading is being given the document's pieces. For each object in "messages",
  * and for "session", the visitor gets its fields.

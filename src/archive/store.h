@@ -59,10 +59,10 @@ extern const StoreKind *const store_kinds[];	/* NULL-terminated */
 
 /* Raises ERRCODE_UNDEFINED_OBJECT. */
 extern Store *store_open(int32 id);
-extern void store_put(Store *store, const pg_uuid_t *archive, int64 size,
+extern void store_put(Store *store, const pg_uuid_t * archive, int64 size,
 					  StoreSource source, void *arg);
-extern void store_get(Store *store, const pg_uuid_t *archive, int64 offset,
+extern void store_get(Store *store, const pg_uuid_t * archive, int64 offset,
 					  size_t len, void *buffer);
-extern void store_delete(Store *store, const pg_uuid_t *archive);
+extern void store_delete(Store *store, const pg_uuid_t * archive);
 
 #endif
