@@ -3432,7 +3432,7 @@ LEFT JOIN LATERAL (SELECT * FROM mlint.archival_runs r WHERE r.state <> 'request
 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS due, pg_catalog.min(s.active_at) AS oldest_due
 	FROM mlint.session s
 	WHERE s.status <> 'archived' AND s.active_at < (SELECT
-		pg_catalog.clock_timestamp() - pg_catalog.make_interval(days => a.archive_after_days, hours => 1)
+		pg_catalog.clock_timestamp() - pg_catalog.make_interval(hours => a.archive_after_days * 24 + 1)
 		FROM mlint.archival a)) d ON true;
 COMMENT ON VIEW mlint.stat_archival IS 'What the archival scheduler has done, and has before it';
 COMMENT ON COLUMN mlint.stat_archival.runs IS 'Runs so far';
@@ -3655,4 +3655,68 @@ SELECT pg_catalog.pg_extension_config_dump('mlint.erasure', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_archive', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_refusal', '');
+
+CREATE VIEW mlint.erasures AS
+SELECT e.id, e.requested_at, e.requested_by, e.key, e.salt, e.digest,
+	e.sessions, e.archives, e.refused, k.waiting AS keys_waiting,
+	CASE WHEN k.waiting = 0 THEN greatest(e.requested_at, k.erased_at) END AS completed_at,
+	NOT e.in_backups AS reaches_backups, e.receipt
+FROM mlint.erasure e,
+LATERAL (SELECT pg_catalog.count(*) FILTER (WHERE a.data_key IS NOT NULL
+			AND d.erased_at IS NULL OR g.archive IS NOT NULL AND a.data_key IS NULL) AS waiting,
+		pg_catalog.max(d.erased_at) AS erased_at
+	FROM mlint.erasure_archive a
+	LEFT JOIN mlint.data_key_destroyed d ON d.id = a.data_key
+	LEFT JOIN mlint.archive_garbage g ON g.archive = a.archive
+	WHERE a.erasure = e.id) k;
+COMMENT ON VIEW mlint.erasures IS 'Requests for erasure, and what became of them';
+COMMENT ON COLUMN mlint.erasures.id IS 'Number of the request';
+COMMENT ON COLUMN mlint.erasures.requested_at IS 'When mlint.erase_subject() was called';
+COMMENT ON COLUMN mlint.erasures.requested_by IS 'By which role';
+COMMENT ON COLUMN mlint.erasures.key IS 'Key of the metadata that was asked for; null: a JSON object was';
+COMMENT ON COLUMN mlint.erasures.salt IS 'Random bytes, for the digest';
+COMMENT ON COLUMN mlint.erasures.digest IS 'SHA-256 of the salt and the value that was asked for, in UTF-8; the value itself is not kept';
+COMMENT ON COLUMN mlint.erasures.sessions IS 'Live sessions that were erased';
+COMMENT ON COLUMN mlint.erasures.archives IS 'Archives that were erased';
+COMMENT ON COLUMN mlint.erasures.refused IS 'Sessions and archives that another duty kept; mlint.erasure_refusals has them';
+COMMENT ON COLUMN mlint.erasures.keys_waiting IS 'Data keys that are not yet cut out of the erasure key file, and unencrypted objects that are not yet deleted';
+COMMENT ON COLUMN mlint.erasures.completed_at IS 'When the last of these was; null: not yet';
+COMMENT ON COLUMN mlint.erasures.reaches_backups IS 'Whether encrypted archives cannot be read from backups either: whether the erasure key file lay outside of the data directory';
+COMMENT ON COLUMN mlint.erasures.receipt IS 'The signed receipt';
+
+CREATE VIEW mlint.erasure_refusals AS
+SELECT r.erasure AS erasure_id, r.session_id, r.archive AS archive_id, r.reason, r.until
+FROM mlint.erasure_refusal r;
+COMMENT ON VIEW mlint.erasure_refusals IS 'What mlint.erase_subject() had to leave';
+COMMENT ON COLUMN mlint.erasure_refusals.erasure_id IS 'Number of the request';
+COMMENT ON COLUMN mlint.erasure_refusals.session_id IS 'Session that stayed';
+COMMENT ON COLUMN mlint.erasure_refusals.archive_id IS 'Its archive; null if it was live';
+COMMENT ON COLUMN mlint.erasure_refusals.reason IS 'hold: a legal hold; compliance: a level that comes before erasure';
+COMMENT ON COLUMN mlint.erasure_refusals.until IS 'When that ends; null: that is not known';
+
+CREATE FUNCTION mlint.erase_subject(key text, value text) RETURNS jsonb
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_erase_subject';
+COMMENT ON FUNCTION mlint.erase_subject(text, text) IS
+	'Erase every session and archive whose metadata has this value under this key, but what a hold or a compliance level keeps; returns a signed receipt';
+
+CREATE FUNCTION mlint.erase_subject(subject jsonb) RETURNS jsonb
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_erase_subject_matching';
+COMMENT ON FUNCTION mlint.erase_subject(jsonb) IS
+	'Erase every session and archive whose metadata contains the object, but what a hold or a compliance level keeps; returns a signed receipt';
+
+CREATE FUNCTION mlint.erasure_receipt_verify(receipt jsonb) RETURNS boolean
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_erasure_receipt_verify';
+COMMENT ON FUNCTION mlint.erasure_receipt_verify(jsonb) IS
+	'Is this a receipt that this database signed, and unchanged?';
+
+REVOKE ALL ON FUNCTION mlint.erase_subject(text, text),
+	mlint.erase_subject(jsonb), mlint.erasure_receipt_verify(jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.erase_subject(text, text),
+	mlint.erase_subject(jsonb) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.erasure_receipt_verify(jsonb) TO mlint_reader, mlint_user;
+-- Not for mlint_reader, which pg_monitor is a member of: session ids, receipts.
+GRANT SELECT ON mlint.erasures, mlint.erasure_refusals TO mlint_admin;
 SELECT mlint.privileges_close();
