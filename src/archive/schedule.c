@@ -46,6 +46,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "retention/retention.h"
 #include "storage/condition_variable.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
@@ -65,7 +66,6 @@ PG_FUNCTION_INFO_V1(mlint_archival_work);
 
 #define JOB				"archival"
 #define INTERVAL_MAX	8784	/* hours: a leap year */
-#define DAYS_MAX		36500
 #define BATCH_MAX		10000
 /* A batch that has taken so long ends. */
 #define BATCH_US		USECS_PER_SEC
@@ -140,30 +140,19 @@ required_int(FunctionCallInfo fcinfo, int n, const char *what, int min,
 	return value;
 }
 
-/* The level exists, and the period is long enough for it. In an owner scope. */
+/* The level exists, and the period is long enough for it. */
 static void
 check_retention(const char *level, int days)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(level)};
-	bool		isnull;
-	Datum		least;
+	int			least = retention_level_days(level, NULL);
 
-	run_sql("SELECT l.days FROM mlint.retention_level l WHERE l.level = $1",
-			SPI_OK_SELECT, 1, types, values, NULL);
-	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("compliance level \"%s\" does not exist", level),
-				 errhint("View mlint.retention_levels shows the levels.")));
-	least = column(0, 1, &isnull);
-	if (days < DatumGetInt32(least))
+	if (days < least)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("retention_days is less than compliance level \"%s\" demands",
 						level),
 				 errdetail("It is %d, and the level demands at least %d.",
-						   days, DatumGetInt32(least))));
+						   days, least)));
 }
 
 /*
@@ -176,9 +165,9 @@ mlint_archival_set(PG_FUNCTION_ARGS)
 	int			interval_hours = required_int(fcinfo, 0, "interval_hours", 1,
 											  INTERVAL_MAX);
 	int			after_days = required_int(fcinfo, 1, "archive_after_days", 0,
-										  DAYS_MAX);
+										  RETENTION_DAYS_MAX);
 	int			retention_days = required_int(fcinfo, 2, "retention_days", 1,
-											  DAYS_MAX);
+											  RETENTION_DAYS_MAX);
 	int			batch_size = required_int(fcinfo, 3, "batch_size", 1,
 										  BATCH_MAX);
 	char	   *level = required_text(fcinfo, 4, "compliance_level");
@@ -195,8 +184,8 @@ mlint_archival_set(PG_FUNCTION_ARGS)
 				 errmsg("enabled must not be null")));
 	enabled = PG_GETARG_BOOL(5);
 
-	owner_begin(&scope);
 	check_retention(level, retention_days);
+	owner_begin(&scope);
 	values[0] = Int32GetDatum(interval_hours);
 	values[1] = Int32GetDatum(after_days);
 	values[2] = Int32GetDatum(retention_days);
