@@ -363,6 +363,16 @@ job_rest(void)
 				NULL);
 }
 
+/* Failures of what is archived or gone by now. In an owner scope. */
+static void
+sweep_failures(void)
+{
+	run_sql("DELETE FROM mlint.archival_failure f WHERE NOT EXISTS"
+			" (SELECT FROM mlint.session s WHERE s.id = f.session"
+			" AND s.status <> 'archived')", SPI_OK_DELETE, 0, NULL, NULL,
+			NULL);
+}
+
 /*
  * Close what died, and begin a run: one that was asked for, that is due, or that
  * does what one that died has left. Its id stays 0 when there is none to begin.
@@ -377,12 +387,13 @@ run_begin(Run *run)
 	Datum		left;
 	bool		isnull;
 
+	/* On disk: a crash from here on is one of this run. */
+	(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
+							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0,
+							 false);
 	owner_begin(&scope);
 	left = BoolGetDatum(close_crashed());
-	run_sql("DELETE FROM mlint.archival_failure f WHERE NOT EXISTS"
-			" (SELECT FROM mlint.session s WHERE s.id = f.session"
-			" AND s.status <> 'archived')", SPI_OK_DELETE, 0, NULL, NULL,
-			NULL);
+	sweep_failures();
 	run_sql("SELECT a.batch_size, a.retention_days, a.compliance,"
 			" pg_catalog.clock_timestamp() - pg_catalog.make_interval("
 			"hours => a.archive_after_days * 24 + 1) FROM mlint.archival a"
@@ -636,6 +647,7 @@ run_end(const Run *run, const char *error)
 			" 'duration_ms', (pg_catalog.date_part('epoch',"
 			" e.finished_at - e.started_at) * 1000)::bigint))) FROM ended e",
 			SPI_OK_SELECT, 2, types, values, error ? "  " : " n");
+	sweep_failures();
 	job_rest();
 	owner_end(&scope);
 }

@@ -24,7 +24,7 @@ my $sessions = 22;
 sql(<<'EOQ');
 CREATE TABLE truth (session_id text PRIMARY KEY, said text NOT NULL);
 -- What a session and its messages are, whatever has become of them since.
-CREATE FUNCTION said(sid text) RETURNS text LANGUAGE sql AS $$
+CREATE FUNCTION said(sid text) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT md5(string_agg(to_jsonb(m)::text, E'\n' ORDER BY seq))
 	FROM mlint.message m JOIN mlint.session s ON s.id = m.session WHERE s.session_id = sid
 $$;
@@ -95,7 +95,6 @@ for my $point ('archive-written', 'archive-created',
 	'archival-before-commit', 'archival-after-commit')
 {
 	prepare();
-	my ($runs, $archives) = (sql('SELECT count(*) FROM mlint.archival_run'), 0);
 
 	inject($point, 'kill');
 	my $run = sql('SELECT mlint.archival_run()');
@@ -153,9 +152,9 @@ wait_for_sql($node, 'the run that goes on is shown',
 is(sql("SELECT state FROM mlint.archival_runs WHERE id = $run"), 'running', '... as running');
 my ($rc, $out, $err) = $node->psql('postgres', 'CALL mlint.archival_work()');
 like($err, qr/a run of the archival scheduler is going on already/, 'a second one is refused');
-is( sql(
-		"SELECT mlint.archival_run() > $run, (SELECT state FROM mlint.archival_runs WHERE id > $run)"),
-	't|requested', '... and asked for, comes after it');
+my $next = sql('SELECT mlint.archival_run()');
+is(sql("SELECT id > $run, state FROM mlint.archival_runs WHERE id = $next"),
+	't|requested', '... and one that is asked for comes after it');
 sql('SELECT pg_cancel_backend(pid) FROM mlint.archival_progress');
 is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', 'cancelled, it ends');
 is(sql("SELECT state, processed, error FROM mlint.archival_runs WHERE id = $run"),
@@ -163,7 +162,7 @@ is(sql("SELECT state, processed, error FROM mlint.archival_runs WHERE id = $run"
 is(sql('SELECT count(*) FROM mlint.archival_failures'), 0, '... no session has failed');
 unlink "$data/mlint_injection.archival-after-3";
 wait_for_sql($node, 'the one that was asked for archives all',
-	"SELECT bool_or(state = 'completed' AND archived = $sessions) FROM mlint.archival_runs WHERE id > $run");
+	"SELECT bool_or(state = 'completed' AND archived = $sessions) FROM mlint.archival_runs WHERE id = $next");
 is(sql('SELECT * FROM torn()'), '', '... every session is whole');
 
 # A session that is locked, or that somebody says something in meanwhile.
@@ -173,14 +172,14 @@ $session->query_safe("BEGIN; SELECT FROM mlint.session WHERE session_id = 's7' F
 inject('archival-after-1', 'wait');
 $run = sql('SELECT mlint.archival_run()');
 wait_for_sql($node, 'a run has begun', 'SELECT sessions_due > 0 FROM mlint.archival_progress');
-sql("SELECT mlint.prompt_add('s' || n, 'still here') FROM generate_series(10, 12) n;"
-	  . " UPDATE truth SET said = said(session_id) WHERE session_id IN ('s10', 's11', 's12')");
+sql("SELECT mlint.prompt_add(session_id, 'still here') FROM truth WHERE session_id IN ('s2', 's3', 's10');"
+	  . " UPDATE truth SET said = said(session_id) WHERE session_id IN ('s2', 's3', 's10')");
 unlink "$data/mlint_injection.archival-after-1";
 is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', '... and ends');
 is( sql("SELECT archived, skipped, failed FROM mlint.archival_runs WHERE id = $run"),
-	($sessions - 4) . '|4|0', '... and has passed over those that are in use');
+	($sessions - 4) . '|3|0', '... and has passed over those that are in use');
 is(sql("SELECT string_agg(session_id, ' ' ORDER BY id) FROM mlint.session WHERE status <> 'archived'"),
-	's7 s10 s11 s12', '... which are live');
+	's2 s3 s7 s10', '... which are live, as is one that was not due any more');
 $session->query_safe('COMMIT');
 $session->quit;
 is(sql('SELECT * FROM torn()'), '', '... every session is whole');
