@@ -3108,10 +3108,211 @@ COMMENT ON TABLE mlint.archive_chunk IS 'Bytes of archives that are kept in the 
 CREATE TABLE mlint.archive_garbage (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	store int NOT NULL REFERENCES mlint.archive_store,
-	archive uuid NOT NULL
+	archive uuid NOT NULL,
+	attempts integer NOT NULL DEFAULT 0,
+	next_at timestamptz NOT NULL DEFAULT '-infinity',
+	error text
 );
 COMMENT ON TABLE mlint.archive_garbage IS 'Objects in stores that are to be deleted';
 
+-- ---- object stores ----
+
+-- What the job archive_move has to do, and whether it has.
+CREATE INDEX archive_in_database ON mlint.archive (archived_at, id) WHERE store IS NULL;
+-- Whether a store may be dropped.
+CREATE INDEX archive_in_store ON mlint.archive (store) WHERE store IS NOT NULL;
+-- An archive's entry, when it is moved.
+CREATE INDEX archive_garbage_archive ON mlint.archive_garbage (archive, store);
+
+CREATE TABLE mlint.archive_move (
+	archive uuid PRIMARY KEY REFERENCES mlint.archive ON DELETE CASCADE,
+	attempts integer NOT NULL DEFAULT 1,
+	next_at timestamptz NOT NULL DEFAULT '-infinity',
+	failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	error text NOT NULL
+);
+COMMENT ON TABLE mlint.archive_move IS 'Archives that could not be moved to the store, until they are';
+
+CREATE TABLE mlint.archive_store_state (
+	store int PRIMARY KEY REFERENCES mlint.archive_store ON DELETE CASCADE,
+	breaker integer NOT NULL DEFAULT 0,
+	failures integer NOT NULL DEFAULT 0,
+	retry_at timestamptz NOT NULL DEFAULT '-infinity',
+	timeout_s integer NOT NULL DEFAULT 0,
+	probing boolean NOT NULL DEFAULT false,
+	moved bigint NOT NULL DEFAULT 0,
+	moved_bytes bigint NOT NULL DEFAULT 0,
+	deleted bigint NOT NULL DEFAULT 0,
+	last_success_at timestamptz,
+	last_error text,
+	last_error_at timestamptz
+);
+COMMENT ON TABLE mlint.archive_store_state IS 'How the stores do: their breakers and counters';
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage_id_seq', '');
+
+CREATE FUNCTION mlint.archive_store_create(name text, kind text,
+	options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_store_create';
+COMMENT ON FUNCTION mlint.archive_store_create(text, text, jsonb) IS
+	'Add an object store, to which archives are moved from now on; mlint.archive_store_kinds shows the kinds and their options';
+
+CREATE FUNCTION mlint.archive_store_alter(name text, options jsonb DEFAULT NULL,
+	active boolean DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_store_alter';
+COMMENT ON FUNCTION mlint.archive_store_alter(text, jsonb, boolean) IS
+	'Change options of an object store (those not given stay, null takes one away), or whether it gets new archives';
+
+CREATE FUNCTION mlint.archive_store_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_store_drop';
+COMMENT ON FUNCTION mlint.archive_store_drop(text) IS
+	'Forget an object store; refused while there is anything of ours in it';
+
+CREATE FUNCTION mlint.archive_store_test(name text) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_store_test';
+COMMENT ON FUNCTION mlint.archive_store_test(text) IS
+	'Put a small object, read it and delete it; raises the error if that fails';
+
+CREATE FUNCTION mlint.archive_store_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c STABLE PARALLEL SAFE COST 10 ROWS 20
+AS 'MODULE_PATHNAME', 'mlint_archive_store_options';
+COMMENT ON FUNCTION mlint.archive_store_options() IS 'Behind the view mlint.archive_store_kinds';
+
+CREATE VIEW mlint.archive_store_kinds AS
+SELECT o.kind, o.option, o.type, o."default", o.bounds, o.required, o.help
+FROM mlint.archive_store_options() o;
+COMMENT ON VIEW mlint.archive_store_kinds IS 'Kinds of object stores and the options that they take';
+COMMENT ON COLUMN mlint.archive_store_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.archive_store_kinds.option IS 'Name of the option';
+COMMENT ON COLUMN mlint.archive_store_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.archive_store_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.archive_store_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.archive_store_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.archive_store_kinds.help IS 'What it does';
+
+CREATE FUNCTION mlint.archive_move_begin(after_at timestamptz, after_id uuid,
+	OUT store int, OUT archive uuid, OUT archived_at timestamptz)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_move_begin';
+COMMENT ON FUNCTION mlint.archive_move_begin(timestamptz, uuid) IS
+	'The job archive_move''s: the next archive that is to go to the store';
+
+CREATE FUNCTION mlint.archive_move_one(store int, archive uuid) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_move_one';
+COMMENT ON FUNCTION mlint.archive_move_one(int, uuid) IS
+	'The job archive_move''s: moves an archive''s bytes to a store; false when that failed';
+
+CREATE FUNCTION mlint.archive_garbage_delete(after_id bigint,
+	OUT last_id bigint, OUT failed boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_garbage_delete';
+COMMENT ON FUNCTION mlint.archive_garbage_delete(bigint) IS
+	'The job archive_move''s: deletes an object whose archive is gone';
+
+-- What is to be made is entered by a transaction of its own, before it is.
+CREATE PROCEDURE mlint.archive_move_all()
+LANGUAGE plpgsql AS $$
+DECLARE
+	entry bigint := 0;
+	store_id int;
+	archive_id uuid := '00000000-0000-0000-0000-000000000000';
+	at timestamptz := '-infinity';
+	failed boolean;
+	failures bigint := 0;
+BEGIN
+	LOOP
+		SELECT d.last_id, d.failed INTO entry, failed
+		FROM mlint.archive_garbage_delete(entry) d;
+		COMMIT;
+		EXIT WHEN entry IS NULL;
+		failures := failures OPERATOR(pg_catalog.+) failed::int;
+	END LOOP;
+	LOOP
+		SELECT b.store, b.archive, b.archived_at INTO store_id, archive_id, at
+		FROM mlint.archive_move_begin(at, archive_id) b;
+		COMMIT;
+		EXIT WHEN store_id IS NULL;
+		IF NOT mlint.archive_move_one(store_id, archive_id) THEN
+			failures := failures OPERATOR(pg_catalog.+) 1;
+		END IF;
+		COMMIT;
+	END LOOP;
+	IF failures OPERATOR(pg_catalog.>) 0 THEN
+		RAISE EXCEPTION '% archives or objects could not be moved or deleted', failures
+			USING HINT = 'mlint.archive_stores tells what went wrong last. Each is tried again.';
+	END IF;
+END
+$$;
+COMMENT ON PROCEDURE mlint.archive_move_all() IS
+	'The job archive_move: moves archives to the active store, and deletes objects whose archive is gone';
+-- From the first store on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('archive_move', 'CALL mlint.archive_move_all()', '1 minute', false);
+
+CREATE VIEW mlint.archive_stores AS
+SELECT s.name, s.kind, s.active, s.options,
+	(ARRAY['closed', 'open', 'half-open'])[coalesce(t.breaker, 0) + 1] AS breaker,
+	CASE WHEN t.breaker = 1 THEN t.retry_at END AS breaker_until,
+	(SELECT pg_catalog.count(*) FROM mlint.archive a WHERE a.store = s.id) AS archives,
+	CASE WHEN s.active THEN (SELECT pg_catalog.count(*) FROM mlint.archive a
+		WHERE a.store IS NULL) ELSE 0 END AS waiting,
+	CASE WHEN s.active THEN (SELECT pg_catalog.count(*)
+		FROM mlint.archive_move m) ELSE 0 END AS failing,
+	(SELECT pg_catalog.count(*) FROM mlint.archive_garbage g
+		WHERE g.store = s.id) AS garbage,
+	coalesce(t.moved, 0) AS moved, coalesce(t.moved_bytes, 0) AS moved_bytes,
+	coalesce(t.deleted, 0) AS deleted, t.last_success_at,
+	coalesce(CASE WHEN s.active THEN m.error END, t.last_error) AS last_error,
+	coalesce(CASE WHEN s.active THEN m.failed_at END, t.last_error_at) AS last_error_at,
+	s.created_at, s.altered_at
+FROM mlint.archive_store s
+LEFT JOIN mlint.archive_store_state t ON t.store = s.id
+LEFT JOIN LATERAL (SELECT m.error, m.failed_at FROM mlint.archive_move m
+	ORDER BY m.failed_at DESC LIMIT 1) m ON true;
+COMMENT ON VIEW mlint.archive_stores IS 'Object stores that archives are moved to, and how they do';
+COMMENT ON COLUMN mlint.archive_stores.name IS 'Name of the store';
+COMMENT ON COLUMN mlint.archive_stores.kind IS 'What sort of store it is';
+COMMENT ON COLUMN mlint.archive_stores.active IS 'Whether it gets new archives; one at most does';
+COMMENT ON COLUMN mlint.archive_stores.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.archive_stores.breaker IS 'Circuit breaker of the job archive_move: closed, open or half-open';
+COMMENT ON COLUMN mlint.archive_stores.breaker_until IS 'Open: when one request will be tried';
+COMMENT ON COLUMN mlint.archive_stores.archives IS 'Archives that are in it';
+COMMENT ON COLUMN mlint.archive_stores.waiting IS 'Archives in the database that are to go there';
+COMMENT ON COLUMN mlint.archive_stores.failing IS 'Those among them that could not be moved so far';
+COMMENT ON COLUMN mlint.archive_stores.garbage IS 'Objects in it that are to be deleted';
+COMMENT ON COLUMN mlint.archive_stores.moved IS 'Archives that were moved there';
+COMMENT ON COLUMN mlint.archive_stores.moved_bytes IS 'Bytes of these';
+COMMENT ON COLUMN mlint.archive_stores.deleted IS 'Objects that were deleted there';
+COMMENT ON COLUMN mlint.archive_stores.last_success_at IS 'When the job last moved or deleted something there';
+COMMENT ON COLUMN mlint.archive_stores.last_error IS 'Why something could last not be moved or deleted';
+COMMENT ON COLUMN mlint.archive_stores.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.archive_stores.created_at IS 'When the store was created';
+COMMENT ON COLUMN mlint.archive_stores.altered_at IS 'When it was last changed';
+
+REVOKE ALL ON FUNCTION mlint.archive_store_create(text, text, jsonb),
+	mlint.archive_store_alter(text, jsonb, boolean),
+	mlint.archive_store_drop(text), mlint.archive_store_test(text),
+	mlint.archive_store_options(),
+	mlint.archive_move_begin(timestamptz, uuid),
+	mlint.archive_move_one(int, uuid),
+	mlint.archive_garbage_delete(bigint) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.archive_move_all() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.archive_store_create(text, text, jsonb),
+	mlint.archive_store_alter(text, jsonb, boolean),
+	mlint.archive_store_drop(text), mlint.archive_store_test(text)
+	TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.archive_store_options() TO mlint_reader;
+GRANT SELECT ON mlint.archive_store_kinds, mlint.archive_stores TO mlint_reader;
 -- What archive_list and archive_list_after walk, newest first, is the primary
 -- key: ids grow with time.
 
