@@ -2592,9 +2592,14 @@ CREATE INDEX message_session ON mlint.message (session, seq);
 -- The tool calls of a response, for session_transcript.
 CREATE INDEX message_tool_call ON mlint.message (parent) WHERE kind = 'tool_call';
 COMMENT ON TABLE mlint.message IS 'What was said in the live sessions';
+-- Nothing looks for these by their values, and what was said and then erased
+-- would stay in statistics.
+ALTER TABLE mlint.message ALTER content SET STATISTICS 0,
+	ALTER usage SET STATISTICS 0, ALTER tool SET STATISTICS 0,
+	ALTER metadata SET STATISTICS 0;
 
 CREATE FUNCTION mlint.message_text(content text) RETURNS text
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 10
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
 AS 'MODULE_PATHNAME', 'mlint_message_text';
 COMMENT ON FUNCTION mlint.message_text(text) IS
 	'What is searched of a message: the first 128 kB, without what is no words';
@@ -3694,10 +3699,17 @@ CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.archive_chunk
 	EXECUTE FUNCTION mlint.hold_guard();
 CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.archive_chunk
 	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.data_key
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.data_key
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
 ALTER TABLE mlint.archive ENABLE ALWAYS TRIGGER hold_guard,
 	ENABLE ALWAYS TRIGGER hold_guard_update,
 	ENABLE ALWAYS TRIGGER hold_guard_truncate;
 ALTER TABLE mlint.archive_chunk ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.data_key ENABLE ALWAYS TRIGGER hold_guard,
 	ENABLE ALWAYS TRIGGER hold_guard_truncate;
 
 CREATE VIEW mlint.holds AS

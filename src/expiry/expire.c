@@ -68,6 +68,8 @@ typedef struct Run
 	int64		failed;
 	char	   *first_error;	/* in the run's memory context */
 	MemoryContext context;
+	char	   *session;		/* what is being deleted, in the transaction's */
+	char	   *policy;
 } Run;
 
 /* An archive that seems due. */
@@ -288,8 +290,6 @@ expire_one(Run *r, const pg_uuid_t * archive)
 	TimestampTzGetDatum(r->began)};
 	bool		isnull;
 	char	   *id;
-	char	   *session;
-	char	   *policy;
 	Jsonb	   *data;
 
 	if (!lock_archive(values[0]))
@@ -322,12 +322,16 @@ expire_one(Run *r, const pg_uuid_t * archive)
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		HeapTuple	row = SPI_tuptable->vals[0];
 
+		/* Outside of SPI's memory: also for what is said if it fails. */
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
 		id = SPI_getvalue(row, desc, 3);
-		session = SPI_getvalue(row, desc, 4);
-		policy = SPI_getvalue(row, desc, 5);
+		r->session = SPI_getvalue(row, desc, 4);
+		r->policy = SPI_getvalue(row, desc, 5);
+		MemoryContextSwitchTo(old);
 		if (archive_remove(archive))
 		{
-			audit_expired(AUDIT_CHANGED, id, session, policy, NULL);
+			audit_expired(AUDIT_CHANGED, id, r->session, r->policy, NULL);
 			r->deleted++;
 		}
 		return;
@@ -356,7 +360,7 @@ expire_failed(Run *r, const pg_uuid_t * archive, const ErrorData *error)
 													  error->message));
 	if (r->failed > FAILURES_TOLD)
 		return;
-	audit_expired(AUDIT_FAILED, id, NULL, NULL, error->message);
+	audit_expired(AUDIT_FAILED, id, r->session, r->policy, error->message);
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("archive \"%s\", whose retention period is over, could not be dealt with: %s",
@@ -379,6 +383,7 @@ try_one(Run *r, const pg_uuid_t * archive)
 	Trial		trial;
 	ErrorData  *volatile error = NULL;
 
+	r->session = r->policy = NULL;
 	trial_begin(&trial);
 	PG_TRY();
 	{

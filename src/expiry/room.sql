@@ -30,10 +30,17 @@ CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.archive_chunk
 	EXECUTE FUNCTION mlint.hold_guard();
 CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.archive_chunk
 	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.data_key
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.data_key
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
 ALTER TABLE mlint.archive ENABLE ALWAYS TRIGGER hold_guard,
 	ENABLE ALWAYS TRIGGER hold_guard_update,
 	ENABLE ALWAYS TRIGGER hold_guard_truncate;
 ALTER TABLE mlint.archive_chunk ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.data_key ENABLE ALWAYS TRIGGER hold_guard,
 	ENABLE ALWAYS TRIGGER hold_guard_truncate;
 
 CREATE VIEW mlint.holds AS

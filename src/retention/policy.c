@@ -159,8 +159,8 @@ retention_policy_find(const char *name, Datum tags, Jsonb *metadata,
 		" l.erasable FROM mlint.retention_policy p"
 		" JOIN mlint.retention_level l USING (level)"
 		" WHERE (p.match_tag IS NOT NULL OR p.match_metadata IS NOT NULL)"
-		" AND coalesce(p.match_tag = ANY ($2), p.match_tag IS NULL)"
-		" AND coalesce($3 @> p.match_metadata, p.match_metadata IS NULL)"
+		" AND (p.match_tag IS NULL OR p.match_tag = ANY ($2))"
+		" AND (p.match_metadata IS NULL OR $3 @> p.match_metadata)"
 		" ORDER BY p.days DESC, l.erasable, p.id LIMIT 1 FOR SHARE OF p",
 		SPI_OK_SELECT, 3, types, values, nulls);
 	if (SPI_processed > 0)

@@ -39,7 +39,7 @@ filter(Reading *reading, FunctionCallInfo fcinfo, int first)
 {
 	if (!PG_ARGISNULL(first))
 	{
-		char	   *word = required_text(fcinfo, first, "status");
+		char	   *word = name_argument(fcinfo, first, "status");
 
 		(void) session_status(word);
 		reading_where(reading, "s.status = $%d", TEXTOID,

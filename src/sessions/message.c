@@ -33,7 +33,6 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "common/argument.h"
 #include "common/compat.h"
 #include "common/rows.h"
 #include "common/uuid7.h"
@@ -401,7 +400,7 @@ prompt_parent(FunctionCallInfo fcinfo, int n, const char *session_id,
 Datum
 mlint_prompt_add(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 	NewMessage	message = {PROMPT};
 	Message		parent;
 	Session		session;

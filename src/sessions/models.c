@@ -192,9 +192,8 @@ mlint_model_register(PG_FUNCTION_ARGS)
 Datum
 mlint_model_get(PG_FUNCTION_ARGS)
 {
-	char	   *model_id = required_text(fcinfo, 0, "model_id");
-	char	   *version = PG_ARGISNULL(1) ? NULL :
-	required_text(fcinfo, 1, "version");
+	char	   *model_id = name_argument(fcinfo, 0, "model_id");
+	char	   *version = optional_name_argument(fcinfo, 1, "version");
 
 	PG_RETURN_DATUM(read_model(fcinfo, model_id, version, false));
 }
@@ -255,8 +254,6 @@ set_deprecated(FunctionCallInfo fcinfo, const char *model_id,
 	}
 	values[4] = BoolGetDatum(deprecate);
 	nulls[4] = ' ';
-	audit(AUDIT_CHANGED, deprecate ? "model.deprecate" : "model.reinstate",
-		  "model", model_id, details(version, "successor", successor));
 	owner_begin(&scope);
 	if (successor)
 	{
@@ -268,6 +265,8 @@ set_deprecated(FunctionCallInfo fcinfo, const char *model_id,
 	if (session_write(&statement, values, nulls) == 0)
 		model_unknown(model_id, version);
 	owner_end(&scope);
+	audit(AUDIT_CHANGED, deprecate ? "model.deprecate" : "model.reinstate",
+		  "model", model_id, details(version, "successor", successor));
 }
 
 /* mlint.model_deprecate(model_id, version, reason, successor) */
@@ -275,8 +274,8 @@ Datum
 mlint_model_deprecate(PG_FUNCTION_ARGS)
 {
 	check_writable("mlint.model_deprecate()");
-	set_deprecated(fcinfo, required_text(fcinfo, 0, "model_id"),
-				   PG_ARGISNULL(1) ? NULL : required_text(fcinfo, 1, "version"),
+	set_deprecated(fcinfo, name_argument(fcinfo, 0, "model_id"),
+				   optional_name_argument(fcinfo, 1, "version"),
 				   words_argument(fcinfo, 2, "reason"),
 				   PG_ARGISNULL(3) ? NULL :
 				   name_argument(fcinfo, 3, "successor"), true);
@@ -288,8 +287,8 @@ Datum
 mlint_model_reinstate(PG_FUNCTION_ARGS)
 {
 	check_writable("mlint.model_reinstate()");
-	set_deprecated(fcinfo, required_text(fcinfo, 0, "model_id"),
-				   PG_ARGISNULL(1) ? NULL : required_text(fcinfo, 1, "version"),
+	set_deprecated(fcinfo, name_argument(fcinfo, 0, "model_id"),
+				   optional_name_argument(fcinfo, 1, "version"),
 				   NULL, NULL, false);
 	PG_RETURN_VOID();
 }

@@ -63,9 +63,14 @@ CREATE INDEX message_session ON mlint.message (session, seq);
 -- The tool calls of a response, for session_transcript.
 CREATE INDEX message_tool_call ON mlint.message (parent) WHERE kind = 'tool_call';
 COMMENT ON TABLE mlint.message IS 'What was said in the live sessions';
+-- Nothing looks for these by their values, and what was said and then erased
+-- would stay in statistics.
+ALTER TABLE mlint.message ALTER content SET STATISTICS 0,
+	ALTER usage SET STATISTICS 0, ALTER tool SET STATISTICS 0,
+	ALTER metadata SET STATISTICS 0;
 
 CREATE FUNCTION mlint.message_text(content text) RETURNS text
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 10
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
 AS 'MODULE_PATHNAME', 'mlint_message_text';
 COMMENT ON FUNCTION mlint.message_text(text) IS
 	'What is searched of a message: the first 128 kB, without what is no words';

@@ -127,7 +127,7 @@ Datum
 mlint_session_search(PG_FUNCTION_ARGS)
 {
 	char	   *words = required_text(fcinfo, 0, "query");
-	char	   *sort = required_text(fcinfo, 7, "sort");
+	char	   *sort = name_argument(fcinfo, 7, "sort");
 	int			page_size = page_size_argument(fcinfo, 8);
 	bool		by_rank = strcmp(sort, "rank") == 0;
 	Reading		reading;
@@ -163,7 +163,7 @@ mlint_session_search(PG_FUNCTION_ARGS)
 		reading_where(&reading, "s.session_id = $%d", TEXTOID, PG_GETARG_DATUM(1));
 	if (!PG_ARGISNULL(2))
 		reading_where(&reading, "m.kind = $%d", TEXTOID,
-					  CStringGetTextDatum(message_kind(required_text(fcinfo, 2,
+					  CStringGetTextDatum(message_kind(name_argument(fcinfo, 2,
 																	 "kind"))));
 	if (!PG_ARGISNULL(3))
 		reading_where(&reading, "s.tags @> ARRAY[$%d]", TEXTOID,

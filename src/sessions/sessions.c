@@ -18,7 +18,6 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/argument.h"
 #include "common/audit.h"
 #include "common/owner.h"
 #include "common/rows.h"
@@ -472,7 +471,7 @@ mlint_session_register(PG_FUNCTION_ARGS)
 Datum
 mlint_session_get(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 
 	PG_RETURN_DATUM(read_session(fcinfo, session_id, false));
 }
@@ -522,8 +521,8 @@ archive(const char *session_id)
 Datum
 mlint_session_set_status(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
-	char	   *word = required_text(fcinfo, 1, "status");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
+	char	   *word = name_argument(fcinfo, 1, "status");
 	SessionStatus status = session_status(word);
 	Session		session;
 
@@ -549,7 +548,7 @@ mlint_session_set_status(PG_FUNCTION_ARGS)
 Datum
 mlint_session_delete(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 	Session		session;
 
 	PreventCommandIfReadOnly("mlint.session_delete()");

@@ -9,7 +9,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/argument.h"
+#include "sessions/check.h"
 #include "sessions/message.h"
 #include "sessions/reading.h"
 #include "sessions/row.h"
@@ -38,7 +38,7 @@ live_session(const char *session_id)
 Datum
 mlint_session_transcript(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 	int64		session = live_session(session_id);
 	Reading		reading;
 
@@ -75,7 +75,7 @@ mlint_session_transcript(PG_FUNCTION_ARGS)
 Datum
 mlint_session_branches(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 	Reading		reading;
 
 	reading_begin(&reading, "WITH followed AS ("
