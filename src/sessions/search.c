@@ -151,7 +151,7 @@ mlint_session_search(PG_FUNCTION_ARGS)
 	reading_begin(&reading,
 				  "SELECT p.session_id, p.id, p.kind, p.created_at, p.rank,"
 				  " ts_headline(" CONFIG ", p.words, $1,"
-				  " 'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=25, MinWords=8')"
+				  " 'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=25, MinWords=8, ShortWord=0')"
 				  " FROM (SELECT m.session_id, m.id, m.kind, m.created_at,"
 				  " ts_rank(" WORDS ", $1) AS rank,"
 				  " mlint.session_words(m.content) AS words"
