@@ -18,6 +18,7 @@
 #include "utils/snapmgr.h"
 
 #include "archive/archive.h"
+#include "archive/store.h"
 #include "archive/archive_row.h"
 #include "archive/dictionary.h"
 #include "common/compat.h"
@@ -33,6 +34,7 @@ extern void archive_session_by_default(const char *session_id);
 void
 archive_init(void)
 {
+	store_define_settings();
 	DefineCustomIntVariable("mlint.archive_compression",
 							"Level at which zstd compresses new archives; 0 turns it off.",
 							"Levels above 3 take several times as long for a few percent less.",

@@ -30,6 +30,7 @@
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
+#include "common/injection.h"
 #include "common/owner.h"
 #include "common/rows.h"
 #include "common/trial.h"
@@ -248,8 +249,10 @@ archive_locked(const char *session_id, int64 session,
 	document_write(session_id, session, true, sink_to_chunks, writer, &facts);
 	chunk_writer_end(writer);
 	Assert(form->plain_bytes == facts.bytes);
+	INJECTION("archive-written");
 	insert_row(form, session, facts.messages, request, policy.id, now,
 			   expires);
+	INJECTION("archive-created");
 	session_status_set(session, SESSION_ARCHIVED);
 }
 

@@ -41,9 +41,6 @@
 #include "common/rows.h"
 #include "secrets/datakey.h"
 
-#pragma weak store_open
-#pragma weak store_get
-
 #define PURPOSE			"archive"
 #define SEAL_PURPOSE	"mlint archive"
 

@@ -264,7 +264,7 @@ take_key(SecretValue *key)
 								  GetUserId()),
 				  RECEIPT_SECRET, GetUserId(), &made);
 	owner_begin(&scope);
-	version = store_put(RECEIPT_SECRET, made.data, made.len, &about, true);
+	version = store_put_version(RECEIPT_SECRET, made.data, made.len, &about, true);
 	owner_end(&scope);
 	key->data = made.data;
 	key->len = made.len;

@@ -124,8 +124,8 @@ open_seals(const char *name, int version, int key_id, bytea *wrapped,
 }
 
 bool
-store_open(const char *name, const StoredSecret *secret, int version,
-		   SecretValue *value)
+store_open_version(const char *name, const StoredSecret *secret, int version,
+				   SecretValue *value)
 {
 	RowScan		scan;
 	ScanKeyData keys[2];
@@ -229,8 +229,8 @@ next_version(const char *name, const SecretAbout *about, int64 *id,
 }
 
 int
-store_put(const char *name, const void *data, size_t len,
-		  const SecretAbout *about, bool current)
+store_put_version(const char *name, const void *data, size_t len,
+				  const SecretAbout *about, bool current)
 {
 	OwnerScope	scope;
 	Oid			caller = GetUserId();
