@@ -69,16 +69,16 @@ ALTER TABLE mlint.message ALTER content SET STATISTICS 0,
 	ALTER usage SET STATISTICS 0, ALTER tool SET STATISTICS 0,
 	ALTER metadata SET STATISTICS 0;
 
-CREATE FUNCTION mlint.message_text(content text) RETURNS text
+CREATE FUNCTION mlint.session_words(content text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
-AS 'MODULE_PATHNAME', 'mlint_message_text';
-COMMENT ON FUNCTION mlint.message_text(text) IS
+AS 'MODULE_PATHNAME', 'mlint_session_words';
+COMMENT ON FUNCTION mlint.session_words(text) IS
 	'What is searched of a message: the first 128 kB, without what is no words';
-REVOKE ALL ON FUNCTION mlint.message_text(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION mlint.session_words(text) FROM PUBLIC;
 -- session_search.
 CREATE INDEX message_words ON mlint.message USING gin
 	(pg_catalog.to_tsvector('pg_catalog.english'::pg_catalog.regconfig,
-		mlint.message_text(content)));
+		mlint.session_words(content)));
 
 CREATE TABLE mlint.model (
 	model_id text COLLATE "C" NOT NULL

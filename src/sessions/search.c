@@ -3,7 +3,7 @@
  *		Full-text search in what was said.
  *
  * The index is on an expression, so a message is not stored twice; what is in
- * it is message_text(): a bounded part of the content, from which no tsvector
+ * it is session_words(): a bounded part of the content, from which no tsvector
  * can grow too large, without what nobody searches for and the parser is slow
  * at, such as images in base64. So no content can make an insert fail.
  *
@@ -25,7 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/uuid.h"
 
-PG_FUNCTION_INFO_V1(mlint_message_text);
+PG_FUNCTION_INFO_V1(mlint_session_words);
 PG_FUNCTION_INFO_V1(mlint_session_search);
 
 /* How much of a message is searched, and how many matches are ranked. */
@@ -77,9 +77,9 @@ copy_run(char *to, const char *run, int len)
 	return to;
 }
 
-/* mlint.message_text(content) */
+/* mlint.session_words(content) */
 Datum
-mlint_message_text(PG_FUNCTION_ARGS)
+mlint_session_words(PG_FUNCTION_ARGS)
 {
 	text	   *content = PG_GETARG_TEXT_P_SLICE(0, 0, TEXT_BYTES);
 	const char *from = VARDATA_ANY(content);
@@ -105,7 +105,7 @@ mlint_message_text(PG_FUNCTION_ARGS)
 
 /* What the index is on, of a message m; and what is looked for. */
 #define CONFIG	"'pg_catalog.english'::regconfig"
-#define WORDS	"to_tsvector(" CONFIG ", mlint.message_text(m.content))"
+#define WORDS	"to_tsvector(" CONFIG ", mlint.session_words(m.content))"
 
 /* What is looked for, as a tsquery. Says so when there is no word in it. */
 static Datum
@@ -151,10 +151,10 @@ mlint_session_search(PG_FUNCTION_ARGS)
 	reading_begin(&reading,
 				  "SELECT p.session_id, p.id, p.kind, p.created_at, p.rank,"
 				  " ts_headline(" CONFIG ", p.words, $1,"
-				  " 'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=25, MinWords=8')"
+				  " 'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=25, MinWords=8, ShortWord=0')"
 				  " FROM (SELECT m.session_id, m.id, m.kind, m.created_at,"
 				  " ts_rank(" WORDS ", $1) AS rank,"
-				  " mlint.message_text(m.content) AS words"
+				  " mlint.session_words(m.content) AS words"
 				  " FROM (SELECT s.session_id, m.id, m.kind, m.created_at, m.content"
 				  " FROM mlint.message m JOIN mlint.session s ON s.id = m.session");
 	reading_where(&reading, WORDS " @@ $%d", TSQUERYOID,
