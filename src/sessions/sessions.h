@@ -12,6 +12,7 @@
 #ifndef MLINT_SESSIONS_H
 #define MLINT_SESSIONS_H
 
+#include "common/compat.h"
 #include "datatype/timestamp.h"
 
 /* Settings. Called once by _PG_init. */
@@ -36,6 +37,13 @@ typedef struct Session
 extern bool session_find(const char *session_id, Session *session);
 
 /*
+ * Keep it from being archived or removed until the transaction ends, as whoever
+ * adds something to it must, and then look at its status. Waits while another
+ * transaction does one of the two. False: there is none.
+ */
+extern bool session_lock_shared(const char *session_id, Session *session);
+
+/*
  * Lock it against messages, changes, archiving and removal until the
  * transaction ends. False: there is none; with skip_locked also when another
  * transaction has it. What is read of the session afterwards must be read with
@@ -47,9 +55,14 @@ extern bool session_lock(const char *session_id, bool skip_locked,
 /* ERRCODE_UNDEFINED_OBJECT: session "x" does not exist. */
 extern void pg_attribute_noreturn() session_unknown(const char *session_id);
 
+/* ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE: session "x" is archived. */
+extern void pg_attribute_noreturn() session_archived(const char *session_id);
+
 /*
  * Set the status of a locked session, whatever the transition; other rooms use
- * it for archived and back.
+ * it for archived and back. ended_at stays as it is for archived, and what it
+ * was for completed and failed. All but archived is a sign of life, so that
+ * what was restored is not due for archiving at once.
  */
 extern void session_status_set(int64 id, SessionStatus status);
 
