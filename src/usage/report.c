@@ -88,7 +88,7 @@ mlint_model_usage(PG_FUNCTION_ARGS)
 {
 	char	   *model_id = required_text(fcinfo, 0, "model_id");
 	TimestampTz from = PG_ARGISNULL(1) ? DT_NOBEGIN :
-		PG_GETARG_TIMESTAMPTZ(1);
+	PG_GETARG_TIMESTAMPTZ(1);
 	TimestampTz to = PG_ARGISNULL(2) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(2);
 
 	if (from > to)

@@ -20,6 +20,7 @@
 #include "access/genam.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -197,7 +198,6 @@ read_prices(Rest *rest, ModelPrices *model)
 	model->n = 0;
 	model->prices = palloc(sizeof(Price) * room);
 	row_key(&key, PRICE_MODEL_ID, F_TEXTEQ, CStringGetTextDatum(model->model));
-	key.sk_collation = C_COLLATION_OID;
 	rows_begin(&scan, "usage_price", "usage_price_pkey", 1, &key, false);
 	while ((row = rows_next(&scan)) != NULL)
 	{
@@ -266,11 +266,11 @@ static Datum
 cost(const Price *price, const Report *report)
 {
 	Datum		prompt =
-		DirectFunctionCall2(numeric_mul, NumericGetDatum(price->prompt),
-							NumericGetDatum(int64_to_numeric(report->prompt_tokens)));
+	DirectFunctionCall2(numeric_mul, NumericGetDatum(price->prompt),
+						NumericGetDatum(int64_to_numeric(report->prompt_tokens)));
 	Datum		completion =
-		DirectFunctionCall2(numeric_mul, NumericGetDatum(price->completion),
-							NumericGetDatum(int64_to_numeric(report->completion_tokens)));
+	DirectFunctionCall2(numeric_mul, NumericGetDatum(price->completion),
+						NumericGetDatum(int64_to_numeric(report->completion_tokens)));
 
 	return DirectFunctionCall2(numeric_add, prompt, completion);
 }
@@ -281,7 +281,7 @@ add_costs(Report *report, const ModelPrices *model)
 {
 	TimestampTz at = DatumGetTimestampTz(report->values[USAGE_TRACKED_AT]);
 	char	   *version =
-		TextDatumGetCString(report->values[USAGE_MODEL_VERSION]);
+	TextDatumGetCString(report->values[USAGE_MODEL_VERSION]);
 
 	for (int i = 0; i < model->n;)
 	{
@@ -445,9 +445,9 @@ visit_report(HeapTuple row, TupleDesc desc, void *arg)
 	if (all || model || of_session || ntags > 0)
 	{
 		Jsonb	   *custom = report.nulls[USAGE_CUSTOM] ? NULL :
-			DatumGetJsonbP(report.values[USAGE_CUSTOM]);
+		DatumGetJsonbP(report.values[USAGE_CUSTOM]);
 		ModelPrices *prices =
-			prices_of(rest, TextDatumGetCString(report.values[USAGE_MODEL_ID]));
+		prices_of(rest, TextDatumGetCString(report.values[USAGE_MODEL_ID]));
 		int			room = prices->n + (custom ? JB_ROOT_COUNT(custom) : 0);
 
 		report.kinds = palloc(Max(room, 1));

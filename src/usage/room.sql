@@ -265,7 +265,7 @@ BEGIN
 			sum(completion_tokens)::bigint AS completion_tokens,
 			sum(latencies)::bigint AS latencies,
 			sum(latency_us) AS latency_us, min(first_at) AS first_at,
-			max(last_at) AS last_at, sum(amount) AS amount
+			max(last_at) AS last_at, trim_scale(sum(amount)) AS amount
 		FROM (
 			SELECT t.kind, t.key, t.prompts, t.responses, t.prompt_tokens,
 				t.completion_tokens, t.latencies, t.latency_us, t.first_at,
@@ -328,7 +328,7 @@ FROM (
 		pg_catalog.sum(latencies)::bigint AS latencies,
 		pg_catalog.sum(latency_us) AS latency_us,
 		pg_catalog.min(first_at) AS first_at, pg_catalog.max(last_at) AS last_at,
-		pg_catalog.sum(amount) AS amount
+		pg_catalog.trim_scale(pg_catalog.sum(amount)) AS amount
 	FROM mlint.usage_entry
 	GROUP BY scope, name, step, period, kind, key) total
 GROUP BY scope, name, step, period;
@@ -339,8 +339,7 @@ COMMENT ON VIEW mlint.usage_by_step IS 'Private: usage by what the totals are ke
 -- it was.
 CREATE FUNCTION mlint.usage_fold_step() RETURNS bigint
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-SET synchronous_commit = off AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	reports bigint;
 	hours timestamptz[];
@@ -352,6 +351,8 @@ BEGIN
 			USING ERRCODE = 'active_sql_transaction',
 			HINT = 'Use mlint.job_run_now(''usage_fold'').';
 	END IF;
+	-- What a crash undoes is done again.
+	PERFORM set_config('synchronous_commit', 'off', true);
 	-- One at a time, and each in a snapshot that sees what the last one did.
 	PERFORM FROM mlint.usage_fold FOR UPDATE;
 
@@ -399,7 +400,7 @@ BEGIN
 	)
 	SELECT count(*) FILTER (WHERE scope = 'a' AND kind = 'u' OR scope = 'f'),
 		array_agg(DISTINCT hour) FILTER (WHERE scope = 'a'),
-		array_agg(DISTINCT scope || name)
+		array_agg(DISTINCT scope::text || name)
 	INTO reports, hours, touched
 	FROM rest;
 
@@ -520,13 +521,6 @@ VALUES ('usage_fold', 'CALL mlint.usage_fold_run()', '1 day',
 	pg_catalog.now() + '1 day');
 
 -- ---- reports ----
-
-CREATE FUNCTION mlint.usage_of("scope" "char", name text,
-	"from" timestamptz, "to" timestamptz) RETURNS mlint.usage_stats
-LANGUAGE c STABLE PARALLEL RESTRICTED
-AS 'MODULE_PATHNAME', 'mlint_usage_of';
-COMMENT ON FUNCTION mlint.usage_of("char", text, timestamptz, timestamptz) IS
-	'For mlint''s views: what one scope and name has used between two times, in whole hours';
 
 CREATE FUNCTION mlint.session_usage(session_id text) RETURNS mlint.usage_stats
 LANGUAGE c STABLE PARALLEL RESTRICTED
@@ -734,8 +728,10 @@ CREATE VIEW mlint.usage_budgets AS
 SELECT mlint.usage_scope(b.scope, b.name) AS scope, b.per, b.action, b.tokens,
 	b.money, b.currency, s.tokens_spent,
 	CASE WHEN b.money IS NOT NULL THEN s.money_spent END AS money_spent,
-	GREATEST(b.tokens - s.tokens_spent, 0) AS tokens_left,
-	GREATEST(b.money - s.money_spent, 0) AS money_left,
+	CASE WHEN b.tokens IS NOT NULL
+		THEN GREATEST(b.tokens - s.tokens_spent, 0) END AS tokens_left,
+	CASE WHEN b.money IS NOT NULL
+		THEN GREATEST(b.money - s.money_spent, 0) END AS money_left,
 	pg_catalog.round(s.percent, 1) AS percent, s.percent >= 100 AS exceeded,
 	s.begins AS period_start, s.ends AS period_end, b.set_by, b.set_at
 FROM mlint.usage_budget b
@@ -749,8 +745,8 @@ COMMENT ON COLUMN mlint.usage_budgets.money IS 'How much money may be spent; nul
 COMMENT ON COLUMN mlint.usage_budgets.currency IS 'Of the money';
 COMMENT ON COLUMN mlint.usage_budgets.tokens_spent IS 'Tokens spent in the present period';
 COMMENT ON COLUMN mlint.usage_budgets.money_spent IS 'Money spent in it; null if there is no limit on that';
-COMMENT ON COLUMN mlint.usage_budgets.tokens_left IS 'Tokens that may still be spent';
-COMMENT ON COLUMN mlint.usage_budgets.money_left IS 'Money that may still be spent';
+COMMENT ON COLUMN mlint.usage_budgets.tokens_left IS 'Tokens that may still be spent; null if there is no limit on that';
+COMMENT ON COLUMN mlint.usage_budgets.money_left IS 'Money that may still be spent; null if there is no limit on that';
 COMMENT ON COLUMN mlint.usage_budgets.percent IS 'How much of it is spent; the larger one, of tokens and money';
 COMMENT ON COLUMN mlint.usage_budgets.exceeded IS 'Whether it is spent';
 COMMENT ON COLUMN mlint.usage_budgets.period_start IS 'When the present period began';
@@ -776,7 +772,7 @@ BEGIN
 			FROM mlint.usage_budget b
 			LEFT JOIN mlint.session s ON b.scope = 's' AND s.session_id = b.name
 			JOIN unnest(touched) t(subject)
-				ON t.subject = b.scope || CASE b.scope WHEN 's' THEN s.id::text ELSE b.name END
+				ON t.subject = b.scope::text || CASE b.scope WHEN 's' THEN s.id::text ELSE b.name END
 			CROSS JOIN unnest(hours) h(hour)
 			CROSS JOIN LATERAL mlint.usage_period(b.per, h.hour) p
 			WHERE NOT EXISTS (SELECT FROM mlint.usage_notice a
@@ -818,7 +814,6 @@ REVOKE ALL ON FUNCTION mlint.usage_log_restored(), mlint.usage_rest("char", text
 	mlint.usage_report("char", text, timestamptz, timestamptz),
 	mlint.usage_fold_step(), mlint.usage_log_turn(bigint),
 	mlint.usage_fold_rest(boolean),
-	mlint.usage_of("char", text, timestamptz, timestamptz),
 	mlint.session_usage(text),
 	mlint.model_usage(text, timestamptz, timestamptz),
 	mlint.model_price_set(text, numeric, numeric, text, int, timestamptz, text),

@@ -49,7 +49,7 @@ PG_FUNCTION_INFO_V1(mlint_usage_track);
 
 static void find_log(AppendTarget *target);
 
-static AppendTarget target = {.name = "the usage log", .find = find_log};
+static AppendTarget target = {.name = "the usage log",.find = find_log};
 static bool fold_rests;
 
 void

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -90,7 +91,6 @@ usage_session(const char *session_id, int64 id, bool latest,
 		row_key(&key, SESSION_NAME, F_TEXTEQ, CStringGetTextDatum(session_id));
 	else
 		row_key(&key, SESSION_ID, F_INT8EQ, Int64GetDatum(id));
-	key.sk_collation = session_id ? C_COLLATION_OID : InvalidOid;
 	rows_begin(&scan, "session", session_id ? "session_session_id_key" :
 			   "session_pkey", 1, &key, latest);
 	row = rows_next(&scan);

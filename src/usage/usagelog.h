@@ -31,7 +31,8 @@ typedef struct UsagePosition
 {
 	Cursor	   *folded;			/* palloc'd; NULL when not asked for */
 	int			log;			/* takes new rows */
-	bool		resting;		/* all is folded, and the job must be asked for */
+	bool		resting;		/* all is folded, and the job must be asked
+								 * for */
 } UsagePosition;
 
 /* As this snapshot sees it; NULL: what is committed (and ours) now. */
