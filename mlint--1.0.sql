@@ -2767,8 +2767,8 @@ GRANT SELECT (session_id, model_id, model_version, status, tags, started_at,
 -- What was reported and is not in the totals yet. usage_track() appends to one
 -- of two tables, past the executor; the other is being emptied, or is empty.
 -- A row of session 0 is the table's mark: a snapshot that does not see it is
--- older than the table's last TRUNCATE, and may miss rows. A row without a
--- model says that its session was removed.
+-- older than the table's last TRUNCATE. A row without a model says that its
+-- session was removed.
 CREATE TABLE mlint.usage_log_1 (
 	xid xid8 NOT NULL,
 	session bigint NOT NULL,
@@ -2885,19 +2885,33 @@ CREATE FUNCTION mlint.usage_log_restored() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+	IF TG_LEVEL = 'STATEMENT' THEN
+		-- Neither of the tables can be taken for empty now.
+		UPDATE mlint.usage_fold SET spare = false, drained = NULL
+		WHERE spare OR drained IS NOT NULL;
+		RETURN NULL;
+	END IF;
 	NEW.xid := pg_current_xact_id();
 	RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION mlint.usage_log_restored() IS 'Trigger: gives restored reports of usage the id of the present transaction';
-CREATE TRIGGER restored BEFORE INSERT ON mlint.usage_log_1
-	FOR EACH ROW WHEN (NEW.session <> 0)
-	EXECUTE FUNCTION mlint.usage_log_restored();
-CREATE TRIGGER restored BEFORE INSERT ON mlint.usage_log_2
-	FOR EACH ROW WHEN (NEW.session <> 0)
-	EXECUTE FUNCTION mlint.usage_log_restored();
-ALTER TABLE mlint.usage_log_1 ENABLE ALWAYS TRIGGER restored;
-ALTER TABLE mlint.usage_log_2 ENABLE ALWAYS TRIGGER restored;
+DO $$
+BEGIN
+	FOR n IN 1 .. 2 LOOP
+		EXECUTE pg_catalog.format('CREATE TRIGGER restored
+			BEFORE INSERT ON mlint.usage_log_%s FOR EACH STATEMENT
+			EXECUTE FUNCTION mlint.usage_log_restored()', n);
+		EXECUTE pg_catalog.format('CREATE TRIGGER restored_row
+			BEFORE INSERT ON mlint.usage_log_%s FOR EACH ROW WHEN (NEW.session <> 0)
+			EXECUTE FUNCTION mlint.usage_log_restored()', n);
+		EXECUTE pg_catalog.format('ALTER TABLE mlint.usage_log_%s
+			ENABLE ALWAYS TRIGGER restored', n);
+		EXECUTE pg_catalog.format('ALTER TABLE mlint.usage_log_%s
+			ENABLE ALWAYS TRIGGER restored_row', n);
+	END LOOP;
+END
+$$;
 SELECT pg_catalog.pg_extension_config_dump(
 	'mlint.usage_log_1', 'WHERE session <> 0 AND NOT pg_catalog.pg_visible_in_snapshot(xid, (SELECT folded FROM mlint.usage_fold))');
 SELECT pg_catalog.pg_extension_config_dump(

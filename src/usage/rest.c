@@ -82,8 +82,9 @@ note_row(HeapTuple row, TupleDesc desc, void *arg)
 
 /*
  * The rest in one of the tables. Its mark must be there: who does not see that
- * has a snapshot from before the table was emptied, which the fold prevents on
- * this server, but cannot on a standby.
+ * has a snapshot from before the table was emptied, and from before it was noted
+ * that nothing of it is in the rest. The fold prevents that on this server,
+ * but cannot on a standby.
  */
 static bool
 visit_log(int log, const Cursor *folded, Snapshot snapshot,
@@ -503,8 +504,11 @@ mlint_usage_rest(PG_FUNCTION_ARGS)
 	rest.snapshot = GetActiveSnapshot();
 	usage_position(rest.snapshot, true, &position);
 	for (int log = 1; log <= USAGE_LOGS; log++)
-		(void) visit_log(log, position.folded, rest.snapshot, visit_report,
-						 &rest);
+	{
+		if (log == position.log || !position.other_done)
+			(void) visit_log(log, position.folded, rest.snapshot,
+							 visit_report, &rest);
+	}
 	return (Datum) 0;
 }
 

@@ -53,6 +53,13 @@ usage_position(Snapshot snapshot, bool folded, UsagePosition *position)
 											   &isnull));
 	position->resting = DatumGetBool(heap_getattr(row, FOLD_RESTING,
 												  scan.desc, &isnull));
+	position->other_done = DatumGetBool(heap_getattr(row, FOLD_SPARE,
+													 scan.desc, &isnull));
+	if (!position->other_done)
+	{
+		(void) heap_getattr(row, FOLD_DRAINED, scan.desc, &isnull);
+		position->other_done = !isnull;
+	}
 	position->folded = NULL;
 	if (folded)
 	{

@@ -31,6 +31,7 @@ typedef struct UsagePosition
 {
 	Cursor	   *folded;			/* palloc'd; NULL when not asked for */
 	int			log;			/* takes new rows */
+	bool		other_done;		/* of the other, nothing is in the rest */
 	bool		resting;		/* all is folded, and the job must be asked
 								 * for */
 } UsagePosition;
