@@ -187,6 +187,20 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'mlint_job_run_now';
 COMMENT ON FUNCTION mlint.job_run_now(text) IS 'Makes a job due at once, when the transaction commits';
 
+-- Whatever makes the rows, a dump that is restored too, whose other tables may
+-- still be on their way.
+CREATE FUNCTION mlint.job_enable() RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE mlint.job
+	SET enabled = true, next_run_at = clock_timestamp() + '1 hour'
+	WHERE name = TG_ARGV[0] AND NOT enabled;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION mlint.job_enable() IS 'Trigger: from now on there are rows for a job to work on';
+
 CREATE FUNCTION mlint.worker_slots(
 	OUT pid int, OUT kind text, OUT database oid, OUT lane int,
 	OUT state text, OUT started_at timestamptz, OUT active_at timestamptz,
@@ -251,7 +265,7 @@ COMMENT ON COLUMN mlint.job_runs.finished_at IS 'When it ended';
 COMMENT ON COLUMN mlint.job_runs.error IS 'Why it failed; null if it did not';
 
 REVOKE ALL ON FUNCTION mlint.job_begin(int), mlint.job_end(int, text),
-	mlint.job_run_now(text), mlint.worker_slots() FROM PUBLIC;
+	mlint.job_run_now(text), mlint.job_enable(), mlint.worker_slots() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlint.job_run_now(text) TO mlint_admin;
 GRANT EXECUTE ON FUNCTION mlint.worker_slots() TO mlint_reader;
 GRANT SELECT ON mlint.stat_workers, mlint.jobs, mlint.job_runs TO mlint_reader;
@@ -1432,6 +1446,10 @@ DECLARE
 	position bigint := 0;
 	began timestamptz;
 BEGIN
+	-- While a dump is restored, keys are there before what they are wrapped with.
+	IF NOT EXISTS (SELECT FROM mlint.wrapping_key) THEN
+		RETURN;
+	END IF;
 	WHILE position IS NOT NULL LOOP
 		began := pg_catalog.clock_timestamp();
 		SELECT r.last_id INTO position
@@ -1497,6 +1515,9 @@ COMMENT ON TABLE mlint.erasure_key_revision IS
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_destroyed', '');
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.data_key_destroyed
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('data_key_erase');
+ALTER TABLE mlint.data_key_destroyed ENABLE ALWAYS TRIGGER job_enable;
 
 CREATE FUNCTION mlint.data_key_erase(OUT erased bigint, OUT more boolean)
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -4010,6 +4031,9 @@ COMMENT ON TABLE mlint.archive_store_state IS 'How the stores do: their breakers
 
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store_id_seq', '');
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.archive_store
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('archive_move');
+ALTER TABLE mlint.archive_store ENABLE ALWAYS TRIGGER job_enable;
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage_id_seq', '');
 
@@ -4342,8 +4366,8 @@ COMMENT ON PROCEDURE mlint.archival_work() IS
 INSERT INTO mlint.job (name, command, every, enabled)
 VALUES ('archival', 'CALL mlint.archival_work()', '24 hours', false);
 
--- The job is as the settings say, those that come with a dump too. One that was
--- asked for is not taken back.
+-- The job is as the settings say, those that come with a dump too; then it
+-- leaves the restore a day. One that was asked for is not taken back.
 CREATE FUNCTION mlint.archival_follow() RETURNS trigger
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -4352,8 +4376,11 @@ BEGIN
 	SET enabled = NEW.enabled OR EXISTS (SELECT FROM mlint.archival_run r
 			WHERE r.state = 'requested'),
 		every = make_interval(hours => NEW.interval_hours),
-		next_run_at = coalesce(started_at + make_interval(hours => NEW.interval_hours),
-			clock_timestamp())
+		next_run_at = CASE WHEN mlint.owner_scope_open()
+			THEN coalesce(started_at + make_interval(hours => NEW.interval_hours),
+				clock_timestamp())
+			ELSE clock_timestamp() + greatest(make_interval(hours => NEW.interval_hours),
+				'1 day'::interval) END
 	WHERE name = 'archival';
 	RETURN NULL;
 END
@@ -4361,6 +4388,7 @@ $$;
 COMMENT ON FUNCTION mlint.archival_follow() IS 'Gives the job archival its interval when the settings change';
 CREATE TRIGGER archival_follow AFTER INSERT OR UPDATE ON mlint.archival
 	FOR EACH ROW EXECUTE FUNCTION mlint.archival_follow();
+ALTER TABLE mlint.archival ENABLE ALWAYS TRIGGER archival_follow;
 
 CREATE FUNCTION mlint.archival_set(interval_hours integer DEFAULT 24,
 	archive_after_days integer DEFAULT 30, retention_days integer DEFAULT 365,
