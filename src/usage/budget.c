@@ -435,10 +435,10 @@ parse_scope(char *text, Budget *budget)
 }
 
 static char *
-word_argument(FunctionCallInfo fcinfo, int n, const char *what,
-			  const char *const *words, const char *hint)
+word_argument(FunctionCallInfo fcinfo, int n, const char *name,
+			  const char *what, const char *const *words, const char *hint)
 {
-	char	   *word = required_text(fcinfo, n, what);
+	char	   *word = required_text(fcinfo, n, name);
 
 	for (int i = 0; words[i]; i++)
 	{
@@ -454,8 +454,8 @@ word_argument(FunctionCallInfo fcinfo, int n, const char *what,
 static char *
 per_argument(FunctionCallInfo fcinfo, int n)
 {
-	return word_argument(fcinfo, n, "per", periods,
-						 "per is hour, day, week, month (all in UTC) or ever.");
+	return word_argument(fcinfo, n, "per", "a period", periods,
+						 "A period is hour, day, week, month (all in UTC) or ever.");
 }
 
 /* Every process reads the budgets again. */
@@ -500,7 +500,8 @@ mlint_usage_budget_set(PG_FUNCTION_ARGS)
 {
 	char	   *scope = required_text(fcinfo, SCOPE, "scope");
 	char	   *currency = required_text(fcinfo, CURRENCY, "currency");
-	char	   *action = word_argument(fcinfo, ACTION, "an action", actions,
+	char	   *action = word_argument(fcinfo, ACTION, "action", "an action",
+									   actions,
 									   "An action is event or refuse.");
 	Oid			types[] = {CHAROID, TEXTOID, TEXTOID, INT8OID, NUMERICOID,
 	TEXTOID, TEXTOID, TEXTOID};

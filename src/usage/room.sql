@@ -466,7 +466,7 @@ BEGIN
 	EXECUTE format('INSERT INTO %s (xid, session, tracked_at, prompt_tokens, completion_tokens)'
 		' VALUES (''0'', 0, ''-infinity'', 0, 0)', other);
 	UPDATE mlint.usage_fold SET spare = true;
-	RETURN true;
+	RETURN false;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 	RETURN false;
 END
