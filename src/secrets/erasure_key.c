@@ -366,7 +366,7 @@ content_valid(Content *content)
 		if (node->level > TREE_LEVEL)
 			return false;
 		covers = UINT64CONST(1) << node->level;
-		if (first < next || first % covers != 0 || first >= PG_INT64_MAX)
+		if (first < next || first % covers != 0 || first > PG_INT64_MAX)
 			return false;
 		next = first + covers;
 	}
