@@ -187,6 +187,20 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'mlint_job_run_now';
 COMMENT ON FUNCTION mlint.job_run_now(text) IS 'Makes a job due at once, when the transaction commits';
 
+-- Whatever makes the rows, a dump that is restored too, whose other tables may
+-- still be on their way.
+CREATE FUNCTION mlint.job_enable() RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE mlint.job
+	SET enabled = true, next_run_at = clock_timestamp() + '1 hour'
+	WHERE name = TG_ARGV[0] AND NOT enabled;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION mlint.job_enable() IS 'Trigger: from now on there are rows for a job to work on';
+
 CREATE FUNCTION mlint.worker_slots(
 	OUT pid int, OUT kind text, OUT database oid, OUT lane int,
 	OUT state text, OUT started_at timestamptz, OUT active_at timestamptz,
@@ -251,7 +265,7 @@ COMMENT ON COLUMN mlint.job_runs.finished_at IS 'When it ended';
 COMMENT ON COLUMN mlint.job_runs.error IS 'Why it failed; null if it did not';
 
 REVOKE ALL ON FUNCTION mlint.job_begin(int), mlint.job_end(int, text),
-	mlint.job_run_now(text), mlint.worker_slots() FROM PUBLIC;
+	mlint.job_run_now(text), mlint.job_enable(), mlint.worker_slots() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlint.job_run_now(text) TO mlint_admin;
 GRANT EXECUTE ON FUNCTION mlint.worker_slots() TO mlint_reader;
 GRANT SELECT ON mlint.stat_workers, mlint.jobs, mlint.job_runs TO mlint_reader;
@@ -1382,7 +1396,7 @@ COMMENT ON FUNCTION mlint.secret_revoke(text, text, text) IS
 
 CREATE FUNCTION mlint.master_keys(OUT key_id integer, OUT state text,
 	OUT source text, OUT created_at timestamptz, OUT versions bigint,
-	OUT available boolean, OUT warning text)
+	OUT data_keys bigint, OUT available boolean, OUT warning text)
 	RETURNS SETOF record
 	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 ROWS 2
 	AS 'MODULE_PATHNAME', 'mlint_master_keys';
@@ -1391,15 +1405,16 @@ COMMENT ON FUNCTION mlint.master_keys() IS 'What mlint.master_key shows';
 CREATE VIEW mlint.master_key AS
 SELECT k.key_id, k.state, k.source, k.created_at,
 	pg_catalog.clock_timestamp() - k.created_at AS age, k.versions,
-	k.available, k.warning
+	k.data_keys, k.available, k.warning
 FROM mlint.master_keys() k;
 COMMENT ON VIEW mlint.master_key IS 'The master keys that the secrets of this database are or were sealed with';
 COMMENT ON COLUMN mlint.master_key.key_id IS 'Number of the key, counted in this database';
-COMMENT ON COLUMN mlint.master_key.state IS 'current: new versions are sealed with it; retiring: there are versions left to be sealed anew; retired: nothing in this database needs it, older backups may';
+COMMENT ON COLUMN mlint.master_key.state IS 'current: new versions are sealed with it; retiring: there is something left to be sealed anew; retired: nothing in this database needs it, older backups may';
 COMMENT ON COLUMN mlint.master_key.source IS 'Where this server takes its keys from';
 COMMENT ON COLUMN mlint.master_key.created_at IS 'When this database began to use it';
 COMMENT ON COLUMN mlint.master_key.age IS 'How long ago that was';
 COMMENT ON COLUMN mlint.master_key.versions IS 'Versions of secrets that are sealed with it';
+COMMENT ON COLUMN mlint.master_key.data_keys IS 'Data keys of other rooms that are sealed with it, those of archives for instance';
 COMMENT ON COLUMN mlint.master_key.available IS 'Whether the source gives the key now; on a standby, whether the secrets would open after promotion';
 COMMENT ON COLUMN mlint.master_key.warning IS 'What should be done about it; null when all is well';
 
@@ -1416,6 +1431,13 @@ CREATE FUNCTION mlint.secret_rewrap(after_id bigint, batch integer,
 COMMENT ON FUNCTION mlint.secret_rewrap(bigint, integer) IS
 	'The job master_key_rewrap''s: seals the data keys of some secrets anew';
 
+CREATE FUNCTION mlint.data_key_rewrap(after_id bigint, batch integer,
+	OUT last_id bigint, OUT rewrapped bigint)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_data_key_rewrap';
+COMMENT ON FUNCTION mlint.data_key_rewrap(bigint, integer) IS
+	'The job master_key_rewrap''s: seals some data keys of other rooms anew';
+
 -- A batch a transaction, so that nobody waits for long and a crash loses one;
 -- as long asleep as at work, so that readers keep their processors.
 CREATE PROCEDURE mlint.secret_rewrap_all()
@@ -1424,10 +1446,23 @@ DECLARE
 	position bigint := 0;
 	began timestamptz;
 BEGIN
+	-- While a dump is restored, keys are there before what they are wrapped with.
+	IF NOT EXISTS (SELECT FROM mlint.wrapping_key) THEN
+		RETURN;
+	END IF;
 	WHILE position IS NOT NULL LOOP
 		began := pg_catalog.clock_timestamp();
 		SELECT r.last_id INTO position
 		FROM mlint.secret_rewrap(position, 2000) r;
+		COMMIT;
+		PERFORM pg_catalog.pg_sleep(pg_catalog.date_part('epoch',
+			pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began));
+	END LOOP;
+	position := 0;
+	WHILE position IS NOT NULL LOOP
+		began := pg_catalog.clock_timestamp();
+		SELECT r.last_id INTO position
+		FROM mlint.data_key_rewrap(position, 2000) r;
 		COMMIT;
 		PERFORM pg_catalog.pg_sleep(pg_catalog.date_part('epoch',
 			pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began));
@@ -1438,6 +1473,124 @@ COMMENT ON PROCEDURE mlint.secret_rewrap_all() IS
 	'The job master_key_rewrap: seals what an older master key seals with the current one';
 INSERT INTO mlint.job (name, command, every)
 VALUES ('master_key_rewrap', 'CALL mlint.secret_rewrap_all()', '1 day');
+
+-- ---- data keys of other rooms ----
+
+-- Room on the page for the row that a change of the master key makes.
+CREATE TABLE mlint.data_key (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	purpose text NOT NULL CHECK (pg_catalog.length(purpose) <= 100),
+	tree uuid NOT NULL,
+	leaf bigint NOT NULL CHECK (leaf >= 0),
+	key_id integer NOT NULL,
+	wrapped bytea NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE mlint.data_key IS
+	'Keys that other rooms seal with: random bytes wrapped with master key key_id, which only make a key together with a leaf of the erasure key file';
+ALTER TABLE mlint.data_key ALTER wrapped SET STATISTICS 0;
+
+-- Kept: another copy of the file may still have the leaf.
+CREATE TABLE mlint.data_key_destroyed (
+	id bigint PRIMARY KEY,
+	tree uuid NOT NULL,
+	leaf bigint NOT NULL,
+	destroyed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	erased_at timestamptz
+);
+-- What the job data_key_erase has to do.
+CREATE INDEX data_key_destroyed_waiting ON mlint.data_key_destroyed (tree)
+	WHERE erased_at IS NULL;
+COMMENT ON TABLE mlint.data_key_destroyed IS
+	'Data keys that were destroyed, and when their leaves were cut out of the erasure key file';
+
+-- Not dumped: of this server's file.
+CREATE TABLE mlint.erasure_key_revision (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	revision uuid NOT NULL
+);
+COMMENT ON TABLE mlint.erasure_key_revision IS
+	'The erasure key file as it was when all destroyed leaves were last held against it';
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_destroyed', '');
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.data_key_destroyed
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('data_key_erase');
+ALTER TABLE mlint.data_key_destroyed ENABLE ALWAYS TRIGGER job_enable;
+
+CREATE FUNCTION mlint.data_key_erase(OUT erased bigint, OUT more boolean)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_data_key_erase';
+COMMENT ON FUNCTION mlint.data_key_erase() IS
+	'The job data_key_erase''s: cuts leaves of destroyed data keys out of the erasure key file';
+
+CREATE PROCEDURE mlint.data_key_erase_all()
+LANGUAGE plpgsql AS $$
+DECLARE
+	again boolean := true;
+	elsewhere bigint;
+BEGIN
+	WHILE again LOOP
+		SELECT e.more INTO again FROM mlint.data_key_erase() e;
+		COMMIT;
+	END LOOP;
+	SELECT pg_catalog.count(*) INTO elsewhere
+	FROM mlint.data_key_destroyed d WHERE d.erased_at IS NULL
+		AND d.tree OPERATOR(pg_catalog.<>) (SELECT s.tree FROM mlint.erasure_key_state() s);
+	IF elsewhere OPERATOR(pg_catalog.>) 0 THEN
+		RAISE EXCEPTION '% destroyed data keys are of another erasure key file', elsewhere
+			USING ERRCODE = 'ML010',
+				HINT = 'Put that file in its place once, or set mlint.erasure_key_file to where it is, so that they are cut out of it.';
+	END IF;
+END
+$$;
+COMMENT ON PROCEDURE mlint.data_key_erase_all() IS
+	'The job data_key_erase: makes it impossible to derive data keys that were destroyed, from any copy of the database';
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('data_key_erase', 'CALL mlint.data_key_erase_all()', '1 day', false);
+
+CREATE FUNCTION mlint.erasure_key_state(OUT source text,
+	OUT in_data_directory boolean, OUT available boolean, OUT tree uuid,
+	OUT bytes bigint, OUT problem text)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_erasure_key_state';
+COMMENT ON FUNCTION mlint.erasure_key_state() IS 'Behind the view mlint.erasure_key';
+
+CREATE VIEW mlint.erasure_key AS
+SELECT s.source, s.in_data_directory, s.available, s.bytes, k.keys,
+	d.destroyed, d.waiting, d.waiting_since,
+	CASE WHEN k.keys = 0 AND coalesce(d.waiting, 0) = 0 AND NOT s.available THEN NULL
+		WHEN s.problem IS NOT NULL THEN s.problem
+		WHEN k.elsewhere OR d.elsewhere THEN 'there are data keys of another erasure key file: they do not open, nor can they be erased, without that'
+		WHEN s.in_data_directory AND (k.keys > 0 OR d.destroyed > 0)
+			THEN 'the file lies in the data directory: base backups contain it, so what was destroyed can still be read from them; see mlint.erasure_key_file'
+	END AS warning
+FROM mlint.erasure_key_state() s,
+	LATERAL (SELECT pg_catalog.count(*) AS keys,
+			pg_catalog.bool_or(a.tree <> s.tree) AS elsewhere
+		FROM mlint.data_key a) k,
+	LATERAL (SELECT pg_catalog.count(*) AS destroyed,
+			pg_catalog.count(*) FILTER (WHERE a.erased_at IS NULL) AS waiting,
+			pg_catalog.min(a.destroyed_at) FILTER (WHERE a.erased_at IS NULL) AS waiting_since,
+			pg_catalog.bool_or(a.tree <> s.tree AND a.erased_at IS NULL) AS elsewhere
+		FROM mlint.data_key_destroyed a) d;
+COMMENT ON VIEW mlint.erasure_key IS 'The file that data keys are made with, and from which destroyed ones are erased: one row';
+COMMENT ON COLUMN mlint.erasure_key.source IS 'Where this server expects the file';
+COMMENT ON COLUMN mlint.erasure_key.in_data_directory IS 'Whether it lies in the data directory, so that base backups contain it';
+COMMENT ON COLUMN mlint.erasure_key.available IS 'Whether it is there and in order';
+COMMENT ON COLUMN mlint.erasure_key.bytes IS 'Its size, which grows with what is destroyed here and there';
+COMMENT ON COLUMN mlint.erasure_key.keys IS 'Data keys in this database';
+COMMENT ON COLUMN mlint.erasure_key.destroyed IS 'Data keys of this database that were destroyed';
+COMMENT ON COLUMN mlint.erasure_key.waiting IS 'Those among them that the job data_key_erase has yet to erase from the file';
+COMMENT ON COLUMN mlint.erasure_key.waiting_since IS 'When the oldest of these was destroyed';
+COMMENT ON COLUMN mlint.erasure_key.warning IS 'What should be done about it; null when all is well';
+
+REVOKE ALL ON FUNCTION mlint.data_key_rewrap(bigint, integer),
+	mlint.data_key_erase(), mlint.erasure_key_state() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.data_key_erase_all() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.erasure_key_state() TO mlint_reader;
+GRANT SELECT ON mlint.erasure_key TO mlint_reader;
 
 REVOKE ALL ON FUNCTION
 	mlint.secret_privileges(text),
@@ -2466,16 +2619,20 @@ ALTER TABLE mlint.message ALTER content SET STATISTICS 0,
 	ALTER usage SET STATISTICS 0, ALTER tool SET STATISTICS 0,
 	ALTER metadata SET STATISTICS 0;
 
-CREATE FUNCTION mlint.message_text(content text) RETURNS text
+CREATE FUNCTION mlint.session_words(content text) RETURNS tsvector
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
-AS 'MODULE_PATHNAME', 'mlint_message_text';
-COMMENT ON FUNCTION mlint.message_text(text) IS
-	'What is searched of a message: the first 128 kB, without what is no words';
-REVOKE ALL ON FUNCTION mlint.message_text(text) FROM PUBLIC;
+AS 'MODULE_PATHNAME', 'mlint_session_words';
+COMMENT ON FUNCTION mlint.session_words(text) IS
+	'What session_search finds a message by: the words of its first 128 kB';
+CREATE FUNCTION mlint.session_snippet(content text, query tsquery) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
+AS 'MODULE_PATHNAME', 'mlint_session_snippet';
+COMMENT ON FUNCTION mlint.session_snippet(text, tsquery) IS
+	'Where a message matches, for session_search';
+REVOKE ALL ON FUNCTION mlint.session_words(text),
+	mlint.session_snippet(text, tsquery) FROM PUBLIC;
 -- session_search.
-CREATE INDEX message_words ON mlint.message USING gin
-	(pg_catalog.to_tsvector('pg_catalog.english'::pg_catalog.regconfig,
-		mlint.message_text(content)));
+CREATE INDEX message_words ON mlint.message USING gin (mlint.session_words(content));
 
 CREATE TABLE mlint.model (
 	model_id text COLLATE "C" NOT NULL
@@ -3631,28 +3788,142 @@ INSERT INTO mlint.retention_level VALUES
 
 CREATE TABLE mlint.retention_policy (
 	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	name text COLLATE "C" NOT NULL UNIQUE,
-	days integer NOT NULL CHECK (days > 0),
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63
+			AND name !~ '[[:cntrl:]]'),
+	days integer NOT NULL CHECK (days BETWEEN 1 AND 36500),
 	level text NOT NULL REFERENCES mlint.retention_level,
 	auto_delete boolean NOT NULL DEFAULT false,
 	description text,
 	match_tag text,
 	match_metadata jsonb CHECK (pg_catalog.jsonb_typeof(match_metadata) = 'object'),
-	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	altered_at timestamptz
 );
 COMMENT ON TABLE mlint.retention_policy IS 'How long archives are kept';
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_policy', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_policy_id_seq', '');
 
 CREATE TABLE mlint.hold (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	session bigint NOT NULL REFERENCES mlint.session,
-	reason text NOT NULL,
+	session bigint NOT NULL REFERENCES mlint.session ON DELETE CASCADE,
+	reason text NOT NULL CHECK (reason <> ''),
 	placed_by text NOT NULL,
 	placed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	released_by text,
-	released_at timestamptz
+	released_at timestamptz,
+	release_reason text,
+	CHECK ((released_by IS NULL) = (released_at IS NULL))
 );
+-- The holds of a session: for whoever wants to delete it.
+CREATE INDEX hold_session ON mlint.hold (session);
 COMMENT ON TABLE mlint.hold IS 'Legal holds; while one is not released, its session and archive cannot be deleted';
+SELECT pg_catalog.pg_extension_config_dump('mlint.hold', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.hold_id_seq', '');
+
+-- ---- what is held stays ----
+
+CREATE FUNCTION mlint.owner_scope_open() RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_owner_scope_open';
+COMMENT ON FUNCTION mlint.owner_scope_open() IS
+	'Is the statement one of mlint''s own functions''? For triggers';
+
+CREATE FUNCTION mlint.hold_guard() RETURNS trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_hold_guard';
+COMMENT ON FUNCTION mlint.hold_guard() IS
+	'Trigger: sessions and archives that are held are not deleted, their content is not touched but by mlint''s functions, and holds are ended by mlint.archive_release() only';
+REVOKE ALL ON FUNCTION mlint.owner_scope_open(), mlint.hold_guard() FROM PUBLIC;
+
+-- ALWAYS: session_replication_role = replica is no way around them.
+CREATE TRIGGER hold_guard BEFORE DELETE ON mlint.session
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.session
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.message
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.message
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard BEFORE UPDATE OR DELETE ON mlint.hold
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.hold
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+ALTER TABLE mlint.session ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.message ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.hold ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+
+-- ---- policies ----
+
+CREATE VIEW mlint.retention_levels AS
+SELECT level, days, erasable FROM mlint.retention_level;
+COMMENT ON VIEW mlint.retention_levels IS 'Compliance levels: how long what is under them is kept at least';
+COMMENT ON COLUMN mlint.retention_levels.level IS 'Name of the level';
+COMMENT ON COLUMN mlint.retention_levels.days IS 'Days that it demands';
+COMMENT ON COLUMN mlint.retention_levels.erasable IS 'Whether mlint.erase_subject() erases before these are over';
+
+CREATE VIEW mlint.retention_policies AS
+SELECT name::text, days AS retention_days, level, auto_delete, description,
+	match_tag, match_metadata, created_at, altered_at
+FROM mlint.retention_policy;
+COMMENT ON VIEW mlint.retention_policies IS 'Retention policies';
+COMMENT ON COLUMN mlint.retention_policies.name IS 'Name of the policy';
+COMMENT ON COLUMN mlint.retention_policies.retention_days IS 'How long archives are kept, in days of 24 hours from when they were made';
+COMMENT ON COLUMN mlint.retention_policies.level IS 'Compliance level that it satisfies';
+COMMENT ON COLUMN mlint.retention_policies.auto_delete IS 'Whether archives are deleted then; else that is only announced';
+COMMENT ON COLUMN mlint.retention_policies.description IS 'What it is for';
+COMMENT ON COLUMN mlint.retention_policies.match_tag IS 'Archives with this tag get the policy if they are given none; with match_metadata, those that have both';
+COMMENT ON COLUMN mlint.retention_policies.match_metadata IS 'Archives whose metadata has all of this get the policy if they are given none';
+COMMENT ON COLUMN mlint.retention_policies.created_at IS 'When it was created';
+COMMENT ON COLUMN mlint.retention_policies.altered_at IS 'When it was last altered';
+
+CREATE FUNCTION mlint.retention_policy_create(name text, retention_days int,
+	level text DEFAULT 'standard', auto_delete boolean DEFAULT false,
+	description text DEFAULT NULL, match_tag text DEFAULT NULL,
+	match_metadata jsonb DEFAULT NULL) RETURNS int
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_create';
+COMMENT ON FUNCTION mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb) IS
+	'Create a retention policy, for no fewer days than its compliance level demands; returns its number';
+
+CREATE FUNCTION mlint.retention_policy_alter(name text,
+	retention_days int DEFAULT NULL, level text DEFAULT NULL,
+	auto_delete boolean DEFAULT NULL, description text DEFAULT NULL,
+	match_tag text DEFAULT NULL, match_metadata jsonb DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_alter';
+COMMENT ON FUNCTION mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb) IS
+	'Change what is given of a retention policy; archives that have it are kept accordingly at once';
+
+CREATE FUNCTION mlint.retention_policy_drop(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_drop';
+COMMENT ON FUNCTION mlint.retention_policy_drop(text) IS
+	'Drop a retention policy that no archive has';
+
+REVOKE ALL ON FUNCTION
+	mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_drop(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.retention_policy_create(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb),
+	mlint.retention_policy_drop(text) TO mlint_admin;
+GRANT SELECT ON mlint.retention_levels, mlint.retention_policies TO mlint_reader;
+
+-- Its archives are to be brought up to date by the job archive_expire, in the
+-- order of their ids: those after this one, or all. "again": some were locked.
+CREATE TABLE mlint.retention_stale (
+	policy int PRIMARY KEY REFERENCES mlint.retention_policy ON DELETE CASCADE,
+	after uuid,
+	again boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE mlint.retention_stale IS 'Policies that were altered, and whose archives'' expires_at is yet to follow';
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_stale', '');
 -- archive: sessions as sealed documents, where these are kept, and the scheduler.
 
 CREATE TABLE mlint.archive_store (
@@ -3721,34 +3992,830 @@ COMMENT ON TABLE mlint.archive_chunk IS 'Bytes of archives that are kept in the 
 CREATE TABLE mlint.archive_garbage (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	store int NOT NULL REFERENCES mlint.archive_store,
-	archive uuid NOT NULL
+	archive uuid NOT NULL,
+	attempts integer NOT NULL DEFAULT 0,
+	next_at timestamptz NOT NULL DEFAULT '-infinity',
+	error text
 );
 COMMENT ON TABLE mlint.archive_garbage IS 'Objects in stores that are to be deleted';
+
+-- ---- object stores ----
+
+-- What the job archive_move has to do, and whether it has.
+CREATE INDEX archive_in_database ON mlint.archive (archived_at, id) WHERE store IS NULL;
+-- Whether a store may be dropped.
+CREATE INDEX archive_in_store ON mlint.archive (store) WHERE store IS NOT NULL;
+-- An archive's entry, when it is moved.
+CREATE INDEX archive_garbage_archive ON mlint.archive_garbage (archive, store);
+
+CREATE TABLE mlint.archive_move (
+	archive uuid PRIMARY KEY REFERENCES mlint.archive ON DELETE CASCADE,
+	attempts integer NOT NULL DEFAULT 1,
+	next_at timestamptz NOT NULL DEFAULT '-infinity',
+	failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	error text NOT NULL
+);
+COMMENT ON TABLE mlint.archive_move IS 'Archives that could not be moved to the store, until they are';
+
+CREATE TABLE mlint.archive_store_state (
+	store int PRIMARY KEY REFERENCES mlint.archive_store ON DELETE CASCADE,
+	breaker integer NOT NULL DEFAULT 0,
+	failures integer NOT NULL DEFAULT 0,
+	retry_at timestamptz NOT NULL DEFAULT '-infinity',
+	timeout_s integer NOT NULL DEFAULT 0,
+	probing boolean NOT NULL DEFAULT false,
+	moved bigint NOT NULL DEFAULT 0,
+	moved_bytes bigint NOT NULL DEFAULT 0,
+	deleted bigint NOT NULL DEFAULT 0,
+	last_success_at timestamptz,
+	last_error text,
+	last_error_at timestamptz
+);
+COMMENT ON TABLE mlint.archive_store_state IS 'How the stores do: their breakers and counters';
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store_id_seq', '');
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.archive_store
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('archive_move');
+ALTER TABLE mlint.archive_store ENABLE ALWAYS TRIGGER job_enable;
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage_id_seq', '');
+
+CREATE FUNCTION mlint.archive_store_create(name text, kind text,
+	options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_store_create';
+COMMENT ON FUNCTION mlint.archive_store_create(text, text, jsonb) IS
+	'Add an object store, to which archives are moved from now on; mlint.archive_store_kinds shows the kinds and their options';
+
+CREATE FUNCTION mlint.archive_store_alter(name text, options jsonb DEFAULT NULL,
+	active boolean DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_store_alter';
+COMMENT ON FUNCTION mlint.archive_store_alter(text, jsonb, boolean) IS
+	'Change options of an object store (those not given stay, null takes one away), or whether it gets new archives';
+
+CREATE FUNCTION mlint.archive_store_drop(name text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_store_drop';
+COMMENT ON FUNCTION mlint.archive_store_drop(text) IS
+	'Forget an object store; refused while there is anything of ours in it';
+
+CREATE FUNCTION mlint.archive_store_test(name text) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_store_test';
+COMMENT ON FUNCTION mlint.archive_store_test(text) IS
+	'Put a small object, read it and delete it; raises the error if that fails';
+
+CREATE FUNCTION mlint.archive_store_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+LANGUAGE c STABLE PARALLEL SAFE COST 10 ROWS 20
+AS 'MODULE_PATHNAME', 'mlint_archive_store_options';
+COMMENT ON FUNCTION mlint.archive_store_options() IS 'Behind the view mlint.archive_store_kinds';
+
+CREATE VIEW mlint.archive_store_kinds AS
+SELECT o.kind, o.option, o.type, o."default", o.bounds, o.required, o.help
+FROM mlint.archive_store_options() o;
+COMMENT ON VIEW mlint.archive_store_kinds IS 'Kinds of object stores and the options that they take';
+COMMENT ON COLUMN mlint.archive_store_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.archive_store_kinds.option IS 'Name of the option';
+COMMENT ON COLUMN mlint.archive_store_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.archive_store_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.archive_store_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.archive_store_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.archive_store_kinds.help IS 'What it does';
+
+CREATE FUNCTION mlint.archive_move_begin(after_at timestamptz, after_id uuid,
+	OUT store int, OUT archive uuid, OUT archived_at timestamptz)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_move_begin';
+COMMENT ON FUNCTION mlint.archive_move_begin(timestamptz, uuid) IS
+	'The job archive_move''s: the next archive that is to go to the store';
+
+CREATE FUNCTION mlint.archive_move_one(store int, archive uuid) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_move_one';
+COMMENT ON FUNCTION mlint.archive_move_one(int, uuid) IS
+	'The job archive_move''s: moves an archive''s bytes to a store; false when that failed';
+
+CREATE FUNCTION mlint.archive_garbage_delete(after_id bigint,
+	OUT last_id bigint, OUT failed boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_archive_garbage_delete';
+COMMENT ON FUNCTION mlint.archive_garbage_delete(bigint) IS
+	'The job archive_move''s: deletes an object whose archive is gone';
+
+-- What is to be made is entered by a transaction of its own, before it is.
+CREATE PROCEDURE mlint.archive_move_all()
+LANGUAGE plpgsql AS $$
+DECLARE
+	entry bigint := 0;
+	store_id int;
+	archive_id uuid := '00000000-0000-0000-0000-000000000000';
+	at timestamptz := '-infinity';
+	failed boolean;
+	failures bigint := 0;
+BEGIN
+	LOOP
+		SELECT d.last_id, d.failed INTO entry, failed
+		FROM mlint.archive_garbage_delete(entry) d;
+		COMMIT;
+		EXIT WHEN entry IS NULL;
+		failures := failures OPERATOR(pg_catalog.+) failed::int;
+	END LOOP;
+	LOOP
+		SELECT b.store, b.archive, b.archived_at INTO store_id, archive_id, at
+		FROM mlint.archive_move_begin(at, archive_id) b;
+		COMMIT;
+		EXIT WHEN store_id IS NULL;
+		IF NOT mlint.archive_move_one(store_id, archive_id) THEN
+			failures := failures OPERATOR(pg_catalog.+) 1;
+		END IF;
+		COMMIT;
+	END LOOP;
+	IF failures OPERATOR(pg_catalog.>) 0 THEN
+		RAISE EXCEPTION '% archives or objects could not be moved or deleted', failures
+			USING HINT = 'mlint.archive_stores tells what went wrong last. Each is tried again.';
+	END IF;
+END
+$$;
+COMMENT ON PROCEDURE mlint.archive_move_all() IS
+	'The job archive_move: moves archives to the active store, and deletes objects whose archive is gone';
+-- From the first store on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('archive_move', 'CALL mlint.archive_move_all()', '1 minute', false);
+
+CREATE VIEW mlint.archive_stores AS
+SELECT s.name, s.kind, s.active, s.options,
+	(ARRAY['closed', 'open', 'half-open'])[coalesce(t.breaker, 0) + 1] AS breaker,
+	CASE WHEN t.breaker = 1 THEN t.retry_at END AS breaker_until,
+	(SELECT pg_catalog.count(*) FROM mlint.archive a WHERE a.store = s.id) AS archives,
+	CASE WHEN s.active THEN (SELECT pg_catalog.count(*) FROM mlint.archive a
+		WHERE a.store IS NULL) ELSE 0 END AS waiting,
+	CASE WHEN s.active THEN (SELECT pg_catalog.count(*)
+		FROM mlint.archive_move m) ELSE 0 END AS failing,
+	(SELECT pg_catalog.count(*) FROM mlint.archive_garbage g
+		WHERE g.store = s.id) AS garbage,
+	coalesce(t.moved, 0) AS moved, coalesce(t.moved_bytes, 0) AS moved_bytes,
+	coalesce(t.deleted, 0) AS deleted, t.last_success_at,
+	coalesce(CASE WHEN s.active THEN m.error END, t.last_error) AS last_error,
+	coalesce(CASE WHEN s.active THEN m.failed_at END, t.last_error_at) AS last_error_at,
+	s.created_at, s.altered_at
+FROM mlint.archive_store s
+LEFT JOIN mlint.archive_store_state t ON t.store = s.id
+LEFT JOIN LATERAL (SELECT m.error, m.failed_at FROM mlint.archive_move m
+	ORDER BY m.failed_at DESC LIMIT 1) m ON true;
+COMMENT ON VIEW mlint.archive_stores IS 'Object stores that archives are moved to, and how they do';
+COMMENT ON COLUMN mlint.archive_stores.name IS 'Name of the store';
+COMMENT ON COLUMN mlint.archive_stores.kind IS 'What sort of store it is';
+COMMENT ON COLUMN mlint.archive_stores.active IS 'Whether it gets new archives; one at most does';
+COMMENT ON COLUMN mlint.archive_stores.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.archive_stores.breaker IS 'Circuit breaker of the job archive_move: closed, open or half-open';
+COMMENT ON COLUMN mlint.archive_stores.breaker_until IS 'Open: when one request will be tried';
+COMMENT ON COLUMN mlint.archive_stores.archives IS 'Archives that are in it';
+COMMENT ON COLUMN mlint.archive_stores.waiting IS 'Archives in the database that are to go there';
+COMMENT ON COLUMN mlint.archive_stores.failing IS 'Those among them that could not be moved so far';
+COMMENT ON COLUMN mlint.archive_stores.garbage IS 'Objects in it that are to be deleted';
+COMMENT ON COLUMN mlint.archive_stores.moved IS 'Archives that were moved there';
+COMMENT ON COLUMN mlint.archive_stores.moved_bytes IS 'Bytes of these';
+COMMENT ON COLUMN mlint.archive_stores.deleted IS 'Objects that were deleted there';
+COMMENT ON COLUMN mlint.archive_stores.last_success_at IS 'When the job last moved or deleted something there';
+COMMENT ON COLUMN mlint.archive_stores.last_error IS 'Why something could last not be moved or deleted';
+COMMENT ON COLUMN mlint.archive_stores.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.archive_stores.created_at IS 'When the store was created';
+COMMENT ON COLUMN mlint.archive_stores.altered_at IS 'When it was last changed';
+
+REVOKE ALL ON FUNCTION mlint.archive_store_create(text, text, jsonb),
+	mlint.archive_store_alter(text, jsonb, boolean),
+	mlint.archive_store_drop(text), mlint.archive_store_test(text),
+	mlint.archive_store_options(),
+	mlint.archive_move_begin(timestamptz, uuid),
+	mlint.archive_move_one(int, uuid),
+	mlint.archive_garbage_delete(bigint) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.archive_move_all() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.archive_store_create(text, text, jsonb),
+	mlint.archive_store_alter(text, jsonb, boolean),
+	mlint.archive_store_drop(text), mlint.archive_store_test(text)
+	TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.archive_store_options() TO mlint_reader;
+GRANT SELECT ON mlint.archive_store_kinds, mlint.archive_stores TO mlint_reader;
+-- What archive_list and archive_list_after walk, newest first, is the primary
+-- key: ids grow with time.
+
+-- pg_dump takes the rows along.
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_dictionary', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_dictionary_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archive_chunk', '');
+
+CREATE VIEW mlint.archives AS
+SELECT a.id, s.session_id, s.model_id, p.name::text AS policy, a.compliance,
+	a.retention_days, a.archived_at, a.archived_by, a.expires_at,
+	EXISTS (SELECT FROM mlint.hold h
+		WHERE h.session = a.session AND h.released_at IS NULL) AS held,
+	a.tags, a.metadata, a.messages, a.plain_bytes AS bytes, a.stored_bytes,
+	a.stored_bytes::double precision / a.plain_bytes AS ratio,
+	a.data_key IS NOT NULL AS encrypted, a.zstd_level AS compression,
+	a.dictionary, pg_catalog.encode(a.sha256, 'hex') AS sha256,
+	coalesce(t.name::text, 'database') AS store
+FROM mlint.archive a
+JOIN mlint.session s ON s.id = a.session
+LEFT JOIN mlint.retention_policy p ON p.id = a.policy_id
+LEFT JOIN mlint.archive_store t ON t.id = a.store;
+COMMENT ON VIEW mlint.archives IS 'The archives of sessions';
+COMMENT ON COLUMN mlint.archives.id IS 'The archive''s id; ids grow with time';
+COMMENT ON COLUMN mlint.archives.session_id IS 'The session that is archived';
+COMMENT ON COLUMN mlint.archives.model_id IS 'Its model';
+COMMENT ON COLUMN mlint.archives.policy IS 'Name of its retention policy; null: none';
+COMMENT ON COLUMN mlint.archives.compliance IS 'Compliance level that it was archived under besides; null: none';
+COMMENT ON COLUMN mlint.archives.retention_days IS 'Days that were asked for when it was archived';
+COMMENT ON COLUMN mlint.archives.archived_at IS 'When it was made';
+COMMENT ON COLUMN mlint.archives.archived_by IS 'Role that made it';
+COMMENT ON COLUMN mlint.archives.expires_at IS 'When its retention period ends: after the longest of retention_days, the compliance level''s and the policy''s days';
+COMMENT ON COLUMN mlint.archives.held IS 'Whether it is under a legal hold';
+COMMENT ON COLUMN mlint.archives.tags IS 'Tags that were given to the archive';
+COMMENT ON COLUMN mlint.archives.metadata IS 'Metadata that was given to the archive';
+COMMENT ON COLUMN mlint.archives.messages IS 'How many messages it holds';
+COMMENT ON COLUMN mlint.archives.bytes IS 'Size of the document';
+COMMENT ON COLUMN mlint.archives.stored_bytes IS 'Size of what is stored of it';
+COMMENT ON COLUMN mlint.archives.ratio IS 'stored_bytes / bytes';
+COMMENT ON COLUMN mlint.archives.encrypted IS 'Whether it is sealed under a data key of its own';
+COMMENT ON COLUMN mlint.archives.compression IS 'Level at which zstd compressed it; 0: it is not compressed';
+COMMENT ON COLUMN mlint.archives.dictionary IS 'Dictionary that it needs; null: none';
+COMMENT ON COLUMN mlint.archives.sha256 IS 'SHA-256 of the document, in hex';
+COMMENT ON COLUMN mlint.archives.store IS 'Where its bytes are: database, or the name of a store';
+
+CREATE FUNCTION mlint.archive_session(session_id text, retention_days int DEFAULT 365,
+	policy text DEFAULT NULL, tags text[] DEFAULT '{}', metadata jsonb DEFAULT '{}') RETURNS uuid
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_session';
+COMMENT ON FUNCTION mlint.archive_session(text, int, text, text[], jsonb) IS
+	'Archive a session: what was said in it becomes a document, compressed and sealed. Without a policy, one that matches its tags or metadata applies';
+
+CREATE FUNCTION mlint.archive_batch(session_ids text[], retention_days int DEFAULT 365,
+	policy text DEFAULT NULL, tags text[] DEFAULT '{}', metadata jsonb DEFAULT '{}')
+	RETURNS TABLE (session_id text, archive_id uuid, error text)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_batch';
+COMMENT ON FUNCTION mlint.archive_batch(text[], int, text, text[], jsonb) IS
+	'Archive several sessions; one that cannot be archived has an error, and the others are archived';
+
+CREATE FUNCTION mlint.archive_get(id uuid) RETURNS jsonb
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_get';
+COMMENT ON FUNCTION mlint.archive_get(uuid) IS 'The document of an archive, verified';
+
+CREATE FUNCTION mlint.archive_document(id uuid) RETURNS SETOF text
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_document';
+COMMENT ON FUNCTION mlint.archive_document(uuid) IS
+	'The document of an archive as its text, verified, in pieces of at most 1 MiB in order; for documents of any size';
+
+CREATE FUNCTION mlint.archive_verify(id uuid) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_verify';
+COMMENT ON FUNCTION mlint.archive_verify(uuid) IS
+	'Whether an archive is whole and what its row says; if not, a warning says what is wrong';
+
+CREATE FUNCTION mlint.archive_restore(id uuid) RETURNS text
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_restore';
+COMMENT ON FUNCTION mlint.archive_restore(uuid) IS
+	'Make an archived session live again, as it was, and remove the archive. Returns the session''s id';
+
+CREATE FUNCTION mlint.archive_delete(id uuid, reason text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_delete';
+COMMENT ON FUNCTION mlint.archive_delete(uuid, text) IS
+	'Delete an archive with its session, for good: its data key is destroyed. Refused under a legal hold';
+
+REVOKE ALL ON FUNCTION
+	mlint.archive_session(text, int, text, text[], jsonb),
+	mlint.archive_batch(text[], int, text, text[], jsonb),
+	mlint.archive_get(uuid), mlint.archive_document(uuid),
+	mlint.archive_verify(uuid), mlint.archive_restore(uuid),
+	mlint.archive_delete(uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.archive_session(text, int, text, text[], jsonb),
+	mlint.archive_batch(text[], int, text, text[], jsonb),
+	mlint.archive_get(uuid), mlint.archive_document(uuid),
+	mlint.archive_verify(uuid), mlint.archive_restore(uuid),
+	mlint.archive_delete(uuid, text) TO mlint_user;
+GRANT SELECT ON mlint.archives TO mlint_user, mlint_reader;
 
 -- ---- the scheduler ----
 
 CREATE TABLE mlint.archival (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
-	archive_after_days integer NOT NULL CHECK (archive_after_days >= 0),
-	retention_days integer NOT NULL CHECK (retention_days > 0),
+	interval_hours integer NOT NULL CHECK (interval_hours BETWEEN 1 AND 8784),
+	archive_after_days integer NOT NULL CHECK (archive_after_days BETWEEN 0 AND 36500),
+	retention_days integer NOT NULL CHECK (retention_days BETWEEN 1 AND 36500),
 	batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 10000),
 	compliance text NOT NULL REFERENCES mlint.retention_level,
+	enabled boolean NOT NULL,
 	set_by text NOT NULL,
 	set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
-COMMENT ON TABLE mlint.archival IS 'How sessions are archived by themselves: one row, or none; how often is in mlint.job';
+COMMENT ON TABLE mlint.archival IS 'How sessions are archived by themselves: one row, or none';
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival', '');
 
 CREATE TABLE mlint.archival_run (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	started_at timestamptz NOT NULL,
-	finished_at timestamptz,
-	due bigint NOT NULL DEFAULT 0,
+	state text NOT NULL
+		CHECK (state IN ('requested', 'running', 'completed', 'failed', 'crashed')),
+	requested_by text,
+	pid integer,
+	started_at timestamptz CHECK ((started_at IS NULL) = (state = 'requested')),
+	updated_at timestamptz,
+	finished_at timestamptz
+		CHECK ((finished_at IS NULL) = (state IN ('requested', 'running'))),
+	-- Sessions with a later sign of life are left alone.
+	due_before timestamptz,
+	due bigint,
 	archived bigint NOT NULL DEFAULT 0,
 	failed bigint NOT NULL DEFAULT 0,
 	skipped bigint NOT NULL DEFAULT 0,
 	bytes bigint NOT NULL DEFAULT 0,
+	batches bigint NOT NULL DEFAULT 0,
 	error text
 );
+-- Whoever asks for a run while one is asked for gets that.
+CREATE UNIQUE INDEX archival_run_requested ON mlint.archival_run (state) WHERE state = 'requested';
 COMMENT ON TABLE mlint.archival_run IS 'Runs of the archival scheduler; the row of one that goes on is brought up to date with each batch';
+-- A request is this server's.
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival_run', 'WHERE state <> ''requested''');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival_run_id_seq', '');
+
+-- No foreign key: it would have a run wait for whoever has locked the session.
+CREATE TABLE mlint.archival_failure (
+	session bigint PRIMARY KEY,
+	run bigint NOT NULL,
+	failures integer NOT NULL DEFAULT 1,
+	failed_at timestamptz NOT NULL,
+	sqlstate text NOT NULL,
+	error text NOT NULL
+);
+COMMENT ON TABLE mlint.archival_failure IS 'Sessions that the scheduler could not archive so far; those that are gone or archived by now are swept by the next run';
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival_failure', '');
+
+INSERT INTO mlint.event_type VALUES
+	('archival.completed', 'A run of the archival scheduler has ended; some sessions may have failed'),
+	('archival.failed', 'A run of the archival scheduler was broken off');
+
+CREATE PROCEDURE mlint.archival_work()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_archival_work';
+COMMENT ON PROCEDURE mlint.archival_work() IS
+	'The job archival: archives the sessions that are due, in batches, each a transaction of its own';
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('archival', 'CALL mlint.archival_work()', '24 hours', false);
+
+-- The job is as the settings say, those that come with a dump too; then it
+-- leaves the restore a day. One that was asked for is not taken back.
+CREATE FUNCTION mlint.archival_follow() RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE mlint.job
+	SET enabled = NEW.enabled OR EXISTS (SELECT FROM mlint.archival_run r
+			WHERE r.state = 'requested'),
+		every = make_interval(hours => NEW.interval_hours),
+		next_run_at = CASE WHEN mlint.owner_scope_open()
+			THEN coalesce(started_at + make_interval(hours => NEW.interval_hours),
+				clock_timestamp())
+			ELSE clock_timestamp() + greatest(make_interval(hours => NEW.interval_hours),
+				'1 day'::interval) END
+	WHERE name = 'archival';
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION mlint.archival_follow() IS 'Gives the job archival its interval when the settings change';
+CREATE TRIGGER archival_follow AFTER INSERT OR UPDATE ON mlint.archival
+	FOR EACH ROW EXECUTE FUNCTION mlint.archival_follow();
+ALTER TABLE mlint.archival ENABLE ALWAYS TRIGGER archival_follow;
+
+CREATE FUNCTION mlint.archival_set(interval_hours integer DEFAULT 24,
+	archive_after_days integer DEFAULT 30, retention_days integer DEFAULT 365,
+	batch_size integer DEFAULT 100, compliance_level text DEFAULT 'standard',
+	enabled boolean DEFAULT true) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archival_set';
+COMMENT ON FUNCTION mlint.archival_set(integer, integer, integer, integer, text, boolean) IS
+	'Have sessions archived that nothing was said in for some days; every call sets everything';
+
+CREATE FUNCTION mlint.archival_run() RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archival_run';
+COMMENT ON FUNCTION mlint.archival_run() IS
+	'Archive what is due as soon as the transaction commits, also when the scheduler is disabled; the id that the run has in mlint.archival_runs';
+
+CREATE FUNCTION mlint.archival_wait(run bigint, timeout interval) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archival_wait';
+COMMENT ON FUNCTION mlint.archival_wait(bigint, interval) IS
+	'Wait until a run has ended; false when the timeout passed first. In a transaction after that of mlint.archival_run';
+
+CREATE VIEW mlint.archival_settings AS
+SELECT a.interval_hours, a.archive_after_days, a.retention_days, a.batch_size,
+	a.compliance AS compliance_level, a.enabled, a.set_by, a.set_at,
+	CASE WHEN a.enabled THEN j.next_run_at END AS next_run_at
+FROM mlint.archival a
+JOIN mlint.job j ON j.name = 'archival';
+COMMENT ON VIEW mlint.archival_settings IS 'What mlint.archival_set was told: one row, or none';
+COMMENT ON COLUMN mlint.archival_settings.interval_hours IS 'Hours from the start of one run to the next';
+COMMENT ON COLUMN mlint.archival_settings.archive_after_days IS 'A session is due when nothing was said in it for so many days';
+COMMENT ON COLUMN mlint.archival_settings.retention_days IS 'How long its archive is kept at least';
+COMMENT ON COLUMN mlint.archival_settings.batch_size IS 'At most so many sessions are archived in one transaction';
+COMMENT ON COLUMN mlint.archival_settings.compliance_level IS 'Compliance level of the archives';
+COMMENT ON COLUMN mlint.archival_settings.enabled IS 'Whether runs begin by themselves';
+COMMENT ON COLUMN mlint.archival_settings.set_by IS 'Role that set it';
+COMMENT ON COLUMN mlint.archival_settings.set_at IS 'When';
+COMMENT ON COLUMN mlint.archival_settings.next_run_at IS 'When the next run is due; null when disabled';
+
+-- Who is at work holds this lock (schedule.c).
+CREATE VIEW mlint.archival_runs AS
+SELECT r.id,
+	CASE WHEN r.state = 'running' AND r.pid IS DISTINCT FROM w.pid THEN 'crashed'
+		ELSE r.state END AS state,
+	r.requested_by, r.started_at, r.finished_at, r.due,
+	r.archived + r.failed + r.skipped AS processed,
+	r.archived, r.failed, r.skipped, r.bytes, r.batches,
+	CASE WHEN r.finished_at IS NULL AND r.pid = w.pid THEN pg_catalog.clock_timestamp()
+		ELSE coalesce(r.finished_at, r.updated_at) END - r.started_at AS duration,
+	r.archived / nullif((r.archived + r.failed)::double precision, 0) AS success_rate,
+	r.error
+FROM mlint.archival_run r
+LEFT JOIN (SELECT l.pid FROM pg_catalog.pg_locks l
+	WHERE l.locktype = 'object' AND l.granted
+		AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+			WHERE d.datname = pg_catalog.current_database())
+		AND l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+		AND l.objid = 'mlint.archival_run'::pg_catalog.regclass AND l.objsubid = 1) w ON true;
+COMMENT ON VIEW mlint.archival_runs IS 'Runs of the archival scheduler';
+COMMENT ON COLUMN mlint.archival_runs.id IS 'Number of the run, as mlint.archival_run returned it';
+COMMENT ON COLUMN mlint.archival_runs.state IS 'requested, running, completed, failed (it was broken off: see error), or crashed (its process or the server died)';
+COMMENT ON COLUMN mlint.archival_runs.requested_by IS 'Role that asked for it; null for one that was due';
+COMMENT ON COLUMN mlint.archival_runs.started_at IS 'When it began';
+COMMENT ON COLUMN mlint.archival_runs.finished_at IS 'When it ended; of one that crashed: its last batch';
+COMMENT ON COLUMN mlint.archival_runs.due IS 'Sessions that were due when it began';
+COMMENT ON COLUMN mlint.archival_runs.processed IS 'Sessions that it has come to: the sum of the next three';
+COMMENT ON COLUMN mlint.archival_runs.archived IS 'Sessions that it archived';
+COMMENT ON COLUMN mlint.archival_runs.failed IS 'Sessions that could not be archived: see mlint.archival_failures';
+COMMENT ON COLUMN mlint.archival_runs.skipped IS 'Sessions that somebody had locked, had used, archived or deleted meanwhile';
+COMMENT ON COLUMN mlint.archival_runs.bytes IS 'Size of the documents that it archived, before compression';
+COMMENT ON COLUMN mlint.archival_runs.batches IS 'Transactions in which it did that';
+COMMENT ON COLUMN mlint.archival_runs.duration IS 'How long it took, or has taken so far';
+COMMENT ON COLUMN mlint.archival_runs.success_rate IS 'Archived sessions among those that were not skipped, 0 to 1; null when there were none';
+COMMENT ON COLUMN mlint.archival_runs.error IS 'Why it was broken off';
+
+CREATE VIEW mlint.archival_progress AS
+SELECT r.pid, pg_catalog.current_database() AS datname, v.id AS run,
+	CASE WHEN v.due IS NULL THEN 'counting sessions' ELSE 'archiving sessions' END AS phase,
+	v.due AS sessions_due, v.processed AS sessions_processed,
+	v.archived AS sessions_archived, v.failed AS sessions_failed,
+	v.skipped AS sessions_skipped, v.bytes, v.batches + 1 AS current_batch,
+	v.started_at
+FROM mlint.archival_runs v
+JOIN mlint.archival_run r ON r.id = v.id
+WHERE v.state = 'running';
+COMMENT ON VIEW mlint.archival_progress IS 'The run that goes on, if any, as of its last batch';
+COMMENT ON COLUMN mlint.archival_progress.pid IS 'Its process';
+COMMENT ON COLUMN mlint.archival_progress.datname IS 'This database';
+COMMENT ON COLUMN mlint.archival_progress.run IS 'Its id in mlint.archival_runs';
+COMMENT ON COLUMN mlint.archival_progress.phase IS 'counting sessions, or archiving sessions';
+COMMENT ON COLUMN mlint.archival_progress.sessions_due IS 'Sessions that were due when it began; null while they are counted';
+COMMENT ON COLUMN mlint.archival_progress.sessions_processed IS 'Of these, those that it has come to';
+COMMENT ON COLUMN mlint.archival_progress.sessions_archived IS 'Sessions archived so far';
+COMMENT ON COLUMN mlint.archival_progress.sessions_failed IS 'Sessions that could not be archived so far';
+COMMENT ON COLUMN mlint.archival_progress.sessions_skipped IS 'Sessions skipped so far';
+COMMENT ON COLUMN mlint.archival_progress.bytes IS 'Size of the documents archived so far';
+COMMENT ON COLUMN mlint.archival_progress.current_batch IS 'Number of the transaction that is under way';
+COMMENT ON COLUMN mlint.archival_progress.started_at IS 'When the run began';
+
+CREATE VIEW mlint.archival_failures AS
+SELECT s.session_id, f.error, f.sqlstate, f.failures, f.failed_at, f.run
+FROM mlint.archival_failure f
+JOIN mlint.session s ON s.id = f.session
+WHERE s.status <> 'archived';
+COMMENT ON VIEW mlint.archival_failures IS 'Sessions that the archival scheduler came to and could not archive; each run tries them again';
+COMMENT ON COLUMN mlint.archival_failures.session_id IS 'The session';
+COMMENT ON COLUMN mlint.archival_failures.error IS 'Why it failed last';
+COMMENT ON COLUMN mlint.archival_failures.sqlstate IS 'SQLSTATE of that error';
+COMMENT ON COLUMN mlint.archival_failures.failures IS 'How often it failed';
+COMMENT ON COLUMN mlint.archival_failures.failed_at IS 'When it failed last';
+COMMENT ON COLUMN mlint.archival_failures.run IS 'The run in which it failed last';
+
+-- A row whether or not there are settings and runs.
+CREATE VIEW mlint.stat_archival AS
+SELECT t.runs, t.archived, t.failed, t.skipped, t.bytes,
+	l.id AS last_run, l.state AS last_state, l.started_at AS last_started_at,
+	l.finished_at AS last_finished_at, l.error AS last_error,
+	d.due, d.oldest_due,
+	(SELECT pg_catalog.count(*) FROM mlint.archival_failures) AS failing,
+	(SELECT a.next_run_at FROM mlint.archival_settings a) AS next_run_at
+FROM (SELECT pg_catalog.count(*) FILTER (WHERE r.state <> 'requested') AS runs,
+		coalesce(pg_catalog.sum(r.archived), 0)::bigint AS archived,
+		coalesce(pg_catalog.sum(r.failed), 0)::bigint AS failed,
+		coalesce(pg_catalog.sum(r.skipped), 0)::bigint AS skipped,
+		coalesce(pg_catalog.sum(r.bytes), 0)::bigint AS bytes
+	FROM mlint.archival_run r) t
+LEFT JOIN LATERAL (SELECT * FROM mlint.archival_runs r WHERE r.state <> 'requested'
+	ORDER BY r.id DESC LIMIT 1) l ON true
+LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS due, pg_catalog.min(s.active_at) AS oldest_due
+	FROM mlint.session s
+	WHERE s.status <> 'archived' AND s.active_at < (SELECT
+		pg_catalog.clock_timestamp() - pg_catalog.make_interval(hours => a.archive_after_days * 24 + 1)
+		FROM mlint.archival a)) d ON true;
+COMMENT ON VIEW mlint.stat_archival IS 'What the archival scheduler has done, and has before it';
+COMMENT ON COLUMN mlint.stat_archival.runs IS 'Runs so far';
+COMMENT ON COLUMN mlint.stat_archival.archived IS 'Sessions that they archived';
+COMMENT ON COLUMN mlint.stat_archival.failed IS 'How often a session could not be archived';
+COMMENT ON COLUMN mlint.stat_archival.skipped IS 'How often a session was skipped';
+COMMENT ON COLUMN mlint.stat_archival.bytes IS 'Size of the documents that they archived, before compression';
+COMMENT ON COLUMN mlint.stat_archival.last_run IS 'The last run''s id in mlint.archival_runs';
+COMMENT ON COLUMN mlint.stat_archival.last_state IS 'Its state';
+COMMENT ON COLUMN mlint.stat_archival.last_started_at IS 'When it began';
+COMMENT ON COLUMN mlint.stat_archival.last_finished_at IS 'When it ended';
+COMMENT ON COLUMN mlint.stat_archival.last_error IS 'Why it was broken off';
+COMMENT ON COLUMN mlint.stat_archival.due IS 'Sessions that are due now';
+COMMENT ON COLUMN mlint.stat_archival.oldest_due IS 'Last sign of life of the one that is due longest, at most an hour too early';
+COMMENT ON COLUMN mlint.stat_archival.failing IS 'Sessions in mlint.archival_failures';
+COMMENT ON COLUMN mlint.stat_archival.next_run_at IS 'When the next run is due; null when disabled';
+
+REVOKE ALL ON FUNCTION
+	mlint.archival_set(integer, integer, integer, integer, text, boolean),
+	mlint.archival_run(), mlint.archival_wait(bigint, interval),
+	mlint.archival_follow() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.archival_work() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.archival_set(integer, integer, integer, integer, text, boolean),
+	mlint.archival_run(), mlint.archival_wait(bigint, interval) TO mlint_admin;
+GRANT SELECT ON mlint.archival_settings, mlint.archival_runs,
+	mlint.archival_progress, mlint.archival_failures, mlint.stat_archival
+	TO mlint_reader;
 -- expiry: what is done when a retention period ends, and erasure on request.
+
+-- What is due and was not dealt with: the job archive_expire, and
+-- retention_report().
+CREATE INDEX archive_due ON mlint.archive (expires_at, id)
+	WHERE announced_at IS NULL;
+-- What is due and was dealt with: retention_report().
+CREATE INDEX archive_announced ON mlint.archive (expires_at)
+	WHERE announced_at IS NOT NULL;
+-- The archives of a policy: after it was altered, and for its foreign key.
+CREATE INDEX archive_policy ON mlint.archive (policy_id, id)
+	WHERE policy_id IS NOT NULL;
+-- metadata @> '{"user": "x"}': erase_subject().
+CREATE INDEX archive_metadata ON mlint.archive USING gin (metadata jsonb_path_ops);
+
+INSERT INTO mlint.event_type VALUES
+	('archive.expired', 'The retention period of an archive is over, and it was not deleted');
+
+-- ---- what is held stays ----
+
+CREATE TRIGGER hold_guard BEFORE DELETE ON mlint.archive
+	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_update AFTER UPDATE ON mlint.archive
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.archive
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.archive_chunk
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.archive_chunk
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.data_key
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.data_key
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
+ALTER TABLE mlint.archive ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_update,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.archive_chunk ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+ALTER TABLE mlint.data_key ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_truncate;
+
+CREATE VIEW mlint.holds AS
+SELECT h.id, s.session_id, a.id AS archive_id, h.reason, h.placed_by,
+	h.placed_at, h.released_by, h.released_at, h.release_reason
+FROM mlint.hold h
+JOIN mlint.session s ON s.id = h.session
+LEFT JOIN mlint.archive a ON a.session = h.session;
+COMMENT ON VIEW mlint.holds IS 'Legal holds, those that were released too, of sessions that there are';
+COMMENT ON COLUMN mlint.holds.id IS 'Number of the hold, for mlint.archive_release()';
+COMMENT ON COLUMN mlint.holds.session_id IS 'Session that it is on';
+COMMENT ON COLUMN mlint.holds.archive_id IS 'Its archive; null while it is live';
+COMMENT ON COLUMN mlint.holds.reason IS 'Why it was placed';
+COMMENT ON COLUMN mlint.holds.placed_by IS 'Role that placed it';
+COMMENT ON COLUMN mlint.holds.placed_at IS 'When';
+COMMENT ON COLUMN mlint.holds.released_by IS 'Role that released it; null while it holds';
+COMMENT ON COLUMN mlint.holds.released_at IS 'When; null while it holds';
+COMMENT ON COLUMN mlint.holds.release_reason IS 'Why, if that was said';
+
+CREATE FUNCTION mlint.archive_hold(target text, reason text) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_hold';
+COMMENT ON FUNCTION mlint.archive_hold(text, text) IS
+	'Put a session, or an archive (its id as text), under legal hold: nothing can delete it. Returns the number of the hold';
+
+CREATE FUNCTION mlint.archive_hold(archive_id uuid, reason text) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_hold';
+COMMENT ON FUNCTION mlint.archive_hold(uuid, text) IS
+	'Put an archive under legal hold: nothing can delete it. Returns the number of the hold';
+
+CREATE FUNCTION mlint.archive_release(target text, reason text DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_release';
+COMMENT ON FUNCTION mlint.archive_release(text, text) IS
+	'Release all holds of a session, or of an archive (its id as text); how many there were';
+
+CREATE FUNCTION mlint.archive_release(archive_id uuid, reason text DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_release';
+COMMENT ON FUNCTION mlint.archive_release(uuid, text) IS
+	'Release all holds of an archive; how many there were';
+
+CREATE FUNCTION mlint.archive_release(hold_id bigint, reason text DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_release';
+COMMENT ON FUNCTION mlint.archive_release(bigint, text) IS
+	'Release one hold, by its number in mlint.holds; 0 if that was done before';
+
+-- ---- when periods end ----
+
+CREATE VIEW mlint.archive_periods AS
+SELECT a.id AS archive_id, s.session_id, p.name::text AS policy,
+	a.compliance, e.days AS retention_days, a.archived_at,
+	a.archived_at + '24:00'::interval * e.days AS ends_at,
+	coalesce(p.auto_delete, false) AS auto_delete,
+	CASE WHEN NOT c.erasable OR NOT l.erasable THEN
+		a.archived_at + '24:00'::interval * greatest(
+			CASE WHEN NOT c.erasable THEN c.days END,
+			CASE WHEN NOT l.erasable THEN p.days END) END AS erasable_at,
+	a.announced_at
+FROM mlint.archive a
+JOIN mlint.session s ON s.id = a.session
+LEFT JOIN mlint.retention_level c ON c.level = a.compliance
+LEFT JOIN mlint.retention_policy p ON p.id = a.policy_id
+LEFT JOIN mlint.retention_level l ON l.level = p.level,
+LATERAL (SELECT greatest(a.retention_days, c.days, p.days) AS days) e;
+COMMENT ON VIEW mlint.archive_periods IS 'The archives, and when their retention periods end, policies as they are now';
+COMMENT ON COLUMN mlint.archive_periods.archive_id IS 'Id of the archive';
+COMMENT ON COLUMN mlint.archive_periods.session_id IS 'The session';
+COMMENT ON COLUMN mlint.archive_periods.policy IS 'Its retention policy; null if it has none';
+COMMENT ON COLUMN mlint.archive_periods.compliance IS 'Compliance level that it was archived under besides; null if none';
+COMMENT ON COLUMN mlint.archive_periods.retention_days IS 'The longest of what was said when it was archived, what the compliance level demands, and what the policy says';
+COMMENT ON COLUMN mlint.archive_periods.archived_at IS 'When the period began';
+COMMENT ON COLUMN mlint.archive_periods.ends_at IS 'When it ends';
+COMMENT ON COLUMN mlint.archive_periods.auto_delete IS 'Whether it is deleted then; else that is only announced';
+COMMENT ON COLUMN mlint.archive_periods.erasable_at IS 'When mlint.erase_subject() may erase it; null: at any time';
+COMMENT ON COLUMN mlint.archive_periods.announced_at IS 'When archive.expired was published; null if it was not yet';
+
+CREATE FUNCTION mlint.retention_policy_apply(archive_id uuid, policy text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_apply';
+COMMENT ON FUNCTION mlint.retention_policy_apply(uuid, text) IS
+	'Give an archive a retention policy, which may not demand less than what the archive is under';
+
+CREATE PROCEDURE mlint.archive_expire()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_archive_expire';
+COMMENT ON PROCEDURE mlint.archive_expire() IS
+	'The job archive_expire: deletes archives whose period is over and whose policy says so, and announces others';
+INSERT INTO mlint.job (name, command, every)
+VALUES ('archive_expire', 'CALL mlint.archive_expire()', '1 hour');
+
+CREATE FUNCTION mlint.retention_report(
+	at timestamptz DEFAULT pg_catalog.now() + '30 days'::interval,
+	OUT policy text, OUT level text, OUT action text, OUT archives bigint,
+	OUT bytes bigint, OUT held bigint, OUT announced bigint,
+	OUT earliest timestamptz, OUT latest timestamptz)
+	RETURNS SETOF record
+	LANGUAGE c STABLE PARALLEL UNSAFE ROWS 10
+	AS 'MODULE_PATHNAME', 'mlint_retention_report';
+COMMENT ON FUNCTION mlint.retention_report(timestamptz) IS
+	'What goes until then: for each policy the archives whose periods end, whether they are deleted or announced, their bytes, how many of them are held and how many were announced before, and when the first and the last end';
+
+REVOKE ALL ON FUNCTION
+	mlint.archive_hold(text, text), mlint.archive_hold(uuid, text),
+	mlint.archive_release(text, text), mlint.archive_release(uuid, text),
+	mlint.archive_release(bigint, text),
+	mlint.retention_policy_apply(uuid, text),
+	mlint.retention_report(timestamptz) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.archive_expire() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.archive_hold(text, text), mlint.archive_hold(uuid, text),
+	mlint.archive_release(text, text), mlint.archive_release(uuid, text),
+	mlint.archive_release(bigint, text),
+	mlint.retention_policy_apply(uuid, text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.retention_report(timestamptz) TO mlint_reader;
+GRANT SELECT ON mlint.holds, mlint.archive_periods TO mlint_reader;
+
+-- ---- erasure ----
+
+CREATE TABLE mlint.erasure (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	requested_at timestamptz NOT NULL,
+	requested_by text NOT NULL,
+	key text,
+	salt bytea NOT NULL,
+	digest bytea NOT NULL,
+	sessions bigint NOT NULL DEFAULT 0,
+	archives bigint NOT NULL DEFAULT 0,
+	unencrypted bigint NOT NULL DEFAULT 0,
+	refused bigint NOT NULL DEFAULT 0,
+	in_backups boolean NOT NULL DEFAULT false,
+	receipt jsonb
+);
+COMMENT ON TABLE mlint.erasure IS 'Requests for erasure, without the value that was asked for';
+
+CREATE TABLE mlint.erasure_archive (
+	erasure bigint NOT NULL REFERENCES mlint.erasure ON DELETE CASCADE,
+	archive uuid NOT NULL,
+	data_key bigint,
+	PRIMARY KEY (erasure, archive)
+);
+COMMENT ON TABLE mlint.erasure_archive IS 'Archives that were erased, and the data keys that were destroyed with them';
+
+CREATE TABLE mlint.erasure_refusal (
+	erasure bigint NOT NULL REFERENCES mlint.erasure ON DELETE CASCADE,
+	session_id text NOT NULL,
+	archive uuid,
+	reason text NOT NULL,
+	until timestamptz,
+	PRIMARY KEY (erasure, session_id)
+);
+COMMENT ON TABLE mlint.erasure_refusal IS 'Sessions and archives that another duty kept from being erased';
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.erasure', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_archive', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.erasure_refusal', '');
+
+CREATE VIEW mlint.erasures AS
+SELECT e.id, e.requested_at, e.requested_by, e.key, e.salt, e.digest,
+	e.sessions, e.archives, e.refused, k.waiting AS keys_waiting,
+	CASE WHEN k.waiting = 0 THEN greatest(e.requested_at, k.erased_at) END AS completed_at,
+	NOT e.in_backups AS reaches_backups, e.receipt
+FROM mlint.erasure e,
+LATERAL (SELECT pg_catalog.count(*) FILTER (WHERE a.data_key IS NOT NULL
+			AND d.erased_at IS NULL OR g.archive IS NOT NULL AND a.data_key IS NULL) AS waiting,
+		pg_catalog.max(d.erased_at) AS erased_at
+	FROM mlint.erasure_archive a
+	LEFT JOIN mlint.data_key_destroyed d ON d.id = a.data_key
+	LEFT JOIN mlint.archive_garbage g ON g.archive = a.archive
+	WHERE a.erasure = e.id) k;
+COMMENT ON VIEW mlint.erasures IS 'Requests for erasure, and what became of them';
+COMMENT ON COLUMN mlint.erasures.id IS 'Number of the request';
+COMMENT ON COLUMN mlint.erasures.requested_at IS 'When mlint.erase_subject() was called';
+COMMENT ON COLUMN mlint.erasures.requested_by IS 'By which role';
+COMMENT ON COLUMN mlint.erasures.key IS 'Key of the metadata that was asked for; null: a JSON object was';
+COMMENT ON COLUMN mlint.erasures.salt IS 'Random bytes, for the digest';
+COMMENT ON COLUMN mlint.erasures.digest IS 'SHA-256 of the salt and the value that was asked for, in UTF-8; the value itself is not kept';
+COMMENT ON COLUMN mlint.erasures.sessions IS 'Live sessions that were erased';
+COMMENT ON COLUMN mlint.erasures.archives IS 'Archives that were erased';
+COMMENT ON COLUMN mlint.erasures.refused IS 'Sessions and archives that another duty kept; mlint.erasure_refusals has them';
+COMMENT ON COLUMN mlint.erasures.keys_waiting IS 'Data keys that are not yet cut out of the erasure key file, and unencrypted objects that are not yet deleted';
+COMMENT ON COLUMN mlint.erasures.completed_at IS 'When the last of these was; null: not yet';
+COMMENT ON COLUMN mlint.erasures.reaches_backups IS 'Whether encrypted archives cannot be read from backups either: whether the erasure key file lay outside of the data directory';
+COMMENT ON COLUMN mlint.erasures.receipt IS 'The signed receipt';
+
+CREATE VIEW mlint.erasure_refusals AS
+SELECT r.erasure AS erasure_id, r.session_id, r.archive AS archive_id, r.reason, r.until
+FROM mlint.erasure_refusal r;
+COMMENT ON VIEW mlint.erasure_refusals IS 'What mlint.erase_subject() had to leave';
+COMMENT ON COLUMN mlint.erasure_refusals.erasure_id IS 'Number of the request';
+COMMENT ON COLUMN mlint.erasure_refusals.session_id IS 'Session that stayed';
+COMMENT ON COLUMN mlint.erasure_refusals.archive_id IS 'Its archive; null if it was live';
+COMMENT ON COLUMN mlint.erasure_refusals.reason IS 'hold: a legal hold; compliance: a level that comes before erasure';
+COMMENT ON COLUMN mlint.erasure_refusals.until IS 'When that ends; null: that is not known';
+
+CREATE FUNCTION mlint.erase_subject(key text, value text) RETURNS jsonb
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_erase_subject';
+COMMENT ON FUNCTION mlint.erase_subject(text, text) IS
+	'Erase every session and archive whose metadata has this value under this key, but what a hold or a compliance level keeps; returns a signed receipt';
+
+CREATE FUNCTION mlint.erase_subject(subject jsonb) RETURNS jsonb
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_erase_subject_matching';
+COMMENT ON FUNCTION mlint.erase_subject(jsonb) IS
+	'Erase every session and archive whose metadata contains the object, but what a hold or a compliance level keeps; returns a signed receipt';
+
+CREATE FUNCTION mlint.erasure_receipt_verify(receipt jsonb) RETURNS boolean
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_erasure_receipt_verify';
+COMMENT ON FUNCTION mlint.erasure_receipt_verify(jsonb) IS
+	'Is this a receipt that this database signed, and unchanged?';
+
+REVOKE ALL ON FUNCTION mlint.erase_subject(text, text),
+	mlint.erase_subject(jsonb), mlint.erasure_receipt_verify(jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.erase_subject(text, text),
+	mlint.erase_subject(jsonb) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.erasure_receipt_verify(jsonb) TO mlint_reader, mlint_user;
+-- Not for mlint_reader, which pg_monitor is a member of: session ids, receipts.
+GRANT SELECT ON mlint.erasures, mlint.erasure_refusals TO mlint_admin;
 SELECT mlint.privileges_close();

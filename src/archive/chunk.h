@@ -4,9 +4,10 @@
  *
  * The stored form is the document, compressed (or not), cut into chunks of
  * CHUNK_BYTES, the last one shorter, each sealed (or not) under the archive's
- * data key with the archive's id, the chunk's number and their total as
- * additional data. So chunk n of an object in a store is at n * (CHUNK_BYTES +
- * CRYPTO_SEAL_OVERHEAD), and no chunk can be exchanged, dropped or added.
+ * data key with the archive's id, the chunk's number and whether it is the last
+ * as additional data. So chunk n of an object in a store is at n * CHUNK_BYTES,
+ * when sealed at n * (CHUNK_BYTES + CRYPTO_SEAL_OVERHEAD), and no chunk can be
+ * exchanged, dropped or added.
  */
 #ifndef MLINT_ARCHIVE_CHUNK_H
 #define MLINT_ARCHIVE_CHUNK_H
@@ -31,24 +32,29 @@ typedef struct ArchiveForm
 } ArchiveForm;
 
 /*
- * Write: chunk_writer_begin() makes the data key as form says; the bytes are
- * inserted into mlint.archive_chunk as they come; end fills in the form.
- * Everything ends with the memory context that was current at begin.
+ * Write: chunk_writer_begin() takes id, level and dictionary from the form; with
+ * encrypt it makes a data key, whose id goes into the form. The bytes are
+ * inserted into mlint.archive_chunk as they come; end fills in the rest of the
+ * form. One at a time in a process; what it holds ends with the transaction.
  */
 typedef struct ChunkWriter ChunkWriter;
 
-extern ChunkWriter *chunk_writer_begin(ArchiveForm *form);
+extern ChunkWriter *chunk_writer_begin(ArchiveForm *form, bool encrypt);
 extern void chunk_write(ChunkWriter *writer, const void *data, size_t len);
 extern void chunk_writer_end(ChunkWriter *writer);
 
 /*
- * Read: calls take() with pieces of the document, in order, each valid during
- * the call. Raises ERRCODE_MLINT_ARCHIVE_CORRUPT when a chunk does not open, and
- * at the end when length or digest differ: what was taken until then must not
- * be used.
+ * Read, as the active snapshot sees it: calls take() with pieces of the
+ * document, in order, each valid during the call. Raises
+ * ERRCODE_MLINT_ARCHIVE_CORRUPT when a chunk does not open, and at the end when
+ * length or digest differ: what was taken until then must not be used.
  */
 typedef void (*ChunkTake) (const char *data, size_t len, void *arg);
 
 extern void chunk_read(const ArchiveForm *form, ChunkTake take, void *arg);
+
+/* ERRCODE_MLINT_ARCHIVE_CORRUPT; detail is a sentence. */
+extern void pg_attribute_noreturn() chunk_corrupt(const ArchiveForm *form,
+												  const char *detail);
 
 #endif

@@ -212,6 +212,18 @@ hmac_sign(HmacKey *key, const HmacPart *parts, int n,
 	return EVP_MAC_final(key->ctx, out, &len, CRYPTO_SHA256_BYTES) == 1;
 }
 
+void
+crypto_hmac(const void *key, size_t key_len, const HmacPart *parts, int n,
+			uint8 out[CRYPTO_SHA256_BYTES])
+{
+	HmacKey    *made = hmac_key_create(key, key_len);
+	bool		ok = hmac_sign(made, parts, n, out);
+
+	hmac_key_free(made);
+	if (!ok)
+		crypto_failed("compute an HMAC");
+}
+
 static const char base64_digits[] =
 "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

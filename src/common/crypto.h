@@ -62,6 +62,11 @@ extern void hmac_key_free(HmacKey *key);
 extern bool hmac_sign(HmacKey *key, const HmacPart *parts, int n,
 					  uint8 out[CRYPTO_SHA256_BYTES]);
 
+/* Once, raising if OpenSSL fails. out may be the key. */
+extern void crypto_hmac(const void *key, size_t key_len,
+						const HmacPart *parts, int n,
+						uint8 out[CRYPTO_SHA256_BYTES]);
+
 /*
  * Base64 with padding. Encoding writes a terminated string and needs
  * CRYPTO_BASE64_BYTES(len); decoding returns the byte count, or -1 for

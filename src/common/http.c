@@ -1453,6 +1453,34 @@ exchange_run(HttpClient *client, HttpRequest *request,
 	return response_copy(ended);
 }
 
+HttpResponse *
+http_exchange(HttpClient *client, const HttpTarget *target,
+			  struct curl_slist *headers, const void *body, size_t body_len)
+{
+	HttpRequest *volatile request = NULL;
+	struct curl_slist *volatile unsent = headers;
+	HttpResponse *response;
+
+	PG_TRY();
+	{
+		request = http_request_create(client, target);
+		unsent = NULL;
+		response = exchange_run(client, request, headers, body, body_len);
+	}
+	PG_CATCH();
+	{
+		if (target->confidential)
+			headers_wipe(unsent);
+		curl_slist_free_all(unsent);
+		if (request != NULL)
+			http_request_free(request);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	http_request_free(request);
+	return response;
+}
+
 /*
  * A synchronous exchange in a backend: the client with a loop around it that
  * waits on the latch as well, so that a cancel ends it at once.
@@ -1467,12 +1495,9 @@ http_perform(const HttpTarget *target, struct curl_slist *headers,
 
 	PG_TRY();
 	{
-		HttpRequest *request;
-
 		client = http_client_create(1);
-		request = http_request_create(client, target);
 		unsent = NULL;
-		response = exchange_run(client, request, headers, body, body_len);
+		response = http_exchange(client, target, headers, body, body_len);
 	}
 	PG_CATCH();
 	{

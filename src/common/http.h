@@ -124,6 +124,12 @@ extern HttpResponse *http_perform(const HttpTarget *target,
 								  struct curl_slist *headers,
 								  const void *body, size_t body_len);
 
+/* The same with a client of the caller's, which keeps its connection. */
+extern HttpResponse *http_exchange(HttpClient *client,
+								   const HttpTarget *target,
+								   struct curl_slist *headers,
+								   const void *body, size_t body_len);
+
 /* ---- connections, for other protocols than HTTP ---- */
 
 /*

@@ -84,6 +84,12 @@ owner_caller(void)
 	return user;
 }
 
+bool
+owner_scope_open(void)
+{
+	return nscopes > 0;
+}
+
 void
 owner_begin(OwnerScope *scope)
 {

@@ -27,4 +27,7 @@ extern void owner_end(OwnerScope *scope);
  */
 extern Oid	owner_caller(void);
 
+/* Is what runs now one of our own statements? */
+extern bool owner_scope_open(void);
+
 #endif

@@ -21,24 +21,48 @@
 
 #include "common/crypto.h"
 
+#define ERASURE_ID_BYTES	16
+
+/* What is known of the file. */
+typedef struct ErasureKeyFile
+{
+	uint8		tree[ERASURE_ID_BYTES]; /* which tree it is; never changes */
+	uint8		revision[ERASURE_ID_BYTES]; /* another one with each change */
+	int64		bytes;
+} ErasureKeyFile;
+
 extern void erasure_key_define_settings(void);
 
 /*
- * The key of a leaf (1 and up), into 32 bytes that the caller wipes. False: it
- * was destroyed. "root" is the identity of the tree that the leaf is of (16
- * bytes); with create, it is filled in, and a file is made when there is none and
- * the database has no leaf yet. Raises ERRCODE_MLINT_MASTER_KEY when the file is
- * missing, damaged or of another tree, saying what to do.
+ * Look at the file. Raises ERRCODE_MLINT_MASTER_KEY when it is missing or
+ * damaged, saying what to do; with may_make, which says that nothing in this
+ * database needs one yet, one that is missing is made.
  */
-extern bool erasure_key_leaf(uint8 root[16], bool create, int64 leaf,
-							 uint8 key[CRYPTO_KEY_BYTES]);
+extern void erasure_key_look(bool may_make, ErasureKeyFile *file);
 
 /*
- * Destroy leaves; done, and on disk, when it returns. The file is replaced as
- * a whole, and the old one overwritten. Locks out other processes.
+ * The key of a leaf (0 and up), into 32 bytes that the caller wipes. False: it
+ * was destroyed. Raises ERRCODE_MLINT_MASTER_KEY also when the file is of
+ * another tree.
  */
-extern void erasure_key_destroy(const uint8 root[16], const int64 *leaves,
-								int n);
+extern bool erasure_key_leaf(const uint8 *tree, int64 leaf,
+							 uint8 key[CRYPTO_KEY_BYTES]);
+
+/* Only whether it could be derived. */
+extern bool erasure_key_living(const uint8 *tree, int64 leaf);
+
+/*
+ * Destroy leaves; done, and on disk, when it returns. Those that are destroyed
+ * already cost nothing. The file is replaced as a whole and the old one
+ * overwritten, under a lock that all databases share. The revisions are that
+ * which was found and that which is left.
+ */
+extern void erasure_key_destroy(const uint8 *tree, int64 *leaves, int n,
+								uint8 found[ERASURE_ID_BYTES],
+								uint8 left[ERASURE_ID_BYTES]);
+
+/* Where the file is, for messages and the view. */
+extern const char *erasure_key_source(void);
 
 /* Does it lie in the data directory, so that backups have it? */
 extern bool erasure_key_in_data_directory(void);

@@ -12,7 +12,8 @@
  * anew, batch by batch, each a transaction. Both keys open meanwhile, so
  * readers notice nothing, and after a crash the job goes through the table
  * again and finds only what is left. A version that was being stored while the
- * key changed is found by the next run.
+ * key changed is found by the next run. The job goes on with the data keys of
+ * other rooms (datakey.c).
  */
 #include "postgres.h"
 
@@ -260,63 +261,80 @@ seal_context(const char *purpose, const char *name, int version)
 	return c;
 }
 
+void
+key_store(uint8 id[16])
+{
+	if (!known.valid)
+		read_rows();
+	memcpy(id, known.store.data, UUID_LEN);
+}
+
 bool
-data_key_unwrap(const char *name, int version, int key_id, bytea *wrapped,
-				uint8 *data_key)
+key_unwrap(const SealContext *context, int key_id, bytea *wrapped,
+		   uint8 *key)
 {
 	const uint8 *master = key_of(key_id);
-	SealContext context = seal_context(SEAL_DATA_KEY, name, version);
 
 	return VARSIZE_ANY_EXHDR(wrapped) == WRAPPED_KEY_BYTES &&
-		crypto_open(master, context.data, context.len,
-					(uint8 *) VARDATA_ANY(wrapped), WRAPPED_KEY_BYTES,
-					data_key);
+		crypto_open(master, context->data, context->len,
+					(uint8 *) VARDATA_ANY(wrapped), WRAPPED_KEY_BYTES, key);
 }
 
 bytea *
-data_key_wrap(const char *name, int version, int key_id,
-			  const uint8 *data_key)
+key_wrap(const SealContext *context, int key_id, const uint8 *key)
 {
 	const uint8 *master = key_of(key_id);
-	SealContext context = seal_context(SEAL_DATA_KEY, name, version);
 	bytea	   *wrapped = palloc(VARHDRSZ + WRAPPED_KEY_BYTES);
 
 	SET_VARSIZE(wrapped, VARHDRSZ + WRAPPED_KEY_BYTES);
-	crypto_seal(master, context.data, context.len, data_key,
-				CRYPTO_KEY_BYTES, (uint8 *) VARDATA(wrapped));
+	crypto_seal(master, context->data, context->len, key, CRYPTO_KEY_BYTES,
+				(uint8 *) VARDATA(wrapped));
 	return wrapped;
 }
 
-/* How many versions each key wraps, in the order of the rows. */
-static int64 *
-count_versions(int nrows)
+/* What each key wraps, in the order of the rows. */
+typedef struct KeyUse
 {
-	int64	   *counts = palloc0(sizeof(int64) * nrows);
+	int64		versions;		/* of secrets */
+	int64		data_keys;
+} KeyUse;
+
+static KeyUse *
+count_uses(int nrows)
+{
+	KeyUse	   *uses = palloc0(sizeof(KeyUse) * nrows);
 	OwnerScope	scope;
 
 	owner_begin(&scope);
-	if (SPI_execute("SELECT key_id, pg_catalog.count(*)"
+	if (SPI_execute("SELECT key_id, true, pg_catalog.count(*)"
 					" FROM mlint.secret_version"
-					" WHERE destroyed_at IS NULL GROUP BY key_id",
+					" WHERE destroyed_at IS NULL GROUP BY key_id"
+					" UNION ALL SELECT key_id, false, pg_catalog.count(*)"
+					" FROM mlint.data_key GROUP BY key_id",
 					true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.secret_version");
+		elog(ERROR, "could not count what master keys wrap");
 	for (uint64 r = 0; r < SPI_processed; r++)
 	{
+		HeapTuple	row = SPI_tuptable->vals[r];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
-		int			id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[r],
-													 SPI_tuptable->tupdesc,
-													 1, &isnull));
+		int			id = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
+		bool		of_secrets = DatumGetBool(SPI_getbinval(row, desc, 2,
+															&isnull));
+		int64		n = DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull));
 
 		for (int i = 0; i < nrows; i++)
 		{
-			if (known.rows[i].id == id)
-				counts[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[r],
-														SPI_tuptable->tupdesc,
-														2, &isnull));
+			if (known.rows[i].id != id)
+				continue;
+			if (of_secrets)
+				uses[i].versions = n;
+			else
+				uses[i].data_keys = n;
 		}
 	}
 	owner_end(&scope);
-	return counts;
+	return uses;
 }
 
 /*
@@ -353,21 +371,22 @@ Datum
 mlint_master_keys(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	int64	   *counts;
+	KeyUse	   *uses;
 	int			nrows;
 	bool		asked = false;
 	char	   *why = NULL;
 
 	InitMaterializedSRF(fcinfo, 0);
 	nrows = newest_id() == 0 ? 0 : known.n;
-	counts = count_versions(nrows);
+	uses = count_uses(nrows);
 	for (int i = 0; i < nrows; i++)
 	{
 		/* Looking for a key may make us read the rows again. */
 		KeyRow		row = known.rows[i];
-		Datum		values[7];
-		bool		nulls[7] = {0};
+		Datum		values[8];
+		bool		nulls[8] = {0};
 		bool		current = i == nrows - 1;
+		bool		needed = uses[i].versions > 0 || uses[i].data_keys > 0;
 		bool		available = master_key_held(row.check);
 
 		/* Once is enough: a command may take its time. */
@@ -378,19 +397,20 @@ mlint_master_keys(PG_FUNCTION_ARGS)
 		}
 		values[0] = Int32GetDatum(row.id);
 		values[1] = CStringGetTextDatum(current ? "current" :
-										counts[i] > 0 ? "retiring" :
+										needed ? "retiring" :
 										"retired");
 		values[2] = CStringGetTextDatum(master_key_source());
 		values[3] = TimestampTzGetDatum(row.created_at);
-		values[4] = Int64GetDatum(counts[i]);
-		values[5] = BoolGetDatum(available);
-		if (!available && (current || counts[i] > 0))
-			values[6] = CStringGetTextDatum(why ? why :
-											"the source does not give this key: the versions under it do not open");
+		values[4] = Int64GetDatum(uses[i].versions);
+		values[5] = Int64GetDatum(uses[i].data_keys);
+		values[6] = BoolGetDatum(available);
+		if (!available && (current || needed))
+			values[7] = CStringGetTextDatum(why ? why :
+											"the source does not give this key: what is under it does not open");
 		else if (current && master_key_in_data_directory())
-			values[6] = CStringGetTextDatum("the key lies in the data directory: a copy of that contains the secrets and their key; see mlint.master_key_file and mlint.master_key_command");
+			values[7] = CStringGetTextDatum("the key lies in the data directory: a copy of that contains the secrets and their key; see mlint.master_key_file and mlint.master_key_command");
 		else
-			nulls[6] = true;
+			nulls[7] = true;
 		tuplestore_putvalues(result->setResult, result->setDesc, values,
 							 nulls);
 	}
@@ -416,7 +436,7 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("no secret has been stored in this database yet"),
-				 errhint("There is no master key to rotate; the first mlint.secret_put takes the first key that %s gives.",
+				 errhint("There is no master key to rotate; the first secret takes the first key that %s gives.",
 						 master_key_source())));
 	checks = palloc(sizeof(uint8 *) * known.n);
 	for (int i = 0; i < known.n; i++)
@@ -432,6 +452,23 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 	audit(AUDIT_CHANGED, "master_key.rotate", "master_key",
 		  psprintf("%d", id), NULL);
 	PG_RETURN_INT32(id);
+}
+
+/*
+ * When a key is lost that is no reason to leave others as they are; the view
+ * mlint.master_key warns of it. Without any key there is an error.
+ */
+bool
+key_opens(int key_id, bool *asked)
+{
+	const uint8 *check = key_check(key_id);
+
+	if (check == NULL || master_key_held(check))
+		return check != NULL;
+	if (!*asked && master_key_available(check))
+		return true;
+	*asked = true;
+	return false;
 }
 
 /* The name of a secret, for the additional data; NULL if it is gone. */
@@ -462,26 +499,8 @@ typedef struct Rewrapper
 	TupleTableSlot *slot;
 	Snapshot	snapshot;
 	int			key_id;
-	bool		asked;			/* the source, for a key that it had not */
+	bool		asked;			/* see key_opens() */
 } Rewrapper;
-
-/*
- * Can what a key wraps be opened? When its key is lost that is no reason to
- * leave others as they are; the view mlint.master_key warns of it. Without any
- * key there is an error.
- */
-static bool
-rewrap_can_open(Rewrapper *to, int key_id)
-{
-	const uint8 *check = key_check(key_id);
-
-	if (check == NULL || master_key_held(check))
-		return check != NULL;
-	if (!to->asked && master_key_available(check))
-		return true;
-	to->asked = true;
-	return false;
-}
 
 /*
  * Wrap a version's data key with the current master key. False when it was
@@ -495,6 +514,7 @@ rewrap_version(Rewrapper *to, HeapTuple row, const char *name)
 	bool		nulls[9];
 	bool		replace[9] = {false, false, true, true};
 	uint8		data_key[CRYPTO_KEY_BYTES];
+	SealContext context;
 	int			version;
 	HeapTuple	changed;
 	TM_FailureData failure;
@@ -507,9 +527,10 @@ rewrap_version(Rewrapper *to, HeapTuple row, const char *name)
 
 	heap_deform_tuple(row, desc, values, nulls);
 	version = DatumGetInt32(values[1]);
-	if (nulls[3] || !rewrap_can_open(to, DatumGetInt32(values[2])) ||
-		!data_key_unwrap(name, version, DatumGetInt32(values[2]),
-						 DatumGetByteaPP(values[3]), data_key))
+	context = seal_context(SEAL_SECRET_KEY, name, version);
+	if (nulls[3] || !key_opens(DatumGetInt32(values[2]), &to->asked) ||
+		!key_unwrap(&context, DatumGetInt32(values[2]),
+					DatumGetByteaPP(values[3]), data_key))
 	{
 		/* A damaged one is left as it is: reading it says so. */
 		return false;
@@ -517,8 +538,7 @@ rewrap_version(Rewrapper *to, HeapTuple row, const char *name)
 	values[2] = Int32GetDatum(to->key_id);
 	PG_TRY();
 	{
-		values[3] = PointerGetDatum(data_key_wrap(name, version, to->key_id,
-												  data_key));
+		values[3] = PointerGetDatum(key_wrap(&context, to->key_id, data_key));
 	}
 	PG_FINALLY();
 	{

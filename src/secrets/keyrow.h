@@ -1,6 +1,6 @@
 /*
  * keyrow.h
- *		The rows of mlint.wrapping_key, and data keys under master keys.
+ *		The rows of mlint.wrapping_key, and other keys under master keys.
  */
 #ifndef MLINT_KEYROW_H
 #define MLINT_KEYROW_H
@@ -9,8 +9,9 @@
 #include "secrets/secrets.h"
 
 /* What a seal is for. */
-#define SEAL_DATA_KEY	"mlint secret data key"
+#define SEAL_SECRET_KEY	"mlint secret data key"
 #define SEAL_VALUE		"mlint secret value"
+#define SEAL_DATA_KEY	"mlint data key"
 
 /* The additional data of a seal. */
 typedef struct SealContext
@@ -31,14 +32,24 @@ extern SealContext seal_context(const char *purpose, const char *name,
  */
 extern int	key_row_current(void);
 
+/* What tells this database's store from others; a copy has the same. */
+extern void key_store(uint8 id[16]);
+
 /*
- * Unwrap a data key into 32 bytes that the caller wipes, or wrap one in a
- * palloc'd bytea. Unwrapping is false for what was not wrapped so. Both raise
+ * Unwrap a key into 32 bytes that the caller wipes, or wrap one in a palloc'd
+ * bytea. Unwrapping is false for what was not wrapped so. Both raise
  * ERRCODE_MLINT_MASTER_KEY when the master key is not at hand.
  */
-extern bool data_key_unwrap(const char *name, int version, int key_id,
-							bytea *wrapped, uint8 *data_key);
-extern bytea *data_key_wrap(const char *name, int version, int key_id,
-							const uint8 *data_key);
+extern bool key_unwrap(const SealContext *context, int key_id, bytea *wrapped,
+					   uint8 *key);
+extern bytea *key_wrap(const SealContext *context, int key_id,
+					   const uint8 *key);
+
+/*
+ * Can what a master key wraps be opened? For those who rewrap: where one key is
+ * lost the rest is done all the same. asked, false at first, keeps the source
+ * from being asked again and again.
+ */
+extern bool key_opens(int key_id, bool *asked);
 
 #endif

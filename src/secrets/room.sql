@@ -222,7 +222,7 @@ COMMENT ON FUNCTION mlint.secret_revoke(text, text, text) IS
 
 CREATE FUNCTION mlint.master_keys(OUT key_id integer, OUT state text,
 	OUT source text, OUT created_at timestamptz, OUT versions bigint,
-	OUT available boolean, OUT warning text)
+	OUT data_keys bigint, OUT available boolean, OUT warning text)
 	RETURNS SETOF record
 	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 ROWS 2
 	AS 'MODULE_PATHNAME', 'mlint_master_keys';
@@ -231,15 +231,16 @@ COMMENT ON FUNCTION mlint.master_keys() IS 'What mlint.master_key shows';
 CREATE VIEW mlint.master_key AS
 SELECT k.key_id, k.state, k.source, k.created_at,
 	pg_catalog.clock_timestamp() - k.created_at AS age, k.versions,
-	k.available, k.warning
+	k.data_keys, k.available, k.warning
 FROM mlint.master_keys() k;
 COMMENT ON VIEW mlint.master_key IS 'The master keys that the secrets of this database are or were sealed with';
 COMMENT ON COLUMN mlint.master_key.key_id IS 'Number of the key, counted in this database';
-COMMENT ON COLUMN mlint.master_key.state IS 'current: new versions are sealed with it; retiring: there are versions left to be sealed anew; retired: nothing in this database needs it, older backups may';
+COMMENT ON COLUMN mlint.master_key.state IS 'current: new versions are sealed with it; retiring: there is something left to be sealed anew; retired: nothing in this database needs it, older backups may';
 COMMENT ON COLUMN mlint.master_key.source IS 'Where this server takes its keys from';
 COMMENT ON COLUMN mlint.master_key.created_at IS 'When this database began to use it';
 COMMENT ON COLUMN mlint.master_key.age IS 'How long ago that was';
 COMMENT ON COLUMN mlint.master_key.versions IS 'Versions of secrets that are sealed with it';
+COMMENT ON COLUMN mlint.master_key.data_keys IS 'Data keys of other rooms that are sealed with it, those of archives for instance';
 COMMENT ON COLUMN mlint.master_key.available IS 'Whether the source gives the key now; on a standby, whether the secrets would open after promotion';
 COMMENT ON COLUMN mlint.master_key.warning IS 'What should be done about it; null when all is well';
 
@@ -256,6 +257,13 @@ CREATE FUNCTION mlint.secret_rewrap(after_id bigint, batch integer,
 COMMENT ON FUNCTION mlint.secret_rewrap(bigint, integer) IS
 	'The job master_key_rewrap''s: seals the data keys of some secrets anew';
 
+CREATE FUNCTION mlint.data_key_rewrap(after_id bigint, batch integer,
+	OUT last_id bigint, OUT rewrapped bigint)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_data_key_rewrap';
+COMMENT ON FUNCTION mlint.data_key_rewrap(bigint, integer) IS
+	'The job master_key_rewrap''s: seals some data keys of other rooms anew';
+
 -- A batch a transaction, so that nobody waits for long and a crash loses one;
 -- as long asleep as at work, so that readers keep their processors.
 CREATE PROCEDURE mlint.secret_rewrap_all()
@@ -264,10 +272,23 @@ DECLARE
 	position bigint := 0;
 	began timestamptz;
 BEGIN
+	-- While a dump is restored, keys are there before what they are wrapped with.
+	IF NOT EXISTS (SELECT FROM mlint.wrapping_key) THEN
+		RETURN;
+	END IF;
 	WHILE position IS NOT NULL LOOP
 		began := pg_catalog.clock_timestamp();
 		SELECT r.last_id INTO position
 		FROM mlint.secret_rewrap(position, 2000) r;
+		COMMIT;
+		PERFORM pg_catalog.pg_sleep(pg_catalog.date_part('epoch',
+			pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began));
+	END LOOP;
+	position := 0;
+	WHILE position IS NOT NULL LOOP
+		began := pg_catalog.clock_timestamp();
+		SELECT r.last_id INTO position
+		FROM mlint.data_key_rewrap(position, 2000) r;
 		COMMIT;
 		PERFORM pg_catalog.pg_sleep(pg_catalog.date_part('epoch',
 			pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began));
@@ -278,6 +299,124 @@ COMMENT ON PROCEDURE mlint.secret_rewrap_all() IS
 	'The job master_key_rewrap: seals what an older master key seals with the current one';
 INSERT INTO mlint.job (name, command, every)
 VALUES ('master_key_rewrap', 'CALL mlint.secret_rewrap_all()', '1 day');
+
+-- ---- data keys of other rooms ----
+
+-- Room on the page for the row that a change of the master key makes.
+CREATE TABLE mlint.data_key (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	purpose text NOT NULL CHECK (pg_catalog.length(purpose) <= 100),
+	tree uuid NOT NULL,
+	leaf bigint NOT NULL CHECK (leaf >= 0),
+	key_id integer NOT NULL,
+	wrapped bytea NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE mlint.data_key IS
+	'Keys that other rooms seal with: random bytes wrapped with master key key_id, which only make a key together with a leaf of the erasure key file';
+ALTER TABLE mlint.data_key ALTER wrapped SET STATISTICS 0;
+
+-- Kept: another copy of the file may still have the leaf.
+CREATE TABLE mlint.data_key_destroyed (
+	id bigint PRIMARY KEY,
+	tree uuid NOT NULL,
+	leaf bigint NOT NULL,
+	destroyed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	erased_at timestamptz
+);
+-- What the job data_key_erase has to do.
+CREATE INDEX data_key_destroyed_waiting ON mlint.data_key_destroyed (tree)
+	WHERE erased_at IS NULL;
+COMMENT ON TABLE mlint.data_key_destroyed IS
+	'Data keys that were destroyed, and when their leaves were cut out of the erasure key file';
+
+-- Not dumped: of this server's file.
+CREATE TABLE mlint.erasure_key_revision (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	revision uuid NOT NULL
+);
+COMMENT ON TABLE mlint.erasure_key_revision IS
+	'The erasure key file as it was when all destroyed leaves were last held against it';
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_destroyed', '');
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.data_key_destroyed
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('data_key_erase');
+ALTER TABLE mlint.data_key_destroyed ENABLE ALWAYS TRIGGER job_enable;
+
+CREATE FUNCTION mlint.data_key_erase(OUT erased bigint, OUT more boolean)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_data_key_erase';
+COMMENT ON FUNCTION mlint.data_key_erase() IS
+	'The job data_key_erase''s: cuts leaves of destroyed data keys out of the erasure key file';
+
+CREATE PROCEDURE mlint.data_key_erase_all()
+LANGUAGE plpgsql AS $$
+DECLARE
+	again boolean := true;
+	elsewhere bigint;
+BEGIN
+	WHILE again LOOP
+		SELECT e.more INTO again FROM mlint.data_key_erase() e;
+		COMMIT;
+	END LOOP;
+	SELECT pg_catalog.count(*) INTO elsewhere
+	FROM mlint.data_key_destroyed d WHERE d.erased_at IS NULL
+		AND d.tree OPERATOR(pg_catalog.<>) (SELECT s.tree FROM mlint.erasure_key_state() s);
+	IF elsewhere OPERATOR(pg_catalog.>) 0 THEN
+		RAISE EXCEPTION '% destroyed data keys are of another erasure key file', elsewhere
+			USING ERRCODE = 'ML010',
+				HINT = 'Put that file in its place once, or set mlint.erasure_key_file to where it is, so that they are cut out of it.';
+	END IF;
+END
+$$;
+COMMENT ON PROCEDURE mlint.data_key_erase_all() IS
+	'The job data_key_erase: makes it impossible to derive data keys that were destroyed, from any copy of the database';
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('data_key_erase', 'CALL mlint.data_key_erase_all()', '1 day', false);
+
+CREATE FUNCTION mlint.erasure_key_state(OUT source text,
+	OUT in_data_directory boolean, OUT available boolean, OUT tree uuid,
+	OUT bytes bigint, OUT problem text)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
+	AS 'MODULE_PATHNAME', 'mlint_erasure_key_state';
+COMMENT ON FUNCTION mlint.erasure_key_state() IS 'Behind the view mlint.erasure_key';
+
+CREATE VIEW mlint.erasure_key AS
+SELECT s.source, s.in_data_directory, s.available, s.bytes, k.keys,
+	d.destroyed, d.waiting, d.waiting_since,
+	CASE WHEN k.keys = 0 AND coalesce(d.waiting, 0) = 0 AND NOT s.available THEN NULL
+		WHEN s.problem IS NOT NULL THEN s.problem
+		WHEN k.elsewhere OR d.elsewhere THEN 'there are data keys of another erasure key file: they do not open, nor can they be erased, without that'
+		WHEN s.in_data_directory AND (k.keys > 0 OR d.destroyed > 0)
+			THEN 'the file lies in the data directory: base backups contain it, so what was destroyed can still be read from them; see mlint.erasure_key_file'
+	END AS warning
+FROM mlint.erasure_key_state() s,
+	LATERAL (SELECT pg_catalog.count(*) AS keys,
+			pg_catalog.bool_or(a.tree <> s.tree) AS elsewhere
+		FROM mlint.data_key a) k,
+	LATERAL (SELECT pg_catalog.count(*) AS destroyed,
+			pg_catalog.count(*) FILTER (WHERE a.erased_at IS NULL) AS waiting,
+			pg_catalog.min(a.destroyed_at) FILTER (WHERE a.erased_at IS NULL) AS waiting_since,
+			pg_catalog.bool_or(a.tree <> s.tree AND a.erased_at IS NULL) AS elsewhere
+		FROM mlint.data_key_destroyed a) d;
+COMMENT ON VIEW mlint.erasure_key IS 'The file that data keys are made with, and from which destroyed ones are erased: one row';
+COMMENT ON COLUMN mlint.erasure_key.source IS 'Where this server expects the file';
+COMMENT ON COLUMN mlint.erasure_key.in_data_directory IS 'Whether it lies in the data directory, so that base backups contain it';
+COMMENT ON COLUMN mlint.erasure_key.available IS 'Whether it is there and in order';
+COMMENT ON COLUMN mlint.erasure_key.bytes IS 'Its size, which grows with what is destroyed here and there';
+COMMENT ON COLUMN mlint.erasure_key.keys IS 'Data keys in this database';
+COMMENT ON COLUMN mlint.erasure_key.destroyed IS 'Data keys of this database that were destroyed';
+COMMENT ON COLUMN mlint.erasure_key.waiting IS 'Those among them that the job data_key_erase has yet to erase from the file';
+COMMENT ON COLUMN mlint.erasure_key.waiting_since IS 'When the oldest of these was destroyed';
+COMMENT ON COLUMN mlint.erasure_key.warning IS 'What should be done about it; null when all is well';
+
+REVOKE ALL ON FUNCTION mlint.data_key_rewrap(bigint, integer),
+	mlint.data_key_erase(), mlint.erasure_key_state() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.data_key_erase_all() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.erasure_key_state() TO mlint_reader;
+GRANT SELECT ON mlint.erasure_key TO mlint_reader;
 
 REVOKE ALL ON FUNCTION
 	mlint.secret_privileges(text),

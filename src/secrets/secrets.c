@@ -32,6 +32,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "secrets/access.h"
+#include "secrets/erasure_key.h"
 #include "secrets/keyrow.h"
 #include "secrets/master_key.h"
 #include "secrets/secrets.h"
@@ -76,6 +77,7 @@ void
 secrets_init(void)
 {
 	master_key_define_settings();
+	erasure_key_define_settings();
 	keyrow_init();
 	access_init();
 	backend_init();
@@ -249,7 +251,7 @@ read_value(const SecretName *name, const char *version, SecretValue *value)
 		return false;
 	snprintf(number, sizeof(number), "%d", wanted);
 	audit_read(name, number);
-	return store_open(name->name, &secret, wanted, value);
+	return store_open_version(name->name, &secret, wanted, value);
 }
 
 bool
@@ -272,7 +274,7 @@ secret_read_previous(const char *name, SecretValue *value)
 		return false;
 	snprintf(number, sizeof(number), "%d", secret.previous);
 	audit_read(&n, number);
-	return store_open(n.name, &secret, secret.previous, value);
+	return store_open_version(n.name, &secret, secret.previous, value);
 }
 
 /* Behind {"secret": ...}: the current value. */
@@ -303,7 +305,7 @@ secret_permitted_to_read(const char *name, Oid role)
 int
 secret_store(const char *name, const void *data, size_t len, bool current)
 {
-	return store_put(name, data, len, NULL, current);
+	return store_put_version(name, data, len, NULL, current);
 }
 
 void
@@ -367,7 +369,7 @@ put_value(const SecretName *name, const char *data, size_t len,
 		return made && strspn(made, "0123456789") == strlen(made) &&
 			strlen(made) < 10 ? atoi(made) : 0;
 	}
-	version = store_put(name->name, data, len, about, true);
+	version = store_put_version(name->name, data, len, about, true);
 	audit(AUDIT_CHANGED, "secret.put", "secret", name->full,
 		  psprintf("{\"version\": %d}", version));
 	return version;

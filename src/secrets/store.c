@@ -102,7 +102,8 @@ open_seals(const char *name, int version, int key_id, bytea *wrapped,
 	SealContext context;
 	bool		ok;
 
-	if (!data_key_unwrap(name, version, key_id, wrapped, data_key))
+	context = seal_context(SEAL_SECRET_KEY, name, version);
+	if (!key_unwrap(&context, key_id, wrapped, data_key))
 		secret_corrupt(name, version, "its data key");
 	if (sealed_len < CRYPTO_SEAL_OVERHEAD)
 	{
@@ -123,8 +124,8 @@ open_seals(const char *name, int version, int key_id, bytea *wrapped,
 }
 
 bool
-store_open(const char *name, const StoredSecret *secret, int version,
-		   SecretValue *value)
+store_open_version(const char *name, const StoredSecret *secret, int version,
+				   SecretValue *value)
 {
 	RowScan		scan;
 	ScanKeyData keys[2];
@@ -228,8 +229,8 @@ next_version(const char *name, const SecretAbout *about, int64 *id,
 }
 
 int
-store_put(const char *name, const void *data, size_t len,
-		  const SecretAbout *about, bool current)
+store_put_version(const char *name, const void *data, size_t len,
+				  const SecretAbout *about, bool current)
 {
 	OwnerScope	scope;
 	Oid			caller = GetUserId();
@@ -253,8 +254,8 @@ store_put(const char *name, const void *data, size_t len,
 	sealed = palloc(VARHDRSZ + len + CRYPTO_SEAL_OVERHEAD);
 	SET_VARSIZE(sealed, VARHDRSZ + len + CRYPTO_SEAL_OVERHEAD);
 	crypto_random(data_key, sizeof(data_key));
-	values[3] = PointerGetDatum(data_key_wrap(name, version, key_id,
-											  data_key));
+	context = seal_context(SEAL_SECRET_KEY, name, version);
+	values[3] = PointerGetDatum(key_wrap(&context, key_id, data_key));
 	context = seal_context(SEAL_VALUE, name, version);
 	crypto_seal(data_key, context.data, context.len, data, len,
 				(uint8 *) VARDATA(sealed));

@@ -33,15 +33,15 @@ extern bool store_find(const char *name, StoredSecret *secret);
  * ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE when it was destroyed,
  * ERRCODE_MLINT_MASTER_KEY and ERRCODE_MLINT_SECRET_CORRUPT.
  */
-extern bool store_open(const char *name, const StoredSecret *secret,
-					   int version, SecretValue *value);
+extern bool store_open_version(const char *name, const StoredSecret *secret,
+							   int version, SecretValue *value);
 
 /*
  * Store a version; a new secret belongs to the current user. "about" may be
  * NULL: what is NULL in it stays as it is.
  */
-extern int	store_put(const char *name, const void *data, size_t len,
-					  const SecretAbout *about, bool current);
+extern int	store_put_version(const char *name, const void *data, size_t len,
+							  const SecretAbout *about, bool current);
 extern void store_make_current(const char *name, int version, int grace_s);
 extern void store_destroy(const char *name, int version);
 extern void store_drop(const char *name);

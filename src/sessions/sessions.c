@@ -408,9 +408,9 @@ registered(FunctionCallInfo fcinfo, const Registration *r, Datum *result)
 
 /*
  * Add the row, unless somebody else does at the same time: then wait for what
- * becomes of that.
+ * becomes of that. True: it is ours.
  */
-static void
+static bool
 insert_session(const Registration *r)
 {
 	static SessionStatement statement = {
@@ -423,6 +423,7 @@ insert_session(const Registration *r)
 	};
 	Datum		values[7];
 	OwnerScope	scope;
+	bool		added;
 
 	values[0] = CStringGetTextDatum(r->session_id);
 	values[1] = CStringGetTextDatum(r->model_id);
@@ -432,8 +433,9 @@ insert_session(const Registration *r)
 	values[5] = TimestampTzGetDatum(r->started_at);
 	values[6] = TimestampTzGetDatum(GetCurrentTimestamp());
 	owner_begin(&scope);
-	(void) session_write(&statement, values, NULL);
+	added = session_write(&statement, values, NULL) == 1;
 	owner_end(&scope);
+	return added;
 }
 
 /*
@@ -444,6 +446,7 @@ Datum
 mlint_session_register(PG_FUNCTION_ARGS)
 {
 	Registration r;
+	Session		session;
 	Datum		result;
 
 	r.session_id = name_argument(fcinfo, 0, "session_id");
@@ -459,11 +462,11 @@ mlint_session_register(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("mlint.session_register()");
 	PreventCommandIfParallelMode("mlint.session_register()");
 
-	while (!registered(fcinfo, &r, &result))
-	{
+	/* One that is being removed is none, once it is. */
+	while (!((session_lock_shared(r.session_id, &session) ||
+			  insert_session(&r)) &&
+			 registered(fcinfo, &r, &result)))
 		CHECK_FOR_INTERRUPTS();
-		insert_session(&r);
-	}
 	PG_RETURN_DATUM(result);
 }
 

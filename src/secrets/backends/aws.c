@@ -3,8 +3,7 @@
  *		AWS Secrets Manager.
  *
  * The API is one URL to which JSON is posted, with the operation in a header,
- * signed with Signature Version 4. We sign ourselves: it is a few HMACs, and
- * libcurl's own signing does not take the session token in before 8.0.
+ * signed with Signature Version 4 (common/sigv4.h).
  *
  * Keys are the first that there are of: the options; AWS_ACCESS_KEY_ID and
  * what belongs to it in the server's environment; what a container's
@@ -18,10 +17,9 @@
  */
 #include "postgres.h"
 
-#include <time.h>
-
 #include "common/crypto.h"
 #include "common/errors.h"
+#include "common/sigv4.h"
 #include "secrets/kind.h"
 #include "utils/timestamp.h"
 
@@ -278,106 +276,20 @@ aws_keys(Backend *b, AwsKeys *keys)
 	return keys_of_instance(b, keys);
 }
 
-/* ---- Signature Version 4 ---- */
-
-static void
-hmac(const void *key, size_t key_len, const char *data,
-	 uint8 out[CRYPTO_SHA256_BYTES])
-{
-	HmacKey    *k = hmac_key_create(key, key_len);
-	HmacPart	part = {data, strlen(data)};
-	bool		ok = hmac_sign(k, &part, 1, out);
-
-	hmac_key_free(k);
-	if (!ok)
-		elog(ERROR, "could not compute an HMAC");
-}
-
-static char *
-sha256_hex(const char *text)
-{
-	uint8		digest[CRYPTO_SHA256_BYTES];
-	char	   *hex = palloc(2 * sizeof(digest) + 1);
-
-	crypto_sha256(text, strlen(text), digest);
-	crypto_hex(digest, sizeof(digest), hex);
-	return hex;
-}
-
-/* The Host header that libcurl will send. */
-static char *
-host_of(const char *url)
-{
-	const char *begin = strstr(url, "://") + 3;
-	char	   *host = pnstrdup(begin, strcspn(begin, "/?"));
-	const char *preset = pg_strncasecmp(url, "https", 5) == 0 ? ":443" : ":80";
-	size_t		len = strlen(host);
-	size_t		preset_len = strlen(preset);
-
-	for (char *p = host; *p; p++)
-		*p = pg_ascii_tolower(*p);
-	if (len > preset_len && strcmp(host + len - preset_len, preset) == 0)
-		host[len - preset_len] = '\0';
-	return host;
-}
-
 /* The headers of a request, signed. */
 static struct curl_slist *
 sign(Backend *b, const AwsKeys *keys, const char *url, const char *target,
 	 const char *body)
 {
-	const char *region = aws_region(aws_of(b));
-	const char *path = strchr(strstr(url, "://") + 3, '/');
-	const char *type = "application/x-amz-json-1.1";
-	const char *names = keys->token ?
-	"content-type;host;x-amz-date;x-amz-security-token;x-amz-target" :
-	"content-type;host;x-amz-date;x-amz-target";
-	time_t		now = time(NULL);
-	struct tm	utc;
-	char		when[32];
-	char	   *day;
-	char	   *scope;
-	char	   *canonical;
-	char	   *to_sign;
-	char	   *first;
-	uint8		key[CRYPTO_SHA256_BYTES];
-	char		signature[2 * CRYPTO_SHA256_BYTES + 1];
-	struct curl_slist *headers;
+	SigV4		with = {keys->id, keys->secret, keys->token,
+	aws_region(aws_of(b)), "secretsmanager"};
+	SigV4Header headers[] = {
+		{"content-type", "application/x-amz-json-1.1"},
+		{"x-amz-target", target}
+	};
 
-	gmtime_r(&now, &utc);
-	strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", &utc);
-	day = pnstrdup(when, 8);
-	scope = psprintf("%s/%s/secretsmanager/aws4_request", day, region);
-	canonical = psprintf("POST\n%s\n\n"
-						 "content-type:%s\nhost:%s\nx-amz-date:%s\n"
-						 "%s%s%sx-amz-target:%s\n\n%s\n%s",
-						 path ? path : "/", type, host_of(url), when,
-						 keys->token ? "x-amz-security-token:" : "",
-						 keys->token ? keys->token : "",
-						 keys->token ? "\n" : "", target, names,
-						 sha256_hex(body));
-	confidential(b, canonical, strlen(canonical));
-	to_sign = psprintf("AWS4-HMAC-SHA256\n%s\n%s\n%s", when, scope,
-					   sha256_hex(canonical));
-
-	first = psprintf("AWS4%s", keys->secret);
-	hmac(first, strlen(first), day, key);
-	crypto_wipe(first, strlen(first));
-	hmac(key, sizeof(key), region, key);
-	hmac(key, sizeof(key), "secretsmanager", key);
-	hmac(key, sizeof(key), "aws4_request", key);
-	hmac(key, sizeof(key), to_sign, key);
-	crypto_hex(key, sizeof(key), signature);
-	crypto_wipe(key, sizeof(key));
-
-	headers = http_header(NULL, "Content-Type", type);
-	headers = http_header(headers, "X-Amz-Date", when);
-	headers = http_header(headers, "X-Amz-Target", target);
-	if (keys->token)
-		headers = http_header(headers, "X-Amz-Security-Token", keys->token);
-	return http_header(headers, "Authorization",
-					   psprintf("AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s",
-								keys->id, scope, names, signature));
+	return sigv4_sign(&with, "POST", url, headers, lengthof(headers), body,
+					  strlen(body));
 }
 
 /* ---- calls ---- */
