@@ -109,6 +109,9 @@ COMMENT ON TABLE mlint.archive_store_state IS 'How the stores do: their breakers
 
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store_id_seq', '');
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.archive_store
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('archive_move');
+ALTER TABLE mlint.archive_store ENABLE ALWAYS TRIGGER job_enable;
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage_id_seq', '');
 
@@ -379,24 +382,248 @@ GRANT SELECT ON mlint.archives TO mlint_user, mlint_reader;
 
 CREATE TABLE mlint.archival (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
-	archive_after_days integer NOT NULL CHECK (archive_after_days >= 0),
-	retention_days integer NOT NULL CHECK (retention_days > 0),
+	interval_hours integer NOT NULL CHECK (interval_hours BETWEEN 1 AND 8784),
+	archive_after_days integer NOT NULL CHECK (archive_after_days BETWEEN 0 AND 36500),
+	retention_days integer NOT NULL CHECK (retention_days BETWEEN 1 AND 36500),
 	batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 10000),
 	compliance text NOT NULL REFERENCES mlint.retention_level,
+	enabled boolean NOT NULL,
 	set_by text NOT NULL,
 	set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
-COMMENT ON TABLE mlint.archival IS 'How sessions are archived by themselves: one row, or none; how often is in mlint.job';
+COMMENT ON TABLE mlint.archival IS 'How sessions are archived by themselves: one row, or none';
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival', '');
 
 CREATE TABLE mlint.archival_run (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	started_at timestamptz NOT NULL,
-	finished_at timestamptz,
-	due bigint NOT NULL DEFAULT 0,
+	state text NOT NULL
+		CHECK (state IN ('requested', 'running', 'completed', 'failed', 'crashed')),
+	requested_by text,
+	pid integer,
+	started_at timestamptz CHECK ((started_at IS NULL) = (state = 'requested')),
+	updated_at timestamptz,
+	finished_at timestamptz
+		CHECK ((finished_at IS NULL) = (state IN ('requested', 'running'))),
+	-- Sessions with a later sign of life are left alone.
+	due_before timestamptz,
+	due bigint,
 	archived bigint NOT NULL DEFAULT 0,
 	failed bigint NOT NULL DEFAULT 0,
 	skipped bigint NOT NULL DEFAULT 0,
 	bytes bigint NOT NULL DEFAULT 0,
+	batches bigint NOT NULL DEFAULT 0,
 	error text
 );
+-- Whoever asks for a run while one is asked for gets that.
+CREATE UNIQUE INDEX archival_run_requested ON mlint.archival_run (state) WHERE state = 'requested';
 COMMENT ON TABLE mlint.archival_run IS 'Runs of the archival scheduler; the row of one that goes on is brought up to date with each batch';
+-- A request is this server's.
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival_run', 'WHERE state <> ''requested''');
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival_run_id_seq', '');
+
+-- No foreign key: it would have a run wait for whoever has locked the session.
+CREATE TABLE mlint.archival_failure (
+	session bigint PRIMARY KEY,
+	run bigint NOT NULL,
+	failures integer NOT NULL DEFAULT 1,
+	failed_at timestamptz NOT NULL,
+	sqlstate text NOT NULL,
+	error text NOT NULL
+);
+COMMENT ON TABLE mlint.archival_failure IS 'Sessions that the scheduler could not archive so far; those that are gone or archived by now are swept by the next run';
+SELECT pg_catalog.pg_extension_config_dump('mlint.archival_failure', '');
+
+INSERT INTO mlint.event_type VALUES
+	('archival.completed', 'A run of the archival scheduler has ended; some sessions may have failed'),
+	('archival.failed', 'A run of the archival scheduler was broken off');
+
+CREATE PROCEDURE mlint.archival_work()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_archival_work';
+COMMENT ON PROCEDURE mlint.archival_work() IS
+	'The job archival: archives the sessions that are due, in batches, each a transaction of its own';
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('archival', 'CALL mlint.archival_work()', '24 hours', false);
+
+-- The job is as the settings say, those that come with a dump too; then it
+-- leaves the restore a day. One that was asked for is not taken back.
+CREATE FUNCTION mlint.archival_follow() RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE mlint.job
+	SET enabled = NEW.enabled OR EXISTS (SELECT FROM mlint.archival_run r
+			WHERE r.state = 'requested'),
+		every = make_interval(hours => NEW.interval_hours),
+		next_run_at = CASE WHEN mlint.owner_scope_open()
+			THEN coalesce(started_at + make_interval(hours => NEW.interval_hours),
+				clock_timestamp())
+			ELSE clock_timestamp() + greatest(make_interval(hours => NEW.interval_hours),
+				'1 day'::interval) END
+	WHERE name = 'archival';
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION mlint.archival_follow() IS 'Gives the job archival its interval when the settings change';
+CREATE TRIGGER archival_follow AFTER INSERT OR UPDATE ON mlint.archival
+	FOR EACH ROW EXECUTE FUNCTION mlint.archival_follow();
+ALTER TABLE mlint.archival ENABLE ALWAYS TRIGGER archival_follow;
+
+CREATE FUNCTION mlint.archival_set(interval_hours integer DEFAULT 24,
+	archive_after_days integer DEFAULT 30, retention_days integer DEFAULT 365,
+	batch_size integer DEFAULT 100, compliance_level text DEFAULT 'standard',
+	enabled boolean DEFAULT true) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archival_set';
+COMMENT ON FUNCTION mlint.archival_set(integer, integer, integer, integer, text, boolean) IS
+	'Have sessions archived that nothing was said in for some days; every call sets everything';
+
+CREATE FUNCTION mlint.archival_run() RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archival_run';
+COMMENT ON FUNCTION mlint.archival_run() IS
+	'Archive what is due as soon as the transaction commits, also when the scheduler is disabled; the id that the run has in mlint.archival_runs';
+
+CREATE FUNCTION mlint.archival_wait(run bigint, timeout interval) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archival_wait';
+COMMENT ON FUNCTION mlint.archival_wait(bigint, interval) IS
+	'Wait until a run has ended; false when the timeout passed first. In a transaction after that of mlint.archival_run';
+
+CREATE VIEW mlint.archival_settings AS
+SELECT a.interval_hours, a.archive_after_days, a.retention_days, a.batch_size,
+	a.compliance AS compliance_level, a.enabled, a.set_by, a.set_at,
+	CASE WHEN a.enabled THEN j.next_run_at END AS next_run_at
+FROM mlint.archival a
+JOIN mlint.job j ON j.name = 'archival';
+COMMENT ON VIEW mlint.archival_settings IS 'What mlint.archival_set was told: one row, or none';
+COMMENT ON COLUMN mlint.archival_settings.interval_hours IS 'Hours from the start of one run to the next';
+COMMENT ON COLUMN mlint.archival_settings.archive_after_days IS 'A session is due when nothing was said in it for so many days';
+COMMENT ON COLUMN mlint.archival_settings.retention_days IS 'How long its archive is kept at least';
+COMMENT ON COLUMN mlint.archival_settings.batch_size IS 'At most so many sessions are archived in one transaction';
+COMMENT ON COLUMN mlint.archival_settings.compliance_level IS 'Compliance level of the archives';
+COMMENT ON COLUMN mlint.archival_settings.enabled IS 'Whether runs begin by themselves';
+COMMENT ON COLUMN mlint.archival_settings.set_by IS 'Role that set it';
+COMMENT ON COLUMN mlint.archival_settings.set_at IS 'When';
+COMMENT ON COLUMN mlint.archival_settings.next_run_at IS 'When the next run is due; null when disabled';
+
+-- Who is at work holds this lock (schedule.c).
+CREATE VIEW mlint.archival_runs AS
+SELECT r.id,
+	CASE WHEN r.state = 'running' AND r.pid IS DISTINCT FROM w.pid THEN 'crashed'
+		ELSE r.state END AS state,
+	r.requested_by, r.started_at, r.finished_at, r.due,
+	r.archived + r.failed + r.skipped AS processed,
+	r.archived, r.failed, r.skipped, r.bytes, r.batches,
+	CASE WHEN r.finished_at IS NULL AND r.pid = w.pid THEN pg_catalog.clock_timestamp()
+		ELSE coalesce(r.finished_at, r.updated_at) END - r.started_at AS duration,
+	r.archived / nullif((r.archived + r.failed)::double precision, 0) AS success_rate,
+	r.error
+FROM mlint.archival_run r
+LEFT JOIN (SELECT l.pid FROM pg_catalog.pg_locks l
+	WHERE l.locktype = 'object' AND l.granted
+		AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+			WHERE d.datname = pg_catalog.current_database())
+		AND l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+		AND l.objid = 'mlint.archival_run'::pg_catalog.regclass AND l.objsubid = 1) w ON true;
+COMMENT ON VIEW mlint.archival_runs IS 'Runs of the archival scheduler';
+COMMENT ON COLUMN mlint.archival_runs.id IS 'Number of the run, as mlint.archival_run returned it';
+COMMENT ON COLUMN mlint.archival_runs.state IS 'requested, running, completed, failed (it was broken off: see error), or crashed (its process or the server died)';
+COMMENT ON COLUMN mlint.archival_runs.requested_by IS 'Role that asked for it; null for one that was due';
+COMMENT ON COLUMN mlint.archival_runs.started_at IS 'When it began';
+COMMENT ON COLUMN mlint.archival_runs.finished_at IS 'When it ended; of one that crashed: its last batch';
+COMMENT ON COLUMN mlint.archival_runs.due IS 'Sessions that were due when it began';
+COMMENT ON COLUMN mlint.archival_runs.processed IS 'Sessions that it has come to: the sum of the next three';
+COMMENT ON COLUMN mlint.archival_runs.archived IS 'Sessions that it archived';
+COMMENT ON COLUMN mlint.archival_runs.failed IS 'Sessions that could not be archived: see mlint.archival_failures';
+COMMENT ON COLUMN mlint.archival_runs.skipped IS 'Sessions that somebody had locked, had used, archived or deleted meanwhile';
+COMMENT ON COLUMN mlint.archival_runs.bytes IS 'Size of the documents that it archived, before compression';
+COMMENT ON COLUMN mlint.archival_runs.batches IS 'Transactions in which it did that';
+COMMENT ON COLUMN mlint.archival_runs.duration IS 'How long it took, or has taken so far';
+COMMENT ON COLUMN mlint.archival_runs.success_rate IS 'Archived sessions among those that were not skipped, 0 to 1; null when there were none';
+COMMENT ON COLUMN mlint.archival_runs.error IS 'Why it was broken off';
+
+CREATE VIEW mlint.archival_progress AS
+SELECT r.pid, pg_catalog.current_database() AS datname, v.id AS run,
+	CASE WHEN v.due IS NULL THEN 'counting sessions' ELSE 'archiving sessions' END AS phase,
+	v.due AS sessions_due, v.processed AS sessions_processed,
+	v.archived AS sessions_archived, v.failed AS sessions_failed,
+	v.skipped AS sessions_skipped, v.bytes, v.batches + 1 AS current_batch,
+	v.started_at
+FROM mlint.archival_runs v
+JOIN mlint.archival_run r ON r.id = v.id
+WHERE v.state = 'running';
+COMMENT ON VIEW mlint.archival_progress IS 'The run that goes on, if any, as of its last batch';
+COMMENT ON COLUMN mlint.archival_progress.pid IS 'Its process';
+COMMENT ON COLUMN mlint.archival_progress.datname IS 'This database';
+COMMENT ON COLUMN mlint.archival_progress.run IS 'Its id in mlint.archival_runs';
+COMMENT ON COLUMN mlint.archival_progress.phase IS 'counting sessions, or archiving sessions';
+COMMENT ON COLUMN mlint.archival_progress.sessions_due IS 'Sessions that were due when it began; null while they are counted';
+COMMENT ON COLUMN mlint.archival_progress.sessions_processed IS 'Of these, those that it has come to';
+COMMENT ON COLUMN mlint.archival_progress.sessions_archived IS 'Sessions archived so far';
+COMMENT ON COLUMN mlint.archival_progress.sessions_failed IS 'Sessions that could not be archived so far';
+COMMENT ON COLUMN mlint.archival_progress.sessions_skipped IS 'Sessions skipped so far';
+COMMENT ON COLUMN mlint.archival_progress.bytes IS 'Size of the documents archived so far';
+COMMENT ON COLUMN mlint.archival_progress.current_batch IS 'Number of the transaction that is under way';
+COMMENT ON COLUMN mlint.archival_progress.started_at IS 'When the run began';
+
+CREATE VIEW mlint.archival_failures AS
+SELECT s.session_id, f.error, f.sqlstate, f.failures, f.failed_at, f.run
+FROM mlint.archival_failure f
+JOIN mlint.session s ON s.id = f.session
+WHERE s.status <> 'archived';
+COMMENT ON VIEW mlint.archival_failures IS 'Sessions that the archival scheduler came to and could not archive; each run tries them again';
+COMMENT ON COLUMN mlint.archival_failures.session_id IS 'The session';
+COMMENT ON COLUMN mlint.archival_failures.error IS 'Why it failed last';
+COMMENT ON COLUMN mlint.archival_failures.sqlstate IS 'SQLSTATE of that error';
+COMMENT ON COLUMN mlint.archival_failures.failures IS 'How often it failed';
+COMMENT ON COLUMN mlint.archival_failures.failed_at IS 'When it failed last';
+COMMENT ON COLUMN mlint.archival_failures.run IS 'The run in which it failed last';
+
+-- A row whether or not there are settings and runs.
+CREATE VIEW mlint.stat_archival AS
+SELECT t.runs, t.archived, t.failed, t.skipped, t.bytes,
+	l.id AS last_run, l.state AS last_state, l.started_at AS last_started_at,
+	l.finished_at AS last_finished_at, l.error AS last_error,
+	d.due, d.oldest_due,
+	(SELECT pg_catalog.count(*) FROM mlint.archival_failures) AS failing,
+	(SELECT a.next_run_at FROM mlint.archival_settings a) AS next_run_at
+FROM (SELECT pg_catalog.count(*) FILTER (WHERE r.state <> 'requested') AS runs,
+		coalesce(pg_catalog.sum(r.archived), 0)::bigint AS archived,
+		coalesce(pg_catalog.sum(r.failed), 0)::bigint AS failed,
+		coalesce(pg_catalog.sum(r.skipped), 0)::bigint AS skipped,
+		coalesce(pg_catalog.sum(r.bytes), 0)::bigint AS bytes
+	FROM mlint.archival_run r) t
+LEFT JOIN LATERAL (SELECT * FROM mlint.archival_runs r WHERE r.state <> 'requested'
+	ORDER BY r.id DESC LIMIT 1) l ON true
+LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS due, pg_catalog.min(s.active_at) AS oldest_due
+	FROM mlint.session s
+	WHERE s.status <> 'archived' AND s.active_at < (SELECT
+		pg_catalog.clock_timestamp() - pg_catalog.make_interval(hours => a.archive_after_days * 24 + 1)
+		FROM mlint.archival a)) d ON true;
+COMMENT ON VIEW mlint.stat_archival IS 'What the archival scheduler has done, and has before it';
+COMMENT ON COLUMN mlint.stat_archival.runs IS 'Runs so far';
+COMMENT ON COLUMN mlint.stat_archival.archived IS 'Sessions that they archived';
+COMMENT ON COLUMN mlint.stat_archival.failed IS 'How often a session could not be archived';
+COMMENT ON COLUMN mlint.stat_archival.skipped IS 'How often a session was skipped';
+COMMENT ON COLUMN mlint.stat_archival.bytes IS 'Size of the documents that they archived, before compression';
+COMMENT ON COLUMN mlint.stat_archival.last_run IS 'The last run''s id in mlint.archival_runs';
+COMMENT ON COLUMN mlint.stat_archival.last_state IS 'Its state';
+COMMENT ON COLUMN mlint.stat_archival.last_started_at IS 'When it began';
+COMMENT ON COLUMN mlint.stat_archival.last_finished_at IS 'When it ended';
+COMMENT ON COLUMN mlint.stat_archival.last_error IS 'Why it was broken off';
+COMMENT ON COLUMN mlint.stat_archival.due IS 'Sessions that are due now';
+COMMENT ON COLUMN mlint.stat_archival.oldest_due IS 'Last sign of life of the one that is due longest, at most an hour too early';
+COMMENT ON COLUMN mlint.stat_archival.failing IS 'Sessions in mlint.archival_failures';
+COMMENT ON COLUMN mlint.stat_archival.next_run_at IS 'When the next run is due; null when disabled';
+
+REVOKE ALL ON FUNCTION
+	mlint.archival_set(integer, integer, integer, integer, text, boolean),
+	mlint.archival_run(), mlint.archival_wait(bigint, interval),
+	mlint.archival_follow() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.archival_work() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.archival_set(integer, integer, integer, integer, text, boolean),
+	mlint.archival_run(), mlint.archival_wait(bigint, interval) TO mlint_admin;
+GRANT SELECT ON mlint.archival_settings, mlint.archival_runs,
+	mlint.archival_progress, mlint.archival_failures, mlint.stat_archival
+	TO mlint_reader;

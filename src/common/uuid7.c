@@ -17,7 +17,7 @@
 #define MS_PARTS	4096
 
 void
-uuid7_make(pg_uuid_t * uuid, TimestampTz at)
+uuid7_make(pg_uuid_t *uuid, TimestampTz at)
 {
 	static uint64 last = 0;
 	uint64		us = at + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *

@@ -12,6 +12,6 @@
  * A new one, for something that happens at this time. Those that one process
  * makes grow strictly, even when its clock is set back.
  */
-extern void uuid7_make(pg_uuid_t * uuid, TimestampTz at);
+extern void uuid7_make(pg_uuid_t *uuid, TimestampTz at);
 
 #endif

@@ -2,10 +2,8 @@
  * publish.c
  *		publish() and send(): one row, in the caller's transaction.
  *
- * The row goes straight into the newest partition of mlint.event, past the
- * executor: no plan, no partition routing, no privilege check on a table that
- * nobody has privileges on. What is needed for that (the partition, its
- * indexes) is looked up once, and again when anything about the log changes.
+ * The row goes straight into the newest partition of mlint.event (append.h),
+ * which is looked up once, and again when anything about the log changes.
  *
  * At commit, when the row is visible, the dispatchers of this database are
  * woken. COMMIT PREPARED does not wake them; they look once a minute anyway.
@@ -13,17 +11,10 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
-#include "access/genam.h"
-#include "access/heapam.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/index.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
-#include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -31,19 +22,17 @@
 #include "partitioning/partdesc.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
 #include "utils/jsonb.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
+#include "common/append.h"
 #include "common/compat.h"
 #include "common/errors.h"
 #include "common/owner.h"
 #include "common/retention.h"
+#include "common/rows.h"
 #include "delivery/delivery.h"
 #include "delivery/stats.h"
 #include "ratelimit/ratelimit.h"
@@ -59,28 +48,12 @@ PG_FUNCTION_INFO_V1(mlint_send);
 int			delivery_event_max_bytes = 1024 * 1024;
 static char *event_retention = NULL;
 
-/* The newest segment, as this backend knows it. */
-static struct
-{
-	bool		valid;			/* nothing has changed since */
-	bool		complete;		/* and it was looked up to the end */
-	Oid			parent;
-	Oid			leaf;
-	int			segment;
-	Oid			sequence;
-	int			nindexes;
-	Oid		   *indexes;
-	IndexInfo **infos;
-	MemoryContext context;
-}			target;
+static void find_newest(AppendTarget *target);
 
-static void
-forget_target(Datum arg, Oid relid)
-{
-	if (relid == InvalidOid || relid == target.parent ||
-		relid == target.leaf || relid == target.sequence)
-		target.valid = false;
-}
+/* The newest segment, as this backend knows it. */
+static AppendTarget target = {.name = "the event log",.find = find_newest};
+static int	target_segment;
+static Oid	target_sequence;
 
 void
 delivery_init(void)
@@ -98,118 +71,39 @@ delivery_init(void)
 							   retention_check, NULL, NULL);
 	stats_init();
 	rate_rule_watch(destination_of_rate_rule);
-	CacheRegisterRelcacheCallback(forget_target, (Datum) 0);
+	append_watch(&target);
 }
 
 /* Find the newest partition: the last, since segments only grow. */
 static void
-find_target(void)
+find_newest(AppendTarget *newest)
 {
-	Oid			namespace = get_namespace_oid("mlint", false);
 	Relation	parent;
-	Relation	leaf;
 	PartitionDesc desc;
 	PartitionBoundInfo bound;
-	List	   *indexes;
-	ListCell   *lc;
-	MemoryContext old;
 
-	/* Cancelled half-way, or changed meanwhile, it does not count. */
-	target.complete = false;
-	target.nindexes = 0;
-	if (target.context)
-		MemoryContextReset(target.context);
-	else
-		target.context = AllocSetContextCreate(CacheMemoryContext,
-											   "mlint publish",
-											   ALLOCSET_SMALL_SIZES);
-	target.parent = get_relname_relid("event", namespace);
-	target.sequence = get_relname_relid("event_id", namespace);
-	if (!OidIsValid(target.parent) || !OidIsValid(target.sequence))
-		elog(ERROR, "mlint.event does not exist");
-	target.valid = true;
-
-	parent = table_open(target.parent, AccessShareLock);
+	newest->from[0] = mlint_relation("event");
+	newest->from[1] = target_sequence = mlint_relation("event_id");
+	parent = table_open(newest->from[0], AccessShareLock);
 	desc = RelationGetPartitionDesc(parent, true);
 	if (desc->nparts == 0)
 		elog(ERROR, "mlint.event has no partition");
 	bound = desc->boundinfo;
-	target.leaf = desc->oids[bound->indexes[bound->ndatums - 1]];
-	target.segment = DatumGetInt32(bound->datums[bound->ndatums - 1][0]);
+	newest->table = desc->oids[bound->indexes[bound->ndatums - 1]];
+	target_segment = DatumGetInt32(bound->datums[bound->ndatums - 1][0]);
 	table_close(parent, AccessShareLock);
-
-	leaf = table_open(target.leaf, RowExclusiveLock);
-	if (leaf->rd_rel->relam != HEAP_TABLE_AM_OID)
-		elog(ERROR, "\"%s\" is not a heap table",
-			 RelationGetRelationName(leaf));
-	indexes = RelationGetIndexList(leaf);
-	target.indexes = MemoryContextAlloc(target.context,
-										sizeof(Oid) * list_length(indexes));
-	target.infos = MemoryContextAlloc(target.context,
-									  sizeof(IndexInfo *) *
-									  list_length(indexes));
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
-		IndexInfo  *info;
-
-		old = MemoryContextSwitchTo(target.context);
-		info = BuildIndexInfo(index);
-		MemoryContextSwitchTo(old);
-		/* One being built will be announced when it is ready. */
-		if (!info->ii_ReadyForInserts)
-		{
-			index_close(index, RowExclusiveLock);
-			continue;
-		}
-		target.indexes[target.nindexes] = lfirst_oid(lc);
-		target.infos[target.nindexes] = info;
-		if (info->ii_Expressions || info->ii_Predicate)
-			elog(ERROR, "index \"%s\" on the event log has expressions or a predicate, which publish() does not maintain",
-				 RelationGetRelationName(index));
-		target.nindexes++;
-		index_close(index, RowExclusiveLock);
-	}
-	table_close(leaf, RowExclusiveLock);
-	target.complete = true;
-}
-
-static bool
-target_known(void)
-{
-	return target.valid && target.complete;
-}
-
-/* Open the newest partition. The lock keeps it from being dropped. */
-static Relation
-open_target(void)
-{
-	for (;;)
-	{
-		Relation	leaf;
-
-		if (!target_known())
-			find_target();
-		leaf = try_table_open(target.leaf, RowExclusiveLock);
-		if (leaf && target_known())
-			return leaf;
-		if (leaf)
-			table_close(leaf, RowExclusiveLock);
-		target.valid = false;
-	}
 }
 
 static void
 insert_event(int64 id, const char *type, Jsonb *data, Jsonb *metadata,
 			 const char *key, TimestampTz deliver_at, int32 destination_id)
 {
-	Relation	leaf = open_target();
+	Relation	leaf = append_open(&target);
 	Datum		values[EVENT_NATTS];
 	bool		nulls[EVENT_NATTS] = {0};
-	HeapTuple	tuple;
 
 	values[0] = Int64GetDatum(id);
-	values[1] = Int32GetDatum(target.segment);
+	values[1] = Int32GetDatum(target_segment);
 	values[2] = FullTransactionIdGetDatum(GetTopFullTransactionId());
 	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[4] = TimestampTzGetDatum(deliver_at);
@@ -222,28 +116,7 @@ insert_event(int64 id, const char *type, Jsonb *data, Jsonb *metadata,
 	values[8] = JsonbPGetDatum(data);
 	values[9] = JsonbPGetDatum(metadata);
 
-	tuple = heap_form_tuple(RelationGetDescr(leaf), values, nulls);
-	heap_insert(leaf, tuple, GetCurrentCommandId(true), 0, NULL);
-	for (int i = 0; i < target.nindexes; i++)
-	{
-		Relation	index = index_open(target.indexes[i], RowExclusiveLock);
-		IndexInfo  *info = target.infos[i];
-		Datum		keys[INDEX_MAX_KEYS];
-		bool		isnull[INDEX_MAX_KEYS];
-
-		for (int k = 0; k < info->ii_NumIndexAttrs; k++)
-		{
-			int			att = info->ii_IndexAttrNumbers[k] - 1;
-
-			keys[k] = values[att];
-			isnull[k] = nulls[att];
-		}
-		(void) index_insert(index, keys, isnull, &tuple->t_self, leaf,
-							info->ii_Unique ? UNIQUE_CHECK_YES :
-							UNIQUE_CHECK_NO, false, info);
-		index_close(index, RowExclusiveLock);
-	}
-	heap_freetuple(tuple);
+	(void) append_row(&target, leaf, values, nulls);
 	/* The lock stays until the transaction ends. */
 	table_close(leaf, NoLock);
 }
@@ -297,9 +170,8 @@ event_publish(const char *type, Jsonb *data, Jsonb *metadata,
 	int64		id;
 	int64		holder;
 
-	if (!target_known())
-		find_target();
-	id = nextval_internal(target.sequence, false);
+	append_know(&target);
+	id = nextval_internal(target_sequence, false);
 	holder = key ? claim_key(key, id) : 0;
 	if (holder != 0)
 		return holder;

@@ -33,6 +33,7 @@
 #include "common/crypto.h"
 #include "common/errors.h"
 #include "common/peertext.h"
+#include "common/relwatch.h"
 #include "common/rows.h"
 #include "common/shmem.h"
 #include "fmgr.h"
@@ -796,5 +797,5 @@ remote_init(void)
 {
 	shared_part(&part);
 	lease_init();
-	CacheRegisterRelcacheCallback(mark_stale, (Datum) 0);
+	relation_watch(mark_stale, (Datum) 0);
 }

@@ -25,6 +25,7 @@
 
 #include "common/hashfn.h"
 #include "common/int.h"
+#include "common/relwatch.h"
 #include "common/rows.h"
 #include "ratelimit/rule.h"
 #include "utils/builtins.h"
@@ -103,7 +104,7 @@ mark_stale(Datum arg, Oid relation)
 void
 rule_init(void)
 {
-	CacheRegisterRelcacheCallback(mark_stale, (Datum) 0);
+	relation_watch(mark_stale, (Datum) 0);
 }
 
 int

@@ -40,6 +40,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/uuid.h"
 
 #include "common/compat.h"
@@ -183,14 +184,22 @@ old_text(const TriggerData * trigger, const char *column)
 						SPI_fnumber(desc, column));
 }
 
-/* One bigint of a query by one bigint. False: there is no row. */
+/*
+ * One bigint of a query by one value, as it is now, in any isolation level.
+ * False: there is no row.
+ */
 static bool
 ask(const char *sql, Oid type, Datum by, int64 *answer)
 {
+	SPIPlanPtr	plan = SPI_prepare(sql, 1, &type);
 	bool		isnull;
+	int			result;
 
-	if (SPI_execute_with_args(sql, 1, &type, &by, NULL, false,
-							  1) != SPI_OK_SELECT)
+	PushActiveSnapshot(GetLatestSnapshot());
+	result = SPI_execute_snapshot(plan, &by, NULL, GetActiveSnapshot(),
+								  InvalidSnapshot, false, true, 1);
+	PopActiveSnapshot();
+	if (result != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result of: %s", sql);
 	if (SPI_processed == 0)
 		return false;
@@ -275,7 +284,7 @@ guard_content(const TriggerData * trigger)
 	(void) lock_session(session);
 	reason = retention_hold(session);
 	if (reason)
-		held(psprintf("a row of mlint.%s", table), reason);
+		held(psprintf("what this row of mlint.%s belongs to", table), reason);
 }
 
 /* TRUNCATE of a table while anything is held. */

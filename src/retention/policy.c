@@ -30,6 +30,7 @@
 #include "common/owner.h"
 #include "common/trial.h"
 #include "retention/retention.h"
+#include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_retention_policy_create);
 PG_FUNCTION_INFO_V1(mlint_retention_policy_alter);
@@ -158,8 +159,8 @@ retention_policy_find(const char *name, Datum tags, Jsonb *metadata,
 		" l.erasable FROM mlint.retention_policy p"
 		" JOIN mlint.retention_level l USING (level)"
 		" WHERE (p.match_tag IS NOT NULL OR p.match_metadata IS NOT NULL)"
-		" AND coalesce(p.match_tag = ANY ($2), p.match_tag IS NULL)"
-		" AND coalesce($3 @> p.match_metadata, p.match_metadata IS NULL)"
+		" AND (p.match_tag IS NULL OR p.match_tag = ANY ($2))"
+		" AND (p.match_metadata IS NULL OR $3 @> p.match_metadata)"
 		" ORDER BY p.days DESC, l.erasable, p.id LIMIT 1 FOR SHARE OF p",
 		SPI_OK_SELECT, 3, types, values, nulls);
 	if (SPI_processed > 0)
@@ -387,6 +388,14 @@ mlint_retention_policy_alter(PG_FUNCTION_ARGS)
 					 " match_metadata = $7,"
 					 " altered_at = pg_catalog.clock_timestamp()"
 					 " WHERE name = $1", SPI_OK_UPDATE, &row);
+	if (!PG_ARGISNULL(DAYS) || !PG_ARGISNULL(AUTO_DELETE))
+	{
+		run("INSERT INTO mlint.retention_stale (policy)"
+			" SELECT id FROM mlint.retention_policy WHERE name = $1"
+			" ON CONFLICT (policy) DO UPDATE SET after = NULL, again = false",
+			SPI_OK_INSERT, 1, types, values, NULL);
+		(void) job_request(RETENTION_JOB);
+	}
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }

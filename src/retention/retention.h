@@ -36,6 +36,9 @@ retention_end(TimestampTz archived_at, int days)
  */
 extern int	retention_level_days(const char *level, bool *erasable);
 
+/* The job of expiry/: what is due, and what follows from altered policies. */
+#define RETENTION_JOB		"archive_expire"
+
 /* Raise unless there are from 1 to RETENTION_DAYS_MAX days. */
 extern void retention_check_days(int days);
 

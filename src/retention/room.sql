@@ -138,3 +138,13 @@ GRANT EXECUTE ON FUNCTION
 	mlint.retention_policy_alter(text, int, text, boolean, text, text, jsonb),
 	mlint.retention_policy_drop(text) TO mlint_admin;
 GRANT SELECT ON mlint.retention_levels, mlint.retention_policies TO mlint_reader;
+
+-- Its archives are to be brought up to date by the job archive_expire, in the
+-- order of their ids: those after this one, or all. "again": some were locked.
+CREATE TABLE mlint.retention_stale (
+	policy int PRIMARY KEY REFERENCES mlint.retention_policy ON DELETE CASCADE,
+	after uuid,
+	again boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE mlint.retention_stale IS 'Policies that were altered, and whose archives'' expires_at is yet to follow';
+SELECT pg_catalog.pg_extension_config_dump('mlint.retention_stale', '');

@@ -28,6 +28,7 @@
 #include "utils/rel.h"
 
 #include "common/compat.h"
+#include "common/relwatch.h"
 #include "scan/scan.h"
 
 /* Columns of mlint.secret_rule. */
@@ -276,7 +277,7 @@ ruleset_current(void)
 		elog(ERROR, "table mlint.secret_rule does not exist");
 	if (!registered)
 	{
-		CacheRegisterRelcacheCallback(forget_if_ours, (Datum) 0);
+		relation_watch(forget_if_ours, (Datum) 0);
 		registered = true;
 	}
 

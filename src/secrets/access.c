@@ -26,6 +26,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "secrets/access.h"
+#include "common/relwatch.h"
 #include "common/rows.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -89,7 +90,7 @@ forget_wild(Datum arg, Oid relid)
 void
 access_init(void)
 {
-	CacheRegisterRelcacheCallback(forget_wild, (Datum) 0);
+	relation_watch(forget_wild, (Datum) 0);
 }
 
 /* The bit of a privilege's name; 0 for none that can be granted or is held. */

@@ -29,6 +29,7 @@
 #include "common/errors.h"
 #include "common/injection.h"
 #include "common/owner.h"
+#include "common/relwatch.h"
 #include "common/rows.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
@@ -91,7 +92,7 @@ forget_rows(Datum arg, Oid relid)
 void
 keyrow_init(void)
 {
-	CacheRegisterRelcacheCallback(forget_rows, (Datum) 0);
+	relation_watch(forget_rows, (Datum) 0);
 }
 
 /* A bytea of ours of exactly this many bytes, or NULL. */

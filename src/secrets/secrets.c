@@ -24,6 +24,7 @@
 #include "common/owner.h"
 #include "common/peertext.h"
 #include "common/plaintext.h"
+#include "common/relwatch.h"
 #include "common/rows.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -82,7 +83,7 @@ secrets_init(void)
 	backend_init();
 	credential_register_secrets(resolve_reference, secret_permitted_to_read,
 								secret_generation);
-	CacheRegisterRelcacheCallback(count_change, (Datum) 0);
+	relation_watch(count_change, (Datum) 0);
 }
 
 static void

@@ -33,11 +33,11 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "common/argument.h"
 #include "common/compat.h"
 #include "common/rows.h"
 #include "common/uuid7.h"
 #include "sessions/check.h"
+#include "sessions/message.h"
 #include "sessions/row.h"
 #include "usage/usage.h"
 
@@ -87,7 +87,7 @@ typedef struct Message
 typedef struct NewMessage
 {
 	MessageKind kind;
-	const		pg_uuid_t *parent;	/* NULL: none */
+	const pg_uuid_t *parent;	/* NULL: none */
 	Datum		content;
 	Datum		model_id;
 	Datum		usage;
@@ -113,16 +113,16 @@ take_row(HeapTuple row, TupleDesc desc, Message *message)
 		TOOL_CALL;
 }
 
-/* A message that is committed now. */
+/* A message, as it is now or in the statement's snapshot. */
 static bool
-find_message(const pg_uuid_t * id, Message *message)
+find_message(const pg_uuid_t *id, bool latest, Message *message)
 {
 	RowScan		scan;
 	ScanKeyData key;
 	HeapTuple	row;
 
 	row_key(&key, MESSAGE_ID, F_UUID_EQ, UUIDPGetDatum(id));
-	rows_begin(&scan, "message", "message_pkey", 1, &key, true);
+	rows_begin(&scan, "message", "message_pkey", 1, &key, latest);
 	row = rows_next(&scan);
 	if (row)
 		take_row(row, scan.desc, message);
@@ -273,14 +273,14 @@ latency_argument(FunctionCallInfo fcinfo, int n, NewMessage *message)
 }
 
 static char *
-shown(const pg_uuid_t * id)
+shown(const pg_uuid_t *id)
 {
 	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
 }
 
 static void
 pg_attribute_noreturn()
-message_unknown(const pg_uuid_t * id)
+message_unknown(const pg_uuid_t *id)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -288,16 +288,51 @@ message_unknown(const pg_uuid_t * id)
 			 errdetail("It was never added, or its session has been archived or deleted.")));
 }
 
+static void
+require_in_session(const Message *message, int64 session,
+				   const char *session_id)
+{
+	if (message->session != session)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("message %s is not in session \"%s\"",
+						shown(&message->id), session_id)));
+}
+
+void
+message_require(const pg_uuid_t *id, int64 session, const char *session_id)
+{
+	Message		message;
+
+	if (!find_message(id, false, &message))
+		message_unknown(id);
+	require_in_session(&message, session, session_id);
+}
+
+const char *
+message_kind(const char *word)
+{
+	for (int i = 0; i < lengthof(kinds); i++)
+	{
+		if (strcmp(kinds[i], word) == 0)
+			return word;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid kind of a message: \"%s\"", word),
+			 errhint("It is one of: prompt, response, tool_call.")));
+}
+
 /*
  * The message that is followed, with its session locked, as long as it is not
  * archived.
  */
 static Message
-followed_message(const pg_uuid_t * id, Session *session, HeapTuple *row)
+followed_message(const pg_uuid_t *id, Session *session, HeapTuple *row)
 {
 	Message		message;
 
-	if (!find_message(id, &message) ||
+	if (!find_message(id, true, &message) ||
 		!session_row_lock(NULL, message.session, LockTupleKeyShare, false,
 						  session, row))
 		message_unknown(id);
@@ -352,13 +387,9 @@ prompt_parent(FunctionCallInfo fcinfo, int n, const char *session_id,
 		return newest_message(session->id, message) ? &message->id : NULL;
 	if (memcmp(PG_GETARG_UUID_P(n), &nil, sizeof(nil)) == 0)
 		return NULL;
-	if (!find_message(PG_GETARG_UUID_P(n), message))
+	if (!find_message(PG_GETARG_UUID_P(n), true, message))
 		message_unknown(PG_GETARG_UUID_P(n));
-	if (message->session != session->id)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("message %s is not in session \"%s\"",
-						shown(&message->id), session_id)));
+	require_in_session(message, session->id, session_id);
 	if (message->kind == PROMPT)
 		cannot_follow(PROMPT, message,
 					  "Give the response that it follows; the one that the prompt itself follows, to ask in its place.");
@@ -369,7 +400,7 @@ prompt_parent(FunctionCallInfo fcinfo, int n, const char *session_id,
 Datum
 mlint_prompt_add(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 	NewMessage	message = {PROMPT};
 	Message		parent;
 	Session		session;

@@ -63,12 +63,56 @@ CREATE INDEX message_session ON mlint.message (session, seq);
 -- The tool calls of a response, for session_transcript.
 CREATE INDEX message_tool_call ON mlint.message (parent) WHERE kind = 'tool_call';
 COMMENT ON TABLE mlint.message IS 'What was said in the live sessions';
+-- Nothing looks for these by their values, and what was said and then erased
+-- would stay in statistics.
+ALTER TABLE mlint.message ALTER content SET STATISTICS 0,
+	ALTER usage SET STATISTICS 0, ALTER tool SET STATISTICS 0,
+	ALTER metadata SET STATISTICS 0;
+
+CREATE FUNCTION mlint.session_words(content text) RETURNS tsvector
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
+AS 'MODULE_PATHNAME', 'mlint_session_words';
+COMMENT ON FUNCTION mlint.session_words(text) IS
+	'What session_search finds a message by: the words of its first 128 kB';
+CREATE FUNCTION mlint.session_snippet(content text, query tsquery) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
+AS 'MODULE_PATHNAME', 'mlint_session_snippet';
+COMMENT ON FUNCTION mlint.session_snippet(text, tsquery) IS
+	'Where a message matches, for session_search';
+REVOKE ALL ON FUNCTION mlint.session_words(text),
+	mlint.session_snippet(text, tsquery) FROM PUBLIC;
+-- session_search.
+CREATE INDEX message_words ON mlint.message USING gin (mlint.session_words(content));
+
+CREATE TABLE mlint.model (
+	model_id text COLLATE "C" NOT NULL
+		CHECK (pg_catalog.octet_length(model_id) BETWEEN 1 AND 255
+			AND model_id !~ '[[:cntrl:]]'),
+	version text COLLATE "C" NOT NULL
+		CHECK (pg_catalog.octet_length(version) <= 255),
+	provider text NOT NULL,
+	parameters jsonb NOT NULL
+		CHECK (pg_catalog.jsonb_typeof(parameters) = 'object'),
+	description text NOT NULL,
+	capabilities text[] NOT NULL,
+	tags text[] NOT NULL,
+	metadata jsonb NOT NULL
+		CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+	registered_by text NOT NULL,
+	registered_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	deprecated_at timestamptz,
+	deprecation_reason text,
+	successor text COLLATE "C",
+	PRIMARY KEY (model_id, version)
+);
+COMMENT ON TABLE mlint.model IS 'The models, a row for each version';
 
 -- pg_dump takes the rows along.
 SELECT pg_catalog.pg_extension_config_dump('mlint.session', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.session_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.message', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.message_seq_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.model', '');
 
 -- Its row type is what functions return.
 CREATE VIEW mlint.sessions AS
@@ -114,6 +158,42 @@ AS 'MODULE_PATHNAME', 'mlint_session_delete';
 COMMENT ON FUNCTION mlint.session_delete(text) IS
 	'Remove a session with its messages and usage; refused while it is held, or archived';
 
+CREATE FUNCTION mlint.session_list(page int DEFAULT 1,
+	page_size int DEFAULT 50, status text DEFAULT NULL, tag text DEFAULT NULL,
+	model_id text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	started_from timestamptz DEFAULT NULL, started_to timestamptz DEFAULT NULL)
+RETURNS SETOF mlint.sessions
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 50
+AS 'MODULE_PATHNAME', 'mlint_session_list';
+COMMENT ON FUNCTION mlint.session_list(int, int, text, text, text, jsonb, timestamptz, timestamptz) IS
+	'A page of the sessions, newest first; of those with this status, tag, model and metadata, started from and before these times';
+
+CREATE FUNCTION mlint.session_list_after(cursor text DEFAULT NULL,
+	page_size int DEFAULT 50, status text DEFAULT NULL, tag text DEFAULT NULL,
+	model_id text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	started_from timestamptz DEFAULT NULL, started_to timestamptz DEFAULT NULL)
+RETURNS SETOF mlint.sessions
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 50
+AS 'MODULE_PATHNAME', 'mlint_session_list_after';
+COMMENT ON FUNCTION mlint.session_list_after(text, int, text, text, text, jsonb, timestamptz, timestamptz) IS
+	'As session_list, the page after a cursor; costs the same however deep';
+
+CREATE FUNCTION mlint.session_cursor(session mlint.sessions) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'mlint_session_cursor';
+COMMENT ON FUNCTION mlint.session_cursor(mlint.sessions) IS
+	'Where a session is in the list: session_list_after goes on from there';
+
+CREATE FUNCTION mlint.session_count(status text DEFAULT NULL,
+	tag text DEFAULT NULL, model_id text DEFAULT NULL,
+	metadata jsonb DEFAULT NULL, started_from timestamptz DEFAULT NULL,
+	started_to timestamptz DEFAULT NULL, up_to bigint DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c STABLE PARALLEL UNSAFE COST 10000
+AS 'MODULE_PATHNAME', 'mlint_session_count';
+COMMENT ON FUNCTION mlint.session_count(text, text, text, jsonb, timestamptz, timestamptz, bigint) IS
+	'How many sessions session_list has in all; counts no further than up_to';
+
 -- ---- messages ----
 
 CREATE FUNCTION mlint.prompt_add(session_id text, content text,
@@ -141,21 +221,151 @@ AS 'MODULE_PATHNAME', 'mlint_tool_call_add';
 COMMENT ON FUNCTION mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb) IS
 	'Add a tool call that a response asked for, with its result or error';
 
+CREATE FUNCTION mlint.session_transcript(session_id text,
+	leaf uuid DEFAULT NULL)
+RETURNS TABLE (id uuid, parent uuid, kind text, content text, model_id text,
+	usage jsonb, latency_ms double precision, tool jsonb, metadata jsonb,
+	created_at timestamptz)
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 20
+AS 'MODULE_PATHNAME', 'mlint_session_transcript';
+COMMENT ON FUNCTION mlint.session_transcript(text, uuid) IS
+	'What was said, from the beginning to leaf, or to the newest message; with all tool calls on the way';
+
+CREATE FUNCTION mlint.session_branches(session_id text)
+RETURNS TABLE (leaf uuid, kind text, created_at timestamptz)
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 5
+AS 'MODULE_PATHNAME', 'mlint_session_branches';
+COMMENT ON FUNCTION mlint.session_branches(text) IS
+	'The last message of each branch of a session, oldest first: leaves for session_transcript';
+
+CREATE TYPE mlint.session_match AS (
+	session_id text,
+	message_id uuid,
+	kind text,
+	created_at timestamptz,
+	rank real,
+	snippet text
+);
+COMMENT ON TYPE mlint.session_match IS 'A message that session_search has found';
+COMMENT ON COLUMN mlint.session_match.session_id IS 'The session that it is of';
+COMMENT ON COLUMN mlint.session_match.message_id IS 'The message';
+COMMENT ON COLUMN mlint.session_match.kind IS 'prompt, response or tool_call';
+COMMENT ON COLUMN mlint.session_match.created_at IS 'When it was added';
+COMMENT ON COLUMN mlint.session_match.rank IS 'How well it matches: greater is better';
+COMMENT ON COLUMN mlint.session_match.snippet IS 'Some of it, with what was looked for between ** and **';
+
+CREATE FUNCTION mlint.session_search(query text, session_id text DEFAULT NULL,
+	kind text DEFAULT NULL, tag text DEFAULT NULL, metadata jsonb DEFAULT NULL,
+	said_from timestamptz DEFAULT NULL, said_to timestamptz DEFAULT NULL,
+	sort text DEFAULT 'rank', page_size int DEFAULT 20, after uuid DEFAULT NULL)
+RETURNS SETOF mlint.session_match
+LANGUAGE c STABLE PARALLEL UNSAFE COST 10000 ROWS 20
+AS 'MODULE_PATHNAME', 'mlint_session_search';
+COMMENT ON FUNCTION mlint.session_search(text, text, text, text, jsonb, timestamptz, timestamptz, text, int, uuid) IS
+	'Messages with these words ("a phrase", or, -not): the best of the newest 1,000, or with sort newest all, page by page after a message_id';
+
+-- ---- models ----
+
+-- Its row type is what functions return.
+CREATE VIEW mlint.models AS
+SELECT m.model_id, m.version, m.provider, m.parameters, m.description,
+	m.capabilities, m.tags, m.metadata, m.registered_by, m.registered_at,
+	m.deprecated_at, m.deprecation_reason, m.successor
+FROM mlint.model m;
+COMMENT ON VIEW mlint.models IS 'The models that are registered, a row for each version';
+COMMENT ON COLUMN mlint.models.model_id IS 'The model';
+COMMENT ON COLUMN mlint.models.version IS 'Its version; may be empty';
+COMMENT ON COLUMN mlint.models.provider IS 'Who offers it; empty when that was not said';
+COMMENT ON COLUMN mlint.models.parameters IS 'What it is called with, a JSON object';
+COMMENT ON COLUMN mlint.models.description IS 'For people';
+COMMENT ON COLUMN mlint.models.capabilities IS 'What it can do: chat, vision, tools, ...; sorted, each once';
+COMMENT ON COLUMN mlint.models.tags IS 'Sorted, each once';
+COMMENT ON COLUMN mlint.models.metadata IS 'Whatever else there is to say, a JSON object';
+COMMENT ON COLUMN mlint.models.registered_by IS 'The role that registered it';
+COMMENT ON COLUMN mlint.models.registered_at IS 'When';
+COMMENT ON COLUMN mlint.models.deprecated_at IS 'Since when it is not to be used; null if it is';
+COMMENT ON COLUMN mlint.models.deprecation_reason IS 'Why';
+COMMENT ON COLUMN mlint.models.successor IS 'The model to use instead';
+
+CREATE FUNCTION mlint.model_register(model_id text, version text DEFAULT '',
+	provider text DEFAULT '', parameters jsonb DEFAULT '{}',
+	description text DEFAULT '', capabilities text[] DEFAULT '{}',
+	tags text[] DEFAULT '{}', metadata jsonb DEFAULT '{}')
+RETURNS mlint.models
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_model_register';
+COMMENT ON FUNCTION mlint.model_register(text, text, text, jsonb, text, text[], text[], jsonb) IS
+	'Add a version of a model; the same once more returns the one there is';
+
+CREATE FUNCTION mlint.model_get(model_id text, version text DEFAULT NULL)
+RETURNS mlint.models
+LANGUAGE c STABLE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_model_get';
+COMMENT ON FUNCTION mlint.model_get(text, text) IS
+	'A version of a model, or its newest that is not deprecated; an error if there is none';
+
+CREATE FUNCTION mlint.model_list(page int DEFAULT 1, page_size int DEFAULT 50,
+	provider text DEFAULT NULL, capability text DEFAULT NULL,
+	tag text DEFAULT NULL, deprecated boolean DEFAULT NULL)
+RETURNS SETOF mlint.models
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 50
+AS 'MODULE_PATHNAME', 'mlint_model_list';
+COMMENT ON FUNCTION mlint.model_list(int, int, text, text, text, boolean) IS
+	'A page of the models, by name, newest version first; of this provider, capability and tag';
+
+CREATE FUNCTION mlint.model_deprecate(model_id text, version text DEFAULT NULL,
+	reason text DEFAULT NULL, successor text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_model_deprecate';
+COMMENT ON FUNCTION mlint.model_deprecate(text, text, text, text) IS
+	'Say that a version of a model, or all, should not be used any more, and what should';
+
+CREATE FUNCTION mlint.model_reinstate(model_id text, version text DEFAULT NULL)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_model_reinstate';
+COMMENT ON FUNCTION mlint.model_reinstate(text, text) IS 'Undo model_deprecate';
+
 REVOKE ALL ON FUNCTION
 	mlint.session_register(text, text, text, text[], jsonb, timestamptz),
 	mlint.session_get(text), mlint.session_set_status(text, text),
 	mlint.session_delete(text), mlint.prompt_add(text, text, jsonb, uuid),
 	mlint.response_add(uuid, text, jsonb, text, double precision, jsonb),
-	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb)
+	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb),
+	mlint.session_list(int, int, text, text, text, jsonb, timestamptz, timestamptz),
+	mlint.session_list_after(text, int, text, text, text, jsonb, timestamptz, timestamptz),
+	mlint.session_cursor(mlint.sessions),
+	mlint.session_count(text, text, text, jsonb, timestamptz, timestamptz, bigint),
+	mlint.session_transcript(text, uuid), mlint.session_branches(text),
+	mlint.session_search(text, text, text, text, jsonb, timestamptz, timestamptz, text, int, uuid),
+	mlint.model_get(text, text),
+	mlint.model_list(int, int, text, text, text, boolean),
+	mlint.model_register(text, text, text, jsonb, text, text[], text[], jsonb),
+	mlint.model_deprecate(text, text, text, text),
+	mlint.model_reinstate(text, text)
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	mlint.session_register(text, text, text, text[], jsonb, timestamptz),
 	mlint.session_get(text), mlint.session_set_status(text, text),
 	mlint.session_delete(text), mlint.prompt_add(text, text, jsonb, uuid),
 	mlint.response_add(uuid, text, jsonb, text, double precision, jsonb),
-	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb)
+	mlint.tool_call_add(uuid, text, jsonb, text, text, double precision, jsonb),
+	mlint.session_list(int, int, text, text, text, jsonb, timestamptz, timestamptz),
+	mlint.session_list_after(text, int, text, text, text, jsonb, timestamptz, timestamptz),
+	mlint.session_cursor(mlint.sessions),
+	mlint.session_count(text, text, text, jsonb, timestamptz, timestamptz, bigint),
+	mlint.session_transcript(text, uuid), mlint.session_branches(text),
+	mlint.session_search(text, text, text, text, jsonb, timestamptz, timestamptz, text, int, uuid),
+	mlint.model_get(text, text),
+	mlint.model_list(int, int, text, text, text, boolean)
 TO mlint_user;
+GRANT EXECUTE ON FUNCTION
+	mlint.model_register(text, text, text, jsonb, text, text[], text[], jsonb),
+	mlint.model_deprecate(text, text, text, text),
+	mlint.model_reinstate(text, text)
+TO mlint_admin;
 GRANT SELECT ON mlint.sessions TO mlint_user;
+GRANT SELECT ON mlint.models TO mlint_user, mlint_reader;
 -- pg_monitor is a member: nothing of what users say, or of who they are.
 GRANT SELECT (session_id, model_id, model_version, status, tags, started_at,
 	ended_at, active_at, updated_at) ON mlint.sessions TO mlint_reader;

@@ -33,8 +33,12 @@ enum
 	SESSION_NCOLUMNS = SESSION_UPDATED_AT
 };
 
-/* By name, as in the enum. */
+/* By name, as in the enum; and back, or an error that lists them. */
 extern const char *const session_status_words[];
+extern SessionStatus session_status(const char *word);
+
+/* session_find(), but in the calling statement's snapshot. */
+extern bool session_read(const char *session_id, Session *session);
 
 /*
  * The row's latest version, locked until the transaction ends, by its

@@ -18,7 +18,6 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/argument.h"
 #include "common/audit.h"
 #include "common/owner.h"
 #include "common/rows.h"
@@ -70,9 +69,8 @@ session_unknown(const char *session_id)
 
 /* ---- rows ---- */
 
-/* The status of this name, or an error that lists them. */
-static SessionStatus
-known_status(const char *word)
+SessionStatus
+session_status(const char *word)
 {
 	for (int i = 0; session_status_words[i]; i++)
 	{
@@ -93,8 +91,8 @@ take_row(HeapTuple row, TupleDesc desc, Session *session)
 	session->id = DatumGetInt64(heap_getattr(row, SESSION_ROW_ID, desc,
 											 &isnull));
 	session->status =
-		known_status(TextDatumGetCString(heap_getattr(row, SESSION_STATUS,
-													  desc, &isnull)));
+		session_status(TextDatumGetCString(heap_getattr(row, SESSION_STATUS,
+														desc, &isnull)));
 	session->active_at =
 		DatumGetTimestampTz(heap_getattr(row, SESSION_ACTIVE_AT, desc,
 										 &isnull));
@@ -115,18 +113,30 @@ scan_begin(RowScan *scan, const char *session_id, int64 id, bool latest)
 			   "session_pkey", 1, &key, latest);
 }
 
-bool
-session_find(const char *session_id, Session *session)
+static bool
+find(const char *session_id, bool latest, Session *session)
 {
 	RowScan		scan;
 	HeapTuple	row;
 
-	scan_begin(&scan, session_id, 0, true);
+	scan_begin(&scan, session_id, 0, latest);
 	row = rows_next(&scan);
 	if (row)
 		take_row(row, scan.desc, session);
 	rows_end(&scan);
 	return row != NULL;
+}
+
+bool
+session_find(const char *session_id, Session *session)
+{
+	return find(session_id, true, session);
+}
+
+bool
+session_read(const char *session_id, Session *session)
+{
+	return find(session_id, false, session);
 }
 
 /* Where a row is that is committed now. */
@@ -398,9 +408,9 @@ registered(FunctionCallInfo fcinfo, const Registration *r, Datum *result)
 
 /*
  * Add the row, unless somebody else does at the same time: then wait for what
- * becomes of that.
+ * becomes of that. True: it is ours.
  */
-static void
+static bool
 insert_session(const Registration *r)
 {
 	static SessionStatement statement = {
@@ -413,6 +423,7 @@ insert_session(const Registration *r)
 	};
 	Datum		values[7];
 	OwnerScope	scope;
+	bool		added;
 
 	values[0] = CStringGetTextDatum(r->session_id);
 	values[1] = CStringGetTextDatum(r->model_id);
@@ -422,8 +433,9 @@ insert_session(const Registration *r)
 	values[5] = TimestampTzGetDatum(r->started_at);
 	values[6] = TimestampTzGetDatum(GetCurrentTimestamp());
 	owner_begin(&scope);
-	(void) session_write(&statement, values, NULL);
+	added = session_write(&statement, values, NULL) == 1;
 	owner_end(&scope);
+	return added;
 }
 
 /*
@@ -434,6 +446,7 @@ Datum
 mlint_session_register(PG_FUNCTION_ARGS)
 {
 	Registration r;
+	Session		session;
 	Datum		result;
 
 	r.session_id = name_argument(fcinfo, 0, "session_id");
@@ -449,11 +462,11 @@ mlint_session_register(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("mlint.session_register()");
 	PreventCommandIfParallelMode("mlint.session_register()");
 
-	while (!registered(fcinfo, &r, &result))
-	{
+	/* One that is being removed is none, once it is. */
+	while (!((session_lock_shared(r.session_id, &session) ||
+			  insert_session(&r)) &&
+			 registered(fcinfo, &r, &result)))
 		CHECK_FOR_INTERRUPTS();
-		insert_session(&r);
-	}
 	PG_RETURN_DATUM(result);
 }
 
@@ -461,7 +474,7 @@ mlint_session_register(PG_FUNCTION_ARGS)
 Datum
 mlint_session_get(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 
 	PG_RETURN_DATUM(read_session(fcinfo, session_id, false));
 }
@@ -511,9 +524,9 @@ archive(const char *session_id)
 Datum
 mlint_session_set_status(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
-	char	   *word = required_text(fcinfo, 1, "status");
-	SessionStatus status = known_status(word);
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
+	char	   *word = name_argument(fcinfo, 1, "status");
+	SessionStatus status = session_status(word);
 	Session		session;
 
 	PreventCommandIfReadOnly("mlint.session_set_status()");
@@ -538,7 +551,7 @@ mlint_session_set_status(PG_FUNCTION_ARGS)
 Datum
 mlint_session_delete(PG_FUNCTION_ARGS)
 {
-	char	   *session_id = required_text(fcinfo, 0, "session_id");
+	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 	Session		session;
 
 	PreventCommandIfReadOnly("mlint.session_delete()");
