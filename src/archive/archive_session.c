@@ -70,6 +70,25 @@ tags_together(Datum a, Datum b)
 										   TYPALIGN_INT));
 }
 
+/* Is there a policy that applies to what it matches? Most sites have none. */
+static bool
+any_policy_matches(void)
+{
+	RowScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	rows_begin(&scan, "retention_policy", "retention_policy_pkey", 0, NULL,
+			   true);
+	while (!found && (tuple = rows_next(&scan)) != NULL)
+		found = !heap_attisnull(tuple, SPI_fnumber(scan.desc, "match_tag"),
+								scan.desc) ||
+			!heap_attisnull(tuple, SPI_fnumber(scan.desc, "match_metadata"),
+							scan.desc);
+	rows_end(&scan);
+	return found;
+}
+
 /*
  * The policy that was asked for, or one that matches the tags or metadata of
  * the session and the archive, taken together.
@@ -90,6 +109,8 @@ find_policy(const ArchiveRequest *request, int64 session,
 		retention_policy_find(request->policy, (Datum) 0, NULL, policy);
 		return;
 	}
+	if (!any_policy_matches())
+		return;
 	row_key(&key, 1, F_INT8EQ, Int64GetDatum(session));
 	rows_begin(&scan, "session", "session_pkey", 1, &key, true);
 	tuple = rows_next(&scan);
