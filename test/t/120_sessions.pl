@@ -44,9 +44,12 @@ DECLARE
 	one text := 's' || least(n, m);
 	other text := 's' || greatest(n, m);
 BEGIN
+	IF what = 1 THEN
+		PERFORM mlint.session_delete(one);
+		RETURN;
+	END IF;
 	PERFORM mlint.session_register(one, 'm'), mlint.session_register(other, 'm');
 	CASE
-		WHEN what = 1 THEN PERFORM mlint.session_delete(one);
 		WHEN what = 2 THEN PERFORM mlint.session_set_status(one, 'completed');
 		WHEN what <= 4 THEN PERFORM mlint.session_set_status(one, 'active');
 		-- Signs of life in both orders.
