@@ -451,7 +451,7 @@ BEGIN
 
 	IF f.drained IS NULL THEN
 		-- Whoever has written to it and is not done has it locked.
-		EXECUTE format('LOCK TABLE %s IN SHARE MODE', other);
+		EXECUTE format('LOCK TABLE %s IN SHARE MODE NOWAIT', other);
 		IF mlint.usage_log_pending(3 - f.log) THEN
 			RETURN false;
 		END IF;
