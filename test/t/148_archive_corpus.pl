@@ -11,7 +11,7 @@ use MlintTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $sessions = 61;
+my $sessions = 36;
 my $dir = PostgreSQL::Test::Utils::tempdir();
 mkdir "$dir/stores" or die "mkdir: $!";
 my $node = mlint_node('main', create => 0,
@@ -23,9 +23,9 @@ sub sql
 	return $node->safe_psql($db // 'postgres', $sql);
 }
 
-# Short ones, usual ones and a few of a megabyte.
+# Short ones, usual ones and a large one.
 my $corpus = "$dir/corpus.sql";
-my @parts = ([ 30, 3000, 1 ], [ 28, 40000, 0.8 ], [ 2, 1500000, 0 ]);
+my @parts = ([ 20, 3000, 1 ], [ 14, 40000, 0.8 ], [ 1, 1500000, 0 ]);
 my $first = 1;
 for my $part (@parts)
 {
