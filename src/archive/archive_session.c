@@ -235,7 +235,7 @@ audit_archived(const char *session_id, const ArchiveForm *form,
 	appendStringInfo(&details, ", \"expires_at\": ");
 	escape_json(&details, timestamptz_to_str(expires));
 	appendStringInfo(&details, ", \"encrypted\": %s}",
-					 form->data_key != 0 ? "true" : "false");
+					 archive_encryption ? "true" : "false");
 	audit(AUDIT_CHANGED, "archive.create", "archive",
 		  archive_id_text(&form->id), details.data);
 }
