@@ -223,8 +223,14 @@ SELECT count(mlint.prompt_add('long', t)) FROM (VALUES
 	(repeat('x', 1000000)), (repeat(' ', 1000000)), (repeat('<', 1000000)),
 	('<!-- ' || repeat('comment ', 10000) || '-->'), ('<p ' || repeat('a="b" ', 10000) || '>'),
 	(''), (E'\u00e9'), (repeat(U&'\0301', 100000))) v(t);
-SELECT mlint.message_text('a <b>c</b>  d'), length(mlint.message_text(repeat('ab ', 1000000)));
-SELECT mlint.message_text('a ' || repeat('x', 1025) || ' b'), length(mlint.message_text('a ' || repeat('x', 1024) || ' b'));
+SELECT count(mlint.prompt_add('long', t)) FROM (VALUES (repeat('--- ', 1000)), (repeat(chr(9472), 5000)),
+	(repeat(chr(128512) || ' ', 5000))) v(t);
+SELECT mlint.session_words('a <b>bold</b> move'), length(mlint.session_words(repeat('ab ', 1000000)));
+SELECT mlint.session_words('a ' || repeat('x', 1025) || ' b'), length(mlint.session_words('c ' || repeat('x', 1024) || ' b'));
+SELECT mlint.session_snippet(repeat('--- ', 1000) || 'a <b>bold</b> move', 'move');
+SET client_min_messages = notice;
+SELECT to_tsvector('english', repeat('x', 2048));
+RESET client_min_messages;
 -- What lies behind the first 128 kB is not found; the rest is.
 SELECT mlint.prompt_add('long', 'giraffe ' || repeat('and ', 50000) || 'hippopotamus') IS NOT NULL AS added;
 SELECT count(*) FILTER (WHERE q = 'giraffe') AS giraffes, count(*) FILTER (WHERE q = 'hippopotamus') AS hippopotamuses

@@ -62,18 +62,28 @@ run(const char *sql, int expected, int n, Oid *types, Datum *values)
 
 /* ---- the breaker of a store, which lies in its row of state ---- */
 
-/* Locks the row, which is made if it is not there. In an owner scope. */
+/*
+ * With lock the row is locked, and made if it is not there. In an owner scope.
+ */
 static void
-breaker_load(int32 store, Breaker *b)
+breaker_load(int32 store, bool lock, Breaker *b)
 {
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(store)};
 	bool		isnull;
 
-	run("INSERT INTO mlint.archive_store_state AS s (store) VALUES ($1)"
-		" ON CONFLICT (store) DO UPDATE SET failures = s.failures"
-		" RETURNING breaker, failures, retry_at, timeout_s, probing",
-		SPI_OK_INSERT_RETURNING, 1, types, values);
+	memset(b, 0, sizeof(*b));
+	if (lock)
+		run("INSERT INTO mlint.archive_store_state AS s (store) VALUES ($1)"
+			" ON CONFLICT (store) DO UPDATE SET failures = s.failures"
+			" RETURNING breaker, failures, retry_at, timeout_s, probing",
+			SPI_OK_INSERT_RETURNING, 1, types, values);
+	else
+		run("SELECT breaker, failures, retry_at, timeout_s, probing"
+			" FROM mlint.archive_store_state WHERE store = $1",
+			SPI_OK_SELECT, 1, types, values);
+	if (SPI_processed == 0)
+		return;
 	b->state = DatumGetInt32(FIELD(0, 1));
 	b->failures = DatumGetInt32(FIELD(0, 2));
 	b->retry_at = DatumGetTimestampTz(FIELD(0, 3));
@@ -95,17 +105,17 @@ breaker_save(int32 store, const Breaker *b)
 		SPI_OK_UPDATE, 6, types, values);
 }
 
-/* May the store be used now? */
+/*
+ * May the store be used now? Whoever alters or drops it does not wait for what
+ * then takes its time.
+ */
 static bool
 store_allowed(int32 store)
 {
 	Breaker		b;
-	bool		allowed;
 
-	breaker_load(store, &b);
-	allowed = breaker_allows(&b, GetCurrentTimestamp(), true);
-	breaker_save(store, &b);
-	return allowed;
+	breaker_load(store, false, &b);
+	return breaker_allows(&b, GetCurrentTimestamp(), false);
 }
 
 /* Note how the use of the store ended; error NULL: well. */
@@ -120,7 +130,9 @@ store_used(int32 store, const char *error, int64 moved, int64 bytes,
 	char		nulls[] = {' ', error ? ' ' : 'n', ' ', ' ', ' '};
 	Breaker		b;
 
-	breaker_load(store, &b);
+	breaker_load(store, true, &b);
+	/* It was let pass, so an open one is half-open by now. */
+	(void) breaker_allows(&b, GetCurrentTimestamp(), true);
 	if (error)
 		(void) breaker_failure(&b, &breaker_policy, GetCurrentTimestamp());
 	else

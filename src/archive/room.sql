@@ -112,6 +112,9 @@ COMMENT ON TABLE mlint.archive_store_state IS 'How the stores do: their breakers
 
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store_id_seq', '');
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.archive_store
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('archive_move');
+ALTER TABLE mlint.archive_store ENABLE ALWAYS TRIGGER job_enable;
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage_id_seq', '');
 
@@ -498,8 +501,8 @@ COMMENT ON PROCEDURE mlint.archival_work() IS
 INSERT INTO mlint.job (name, command, every, enabled)
 VALUES ('archival', 'CALL mlint.archival_work()', '24 hours', false);
 
--- The job is as the settings say, those that come with a dump too. One that was
--- asked for is not taken back.
+-- The job is as the settings say, those that come with a dump too; then it
+-- leaves the restore a day. One that was asked for is not taken back.
 CREATE FUNCTION mlint.archival_follow() RETURNS trigger
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -508,8 +511,11 @@ BEGIN
 	SET enabled = NEW.enabled OR EXISTS (SELECT FROM mlint.archival_run r
 			WHERE r.state = 'requested'),
 		every = make_interval(hours => NEW.interval_hours),
-		next_run_at = coalesce(started_at + make_interval(hours => NEW.interval_hours),
-			clock_timestamp())
+		next_run_at = CASE WHEN mlint.owner_scope_open()
+			THEN coalesce(started_at + make_interval(hours => NEW.interval_hours),
+				clock_timestamp())
+			ELSE clock_timestamp() + greatest(make_interval(hours => NEW.interval_hours),
+				'1 day'::interval) END
 	WHERE name = 'archival';
 	RETURN NULL;
 END
@@ -517,6 +523,7 @@ $$;
 COMMENT ON FUNCTION mlint.archival_follow() IS 'Gives the job archival its interval when the settings change';
 CREATE TRIGGER archival_follow AFTER INSERT OR UPDATE ON mlint.archival
 	FOR EACH ROW EXECUTE FUNCTION mlint.archival_follow();
+ALTER TABLE mlint.archival ENABLE ALWAYS TRIGGER archival_follow;
 
 CREATE FUNCTION mlint.archival_set(interval_hours integer DEFAULT 24,
 	archive_after_days integer DEFAULT 30, retention_days integer DEFAULT 365,

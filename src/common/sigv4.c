@@ -18,10 +18,10 @@
 #include "lib/stringinfo.h"
 
 static void
-hmac_text(const void *key, size_t key_len, const char *text,
+hmac_text(const void *key, size_t key_len, const char *words,
 		  uint8 out[CRYPTO_SHA256_BYTES])
 {
-	HmacPart	part = {text, strlen(text)};
+	HmacPart	part = {words, strlen(words)};
 
 	crypto_hmac(key, key_len, &part, 1, out);
 }
@@ -154,12 +154,12 @@ sigv4_sign(const SigV4 *keys, const char *method, const char *url,
 }
 
 char *
-sigv4_escape(const char *text, bool slash)
+sigv4_escape(const char *words, bool slash)
 {
 	StringInfoData out;
 
 	initStringInfo(&out);
-	for (const unsigned char *p = (const unsigned char *) text; *p; p++)
+	for (const unsigned char *p = (const unsigned char *) words; *p; p++)
 	{
 		if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
 			(*p >= '0' && *p <= '9') || strchr("-._~", *p) != NULL ||

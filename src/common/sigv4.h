@@ -41,6 +41,6 @@ extern struct curl_slist *sigv4_sign(const SigV4 *keys, const char *method,
 									 const void *body, size_t body_len);
 
 /* RFC 3986: all but letters, digits and -._~ is encoded, "/" where told. */
-extern char *sigv4_escape(const char *text, bool slash);
+extern char *sigv4_escape(const char *words, bool slash);
 
 #endif

@@ -10,7 +10,7 @@
 #ifndef MLINT_LOG_H
 #define MLINT_LOG_H
 
-#include "delivery/cursor.h"
+#include "common/cursor.h"
 #include "delivery/driver.h"
 
 /*

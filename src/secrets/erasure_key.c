@@ -366,7 +366,7 @@ content_valid(Content *content)
 		if (node->level > TREE_LEVEL)
 			return false;
 		covers = UINT64CONST(1) << node->level;
-		if (first < next || first % covers != 0 || first >= PG_INT64_MAX)
+		if (first < next || first % covers != 0 || first > PG_INT64_MAX)
 			return false;
 		next = first + covers;
 	}
@@ -452,8 +452,11 @@ file_read(void)
 {
 	char		path[MAXPGPATH];
 	struct stat st;
+	struct stat now;
 	size_t		got = 0;
 	int			fd;
+	bool		valid;
+	bool		replaced;
 
 	content_free(&cached);
 	file_path(path);
@@ -491,8 +494,18 @@ file_read(void)
 			got += n;
 		}
 	}
+	valid = cached.header != NULL && got == cached.size &&
+		content_valid(&cached);
+	/* It may have been replaced, and then overwritten, while we read it. */
+	replaced = !valid && stat(path, &now) == 0 &&
+		(now.st_ino != st.st_ino || now.st_dev != st.st_dev);
 	CloseTransientFile(fd);
-	if (cached.header == NULL || got != cached.size || !content_valid(&cached))
+	if (replaced)
+	{
+		CHECK_FOR_INTERRUPTS();
+		return file_read();
+	}
+	if (!valid)
 	{
 		content_free(&cached);
 		ereport(ERROR,

@@ -272,6 +272,10 @@ DECLARE
 	position bigint := 0;
 	began timestamptz;
 BEGIN
+	-- While a dump is restored, keys are there before what they are wrapped with.
+	IF NOT EXISTS (SELECT FROM mlint.wrapping_key) THEN
+		RETURN;
+	END IF;
 	WHILE position IS NOT NULL LOOP
 		began := pg_catalog.clock_timestamp();
 		SELECT r.last_id INTO position
@@ -337,6 +341,9 @@ COMMENT ON TABLE mlint.erasure_key_revision IS
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_destroyed', '');
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.data_key_destroyed
+	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('data_key_erase');
+ALTER TABLE mlint.data_key_destroyed ENABLE ALWAYS TRIGGER job_enable;
 
 CREATE FUNCTION mlint.data_key_erase(OUT erased bigint, OUT more boolean)
 	LANGUAGE c VOLATILE PARALLEL UNSAFE

@@ -69,16 +69,20 @@ ALTER TABLE mlint.message ALTER content SET STATISTICS 0,
 	ALTER usage SET STATISTICS 0, ALTER tool SET STATISTICS 0,
 	ALTER metadata SET STATISTICS 0;
 
-CREATE FUNCTION mlint.message_text(content text) RETURNS text
+CREATE FUNCTION mlint.session_words(content text) RETURNS tsvector
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
-AS 'MODULE_PATHNAME', 'mlint_message_text';
-COMMENT ON FUNCTION mlint.message_text(text) IS
-	'What is searched of a message: the first 128 kB, without what is no words';
-REVOKE ALL ON FUNCTION mlint.message_text(text) FROM PUBLIC;
+AS 'MODULE_PATHNAME', 'mlint_session_words';
+COMMENT ON FUNCTION mlint.session_words(text) IS
+	'What session_search finds a message by: the words of its first 128 kB';
+CREATE FUNCTION mlint.session_snippet(content text, query tsquery) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5000
+AS 'MODULE_PATHNAME', 'mlint_session_snippet';
+COMMENT ON FUNCTION mlint.session_snippet(text, tsquery) IS
+	'Where a message matches, for session_search';
+REVOKE ALL ON FUNCTION mlint.session_words(text),
+	mlint.session_snippet(text, tsquery) FROM PUBLIC;
 -- session_search.
-CREATE INDEX message_words ON mlint.message USING gin
-	(pg_catalog.to_tsvector('pg_catalog.english'::pg_catalog.regconfig,
-		mlint.message_text(content)));
+CREATE INDEX message_words ON mlint.message USING gin (mlint.session_words(content));
 
 CREATE TABLE mlint.model (
 	model_id text COLLATE "C" NOT NULL

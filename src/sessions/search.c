@@ -3,7 +3,7 @@
  *		Full-text search in what was said.
  *
  * The index is on an expression, so a message is not stored twice; what is in
- * it is message_text(): a bounded part of the content, from which no tsvector
+ * it is session_words(): a bounded part of the content, from which no tsvector
  * can grow too large, without what nobody searches for and the parser is slow
  * at, such as images in base64. So no content can make an insert fail.
  *
@@ -15,17 +15,22 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/argument.h"
 #include "common/compat.h"
 #include "mb/pg_wchar.h"
+#include "nodes/value.h"
 #include "sessions/check.h"
 #include "sessions/message.h"
 #include "sessions/reading.h"
+#include "tsearch/ts_utils.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/uuid.h"
 
-PG_FUNCTION_INFO_V1(mlint_message_text);
+PG_FUNCTION_INFO_V1(mlint_session_words);
+PG_FUNCTION_INFO_V1(mlint_session_snippet);
 PG_FUNCTION_INFO_V1(mlint_session_search);
 
 /* How much of a message is searched, and how many matches are ranked. */
@@ -77,9 +82,9 @@ copy_run(char *to, const char *run, int len)
 	return to;
 }
 
-/* mlint.message_text(content) */
-Datum
-mlint_message_text(PG_FUNCTION_ARGS)
+/* What is searched of a message, palloc'd. */
+static text *
+searched(FunctionCallInfo fcinfo)
 {
 	text	   *content = PG_GETARG_TEXT_P_SLICE(0, 0, TEXT_BYTES);
 	const char *from = VARDATA_ANY(content);
@@ -100,12 +105,68 @@ mlint_message_text(PG_FUNCTION_ARGS)
 			i++;
 	}
 	SET_VARSIZE(result, to - (char *) result);
-	PG_RETURN_TEXT_P(result);
+	return result;
 }
 
-/* What the index is on, of a message m; and what is looked for. */
-#define CONFIG	"'pg_catalog.english'::regconfig"
-#define WORDS	"to_tsvector(" CONFIG ", mlint.message_text(m.content))"
+/*
+ * Call a function of text search that takes a configuration and args. It tells
+ * the client of each word that is too long, and of stretches of none as well:
+ * nobody wants to know that of a prompt.
+ */
+static Datum
+call_quietly(PGFunction function, int nargs, const Datum *args)
+{
+	LOCAL_FCINFO(fcinfo, 4);
+	List	   *config = list_make2(makeString("pg_catalog"),
+									makeString("english"));
+	int			client = client_min_messages;
+	int			log = log_min_messages;
+	Datum		result;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, nargs + 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = ObjectIdGetDatum(get_ts_config_oid(config, false));
+	fcinfo->args[0].isnull = false;
+	for (int i = 0; i < nargs; i++)
+	{
+		fcinfo->args[i + 1].value = args[i];
+		fcinfo->args[i + 1].isnull = false;
+	}
+	client_min_messages = Max(client, WARNING);
+	log_min_messages = Max(log, WARNING);
+	PG_TRY();
+	{
+		result = function(fcinfo);
+	}
+	PG_FINALLY();
+	{
+		client_min_messages = client;
+		log_min_messages = log;
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/* mlint.session_words(content): what the index is on. */
+Datum
+mlint_session_words(PG_FUNCTION_ARGS)
+{
+	Datum		args[] = {PointerGetDatum(searched(fcinfo))};
+
+	PG_RETURN_DATUM(call_quietly(to_tsvector_byid, lengthof(args), args));
+}
+
+/* mlint.session_snippet(content, query) */
+Datum
+mlint_session_snippet(PG_FUNCTION_ARGS)
+{
+	Datum		args[3];
+
+	args[0] = PointerGetDatum(searched(fcinfo));
+	args[1] = PG_GETARG_DATUM(1);
+	args[2] = CStringGetTextDatum("StartSel=**, StopSel=**, MaxFragments=2,"
+								  " MaxWords=25, MinWords=8, ShortWord=0");
+	PG_RETURN_DATUM(call_quietly(ts_headline_byid_opt, lengthof(args), args));
+}
 
 /* What is looked for, as a tsquery. Says so when there is no word in it. */
 static Datum
@@ -114,7 +175,7 @@ parse_query(Datum words)
 	Reading		reading;
 	bool		isnull;
 
-	reading_begin(&reading, "SELECT websearch_to_tsquery(" CONFIG ", $1)");
+	reading_begin(&reading, "SELECT websearch_to_tsquery('pg_catalog.english', $1)");
 	(void) reading_value(&reading, TEXTOID, words);
 	return reading_one(&reading, false, &isnull);
 }
@@ -150,14 +211,13 @@ mlint_session_search(PG_FUNCTION_ARGS)
 
 	reading_begin(&reading,
 				  "SELECT p.session_id, p.id, p.kind, p.created_at, p.rank,"
-				  " ts_headline(" CONFIG ", p.words, $1,"
-				  " 'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=25, MinWords=8')"
+				  " mlint.session_snippet(p.content, $1)"
 				  " FROM (SELECT m.session_id, m.id, m.kind, m.created_at,"
-				  " ts_rank(" WORDS ", $1) AS rank,"
-				  " mlint.message_text(m.content) AS words"
+				  " ts_rank(mlint.session_words(m.content), $1) AS rank,"
+				  " m.content"
 				  " FROM (SELECT s.session_id, m.id, m.kind, m.created_at, m.content"
 				  " FROM mlint.message m JOIN mlint.session s ON s.id = m.session");
-	reading_where(&reading, WORDS " @@ $%d", TSQUERYOID,
+	reading_where(&reading, "mlint.session_words(m.content) @@ $%d", TSQUERYOID,
 				  parse_query(PG_GETARG_DATUM(0)));
 	if (!PG_ARGISNULL(1))
 		reading_where(&reading, "s.session_id = $%d", TEXTOID, PG_GETARG_DATUM(1));

@@ -163,7 +163,11 @@ session_row_lock(const char *session_id, int64 id, LockTupleMode mode,
 	ItemPointerData place;
 	bool		found = false;
 
-	/* One that is removed while we wait may be there anew. */
+	/*
+	 * The lock must be on the version that an update makes at this moment,
+	 * too, or it is lost when that commits. One that is removed while we wait
+	 * may be there anew.
+	 */
 	while (find_place(session_id, id, &place))
 	{
 		TM_FailureData failure;
@@ -172,6 +176,7 @@ session_row_lock(const char *session_id, int64 id, LockTupleMode mode,
 		result = table_tuple_lock(relation, &place, GetActiveSnapshot(), slot,
 								  GetCurrentCommandId(true), mode,
 								  skip ? LockWaitSkip : LockWaitBlock,
+								  TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
 								  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
 		if (result == TM_Ok)
 		{

@@ -64,6 +64,20 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'mlint_job_run_now';
 COMMENT ON FUNCTION mlint.job_run_now(text) IS 'Makes a job due at once, when the transaction commits';
 
+-- Whatever makes the rows, a dump that is restored too, whose other tables may
+-- still be on their way.
+CREATE FUNCTION mlint.job_enable() RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE mlint.job
+	SET enabled = true, next_run_at = clock_timestamp() + '1 hour'
+	WHERE name = TG_ARGV[0] AND NOT enabled;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION mlint.job_enable() IS 'Trigger: from now on there are rows for a job to work on';
+
 CREATE FUNCTION mlint.worker_slots(
 	OUT pid int, OUT kind text, OUT database oid, OUT lane int,
 	OUT state text, OUT started_at timestamptz, OUT active_at timestamptz,
@@ -128,7 +142,7 @@ COMMENT ON COLUMN mlint.job_runs.finished_at IS 'When it ended';
 COMMENT ON COLUMN mlint.job_runs.error IS 'Why it failed; null if it did not';
 
 REVOKE ALL ON FUNCTION mlint.job_begin(int), mlint.job_end(int, text),
-	mlint.job_run_now(text), mlint.worker_slots() FROM PUBLIC;
+	mlint.job_run_now(text), mlint.job_enable(), mlint.worker_slots() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlint.job_run_now(text) TO mlint_admin;
 GRANT EXECUTE ON FUNCTION mlint.worker_slots() TO mlint_reader;
 GRANT SELECT ON mlint.stat_workers, mlint.jobs, mlint.job_runs TO mlint_reader;

@@ -4,8 +4,8 @@
 #   sh test/bench/run.sh [MEASURE...]
 #
 # The measures are the other files here: deliver publish commit latency secrets
-# ratelimit ratelimit_redis archive archival snapshot memory beside destinations scan
-# idle.
+# ratelimit ratelimit_redis snapshot memory beside destinations usage archive
+# archival scan idle.
 # Without a name all run, one after the other; the table at the end is
 # markdown. Everything is durable (fsync on), everything else is PostgreSQL's
 # default but for what server_start is given below.
@@ -25,7 +25,7 @@ CONNECTIONS=${CONNECTIONS:-64}
 ROUNDS=${ROUNDS:-200}
 PGBENCH_SECONDS=${PGBENCH_SECONDS:-10}
 IDLE_SECONDS=${IDLE_SECONDS:-180}
-all="deliver publish commit latency beside destinations secrets ratelimit ratelimit_redis archive archival snapshot memory scan idle"
+all="deliver publish commit latency beside destinations secrets ratelimit ratelimit_redis snapshot memory usage archive archival scan idle"
 
 #
 # What the measures have in common.

@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use FindBin;
+use IPC::Run ();
 use lib $FindBin::RealBin;
 use MlintTest;
 use PostgreSQL::Test::Utils;
@@ -67,24 +68,24 @@ CREATE PROCEDURE churn(writer int, what text, seconds int) LANGUAGE plpgsql AS \
 DECLARE
 	until timestamptz := clock_timestamp() + make_interval(secs => seconds);
 	sid text;
-	found boolean;
+	done boolean;
 BEGIN
 	WHILE clock_timestamp() < until LOOP
 		sid := 's' || 1 + floor(random() * $sessions)::int;
 		BEGIN
 			IF what = 'archive' THEN
 				PERFORM mlint.archive_session(sid);
-				found := true;
+				done := true;
 			ELSIF what = 'restore' THEN
 				PERFORM mlint.archive_restore(a.id) FROM mlint.archives a WHERE a.session_id = sid;
-				found := FOUND;
+				done := FOUND;
 			ELSE
 				sid := 'd' || 1 + floor(random() * 500)::int;
 				PERFORM mlint.session_delete(sid);
 				INSERT INTO deleted VALUES (sid);
-				found := true;
+				done := true;
 			END IF;
-			IF found THEN
+			IF done THEN
 				INSERT INTO did VALUES (writer, what);
 			END IF;
 		EXCEPTION WHEN OTHERS THEN
@@ -135,11 +136,11 @@ my @scripts = (
 my @running;
 for my $script (@scripts)
 {
-	my $handle = { in => $script, out => '', err => '' };
+	my $handle = { out => '', err => '' };
 	$handle->{run} = IPC::Run::start(
 		[ 'psql', '-X', '-q', '-d', $node->connstr('postgres'),
-			'-v', 'ON_ERROR_STOP=1', '-f', '-' ],
-		'<', \$handle->{in}, '>', \$handle->{out}, '2>', \$handle->{err});
+			'-v', 'ON_ERROR_STOP=1', map { ('-c', $_) } split /; /, $script ],
+		'<', \undef, '>', \$handle->{out}, '2>', \$handle->{err});
 	push @running, $handle;
 }
 $_->{run}->finish for @running;
@@ -168,7 +169,7 @@ is( sql(<<'EOQ'),
 SELECT count(*), string_agg(DISTINCT what || ' ' || sqlstate || ' ' || error, '; ') FROM refused
 WHERE NOT (
 	-- archived when a writer, or another who archives it, came to it
-	sqlstate = '55000' AND error ~ '^session "s\d+" is archived' AND what IN ('write', 'archive')
+	sqlstate = '55000' AND error ~ '^session "[sd]\d+" is archived' AND what IN ('write', 'delete')
 	OR sqlstate = '42710' AND error ~ '^session "s\d+" (is|has been) archived' AND what = 'archive'
 	-- restored, or deleted, by another
 	OR sqlstate = '42704' AND error ~ 'does not exist' AND what IN ('restore', 'delete')

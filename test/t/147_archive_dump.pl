@@ -11,10 +11,10 @@ use MlintTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = mlint_node('main');
 my $dir = PostgreSQL::Test::Utils::tempdir();
-my $store = "$dir/store";
-mkdir $store or die "mkdir: $!";
+my $stores = "$dir/stores";
+mkdir $stores or die "mkdir: $!";
+my $node = mlint_node('main', conf => "mlint.archive_directory = '$stores'");
 
 sub sql
 {
@@ -39,22 +39,29 @@ BEGIN
 END \$\$;
 SELECT mlint.model_register('m-0', '1', 'anthropic', '{"temperature": 0.5}', capabilities => '{chat}');
 SELECT mlint.model_register('m-1', '1', 'openai');
-SELECT mlint.model_price_set('m-0', 'EUR', 3, 15);
-SELECT mlint.usage_budget_set('model:m-0', tokens => 1000000, per => '1 day', action => 'event');
+SELECT mlint.model_price_set('m-0', 3, 15, 'EUR');
+SELECT mlint.usage_budget_set('model:m-0', tokens => 1000000, per => 'day');
 SELECT talk('s' || n, 3) FROM generate_series(1, 12) n;
 SELECT mlint.session_set_status('s1', 'completed');
 SELECT mlint.retention_policy_create('short', 400);
 SELECT mlint.retention_policy_create('tagged', 2555, 'hipaa', match_tag => 'b s5');
 SELECT mlint.archive_hold('s2', 'a live one');
-SELECT mlint.archive_session('s' || n, policy => CASE n WHEN 4 THEN 'short' END, metadata => '{"case": 7}') FROM generate_series(3, 8) n;
-SELECT mlint.archive_hold('s3', 'an archived one');
-SELECT mlint.archive_release(mlint.archive_hold('s6', 'over'), 'settled');
-SELECT mlint.archive_store_create('files', 'file', '{"directory": "$store"}');
+SELECT mlint.archive_store_create('files', 'file', '{"directory": "one"}');
 SELECT mlint.archive_session('s9');
-SELECT mlint.archival_set(interval_hours => 5, archive_after_days => 90);
+SELECT mlint.job_run_now('archive_move');
 EOQ
 wait_for_sql($node, 'an archive is in the store',
 	"SELECT count(*) > 0 FROM mlint.archive WHERE store IS NOT NULL");
+sql(<<'EOQ');
+SELECT mlint.archive_store_alter('files', active => false);
+EOQ
+my $said = sql("SELECT md5(string_agg(to_jsonb(m)::text, E'\\n' ORDER BY seq)) FROM mlint.message m JOIN mlint.session s ON s.id = session WHERE session_id = 's5'");
+sql(<<'EOQ');
+SELECT mlint.archive_session('s' || n, policy => CASE n WHEN 4 THEN 'short' END, metadata => '{"case": 7}') FROM generate_series(3, 8) n;
+SELECT mlint.archive_hold('s3', 'an archived one');
+SELECT mlint.archive_release(mlint.archive_hold('s6', 'over'), 'settled');
+SELECT mlint.archival_set(interval_hours => 5, archive_after_days => 90);
+EOQ
 # One that is destroyed, so that this is remembered too.
 sql("SELECT mlint.archive_delete(id) FROM mlint.archives WHERE session_id = 's8'");
 wait_for_sql($node, 'a run has been',
@@ -65,17 +72,19 @@ wait_for_sql($node, 'nothing is under way', $busy);
 # ---- every table and sequence is in the dump, or is known not to be ----
 
 is( sql(<<'EOQ'),
-SELECT string_agg(c.oid::regclass::text, ' ' ORDER BY 1)
+SELECT string_agg('mlint.' || c.relname, ' ' ORDER BY c.relname COLLATE "C")
 FROM pg_class c JOIN pg_extension e ON e.extname = 'mlint'
 WHERE c.relnamespace = 'mlint'::regnamespace AND c.relkind IN ('r', 'p', 'S')
 	AND c.relname ~ '^(session|message|model|usage|archiv|hold|retention|data_key|erasure)'
 	AND NOT c.oid = ANY (e.extconfig)
 EOQ
 	# Made by CREATE EXTENSION, or what this server alone knows.
-	join(' ', sort qw(mlint.erasure_key_revision mlint.retention_level mlint.usage_fold)),
+	join(' ', sort qw(mlint.archive_move mlint.archive_store_state
+		mlint.erasure_key_revision mlint.retention_level mlint.usage_fold)),
 	'tables and sequences that are not dumped');
 
-# The content of every table that is, in one line each.
+# The content of every table that is, in one line each; but for those in which
+# jobs are at work as soon as they are restored.
 sub content
 {
 	my ($db) = @_;
@@ -86,7 +95,8 @@ DECLARE
 	t regclass;
 BEGIN
 	FOR t IN SELECT c.oid FROM pg_extension e, unnest(e.extconfig) u JOIN pg_class c ON c.oid = u
-		WHERE e.extname = 'mlint' AND c.relkind = 'r' ORDER BY c.relname COLLATE "C"
+		WHERE e.extname = 'mlint' AND c.relkind = 'r'
+			AND c.relname !~ '^(usage_log_.|usage_total|archival_run|archive_garbage)$' ORDER BY c.relname COLLATE "C"
 	LOOP
 		RETURN QUERY EXECUTE format(
 			'SELECT %L::text, count(*), md5(string_agg(to_jsonb(t)::text, E''\n'' ORDER BY to_jsonb(t)::text COLLATE "C")) FROM %s t',
@@ -98,17 +108,18 @@ EOQ
 }
 
 my $opened = q{SELECT count(*), md5(string_agg(mlint.archive_get(id)::text, E'\n' ORDER BY id)) FROM mlint.archive};
-my $jobs = 'SELECT name, every, enabled FROM mlint.jobs ORDER BY name COLLATE "C"';
+# (usage_fold is as often as there is something to fold.)
+my $jobs = q{SELECT name, CASE WHEN name <> 'usage_fold' THEN every END, enabled FROM mlint.jobs ORDER BY name COLLATE "C"};
 my %before = map { $_->[0] => sql($_->[1]) } (
 	[ opened => $opened ], [ jobs => $jobs ],
-	[ runs => 'SELECT id, state, archived FROM mlint.archival_runs ORDER BY id' ],
+	[ runs => 'SELECT to_jsonb(r) FROM mlint.archival_runs r WHERE id = 1' ],
 	[ usage => "SELECT mlint.model_usage('m-0'), mlint.model_usage('m-1'), mlint.session_usage('s1')" ],
 	[ periods => 'SELECT * FROM mlint.archive_periods ORDER BY archive_id' ]);
 my $content = content('postgres');
 note $content;
 like($content, qr/^mlint\.$_\|[1-9]/m, "$_ has rows to lose")
   for qw(session message model archive archive_chunk archive_store hold retention_policy
-  data_key data_key_destroyed archival archival_run usage_price usage_budget);
+  data_key data_key_destroyed archival usage_price usage_budget);
 
 # ---- restored in each way ----
 
@@ -121,7 +132,9 @@ my %ways = (
 	custom => [ [ 'pg_dump', '-Fc', '-f', "$dir/custom", $conn ],
 		sub { [ 'pg_restore', '-e', '-1', '-d', $_[0], "$dir/custom" ] } ],
 	directory => [ [ 'pg_dump', '-Fd', '-j', '4', '-f', "$dir/directory", $conn ],
-		sub { [ 'pg_restore', '-e', '-j', '4', '-d', $_[0], "$dir/directory" ] } ]);
+		# The order of tables that refer to each other is lost between processes.
+		sub { [ 'env', 'PGOPTIONS=-c session_replication_role=replica',
+				'pg_restore', '-e', '-j', '4', '-d', $_[0], "$dir/directory" ] } ]);
 for my $way (sort keys %ways)
 {
 	my ($dump, $restore) = @{ $ways{$way} };
@@ -132,7 +145,9 @@ for my $way (sort keys %ways)
 	is(content($way), $content, "$way: every row is back");
 	is(sql($opened, $way), $before{opened}, "$way: every archive opens, and is the same");
 	is(sql($jobs, $way), $before{jobs}, "$way: the jobs are enabled as they were");
-	is(sql('SELECT id, state, archived FROM mlint.archival_runs ORDER BY id', $way),
+	is(sql("SELECT next_run_at > now() + interval '23 hours' FROM mlint.archival_settings", $way),
+		't', "$way: no run came into the restore");
+	is(sql('SELECT to_jsonb(r) FROM mlint.archival_runs r WHERE id = 1', $way),
 		$before{runs}, "$way: the runs are shown");
 	is( sql("SELECT mlint.model_usage('m-0'), mlint.model_usage('m-1'), mlint.session_usage('s1')", $way),
 		$before{usage}, "$way: usage is what it was");
@@ -148,13 +163,12 @@ for my $way (sort keys %ways)
 		like($err, qr/ML014/, "$way: held: $delete");
 	}
 
-	# It goes on: sessions, messages, usage, archives, restores.
-	is( sql(<<'EOQ', $way), 't|t|t', "$way: it goes on");
-SELECT public.talk('new', 2);
-SELECT mlint.archive_session('new') IS NOT NULL,
-	(SELECT mlint.archive_restore(id) IS NOT NULL FROM mlint.archives WHERE session_id = 's5'),
-	mlint.archive_hold('s7', 'later') IS NOT NULL
-EOQ
+	# It goes on, with what is its own. (To restore or delete an archive that
+	# came with the dump would destroy its key here and in the original.)
+	sql("SELECT public.talk('new', 2); SELECT mlint.archive_session('new'), mlint.archive_hold('s7', 'later')", $way);
+	is(sql("SELECT mlint.archive_restore(id) FROM mlint.archives WHERE session_id = 'new'", $way),
+		'new', "$way: sessions are archived and restored");
+	sql("SELECT mlint.archive_session('new')", $way);
 	my $run = sql('SELECT mlint.archival_run()', $way);
 	is(sql("SELECT mlint.archival_wait($run, '60 s')", $way), 't', "$way: the scheduler runs");
 	sql("SELECT mlint.archive_delete(id) FROM mlint.archives WHERE session_id = 'new'", $way);
@@ -178,7 +192,7 @@ is(sql('SELECT jsonb_array_length(mlint.archive_get(id) -> \'messages\') FROM ml
 
 # ---- another cluster, with the same keys and without ----
 
-my $other = mlint_node('other', create => 0);
+my $other = mlint_node('other', create => 0, conf => "mlint.archive_directory = '$stores'");
 sub other
 {
 	my ($sql) = @_;
@@ -199,6 +213,11 @@ for my $key (glob $node->data_dir . '/mlint_*.key')
 }
 $other->start;
 is(other($opened), $before{opened}, 'with the keys every archive opens');
+is(other("SELECT mlint.archive_restore(id) FROM mlint.archives WHERE session_id = 's5'"),
+	's5', '... and is restored');
+is(other("SELECT md5(string_agg(to_jsonb(m)::text, E'\\n' ORDER BY seq)) FROM mlint.message m JOIN mlint.session s ON s.id = session WHERE session_id = 's5'"),
+	$said, '... to what was said');
+is(sql($opened), $before{opened}, '... and the first cluster has lost nothing by that');
 unlike(slurp_file("$dir/plain"), qr/@{[ md5_hex('s42') ]}/, 'what is archived cannot be read in a dump');
 like(slurp_file("$dir/plain"), qr/@{[ md5_hex('s102') ]}/, '... as what is live can');
 

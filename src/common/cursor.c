@@ -1,6 +1,6 @@
 /*
  * cursor.c
- *		Arithmetic on cursors of the event log; see cursor.h.
+ *		Arithmetic on cursors of logs; see cursor.h.
  */
 #include "postgres.h"
 
@@ -8,7 +8,7 @@
 #include "lib/stringinfo.h"
 #include "utils/snapshot.h"
 
-#include "delivery/cursor.h"
+#include "common/cursor.h"
 
 static Cursor *
 cursor_create(uint64 xmax, int room)

@@ -1,11 +1,11 @@
 /*
  * cursor.h
- *		How far a dispatcher has read the event log.
+ *		How far a log has been read whose rows carry their transaction's id.
  *
  * A cursor is a snapshot, and a place within one transaction. Read are: the
- * events of every transaction that the snapshot sees, and of partial_xid
+ * rows of every transaction that the snapshot sees, and of partial_xid
  * those up to partial_id; the rest of that transaction is read before
- * anything else is, so that there is never more than one. An event of a transaction that was in
+ * anything else is, so that there is never more than one. A row of a transaction that was in
  * progress stays unread until it commits, however late, and holds up nobody.
  * Transaction ids are 64 bits wide here.
  */
