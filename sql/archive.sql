@@ -11,7 +11,7 @@ SELECT mlint.tool_call_add(:'r', 'lookup', '{"q": "x"}', U&'one\2028two \+01F600
 CREATE TEMP TABLE message_before AS SELECT * FROM mlint.message;
 CREATE TEMP TABLE session_before AS SELECT * FROM mlint.session;
 SELECT mlint.archive_session('s-1', 400, NULL, ARRAY['q3', 'q3', 'a'], '{"case": 7}') AS a \gset
-SELECT session_id, model_id, policy, compliance, retention_days, expires_at - archived_at AS period, held, tags, metadata, messages, encrypted, compression, dictionary, store, ratio < 0.2 AS small
+SELECT session_id, model_id, policy, compliance, retention_days, extract(day FROM expires_at - archived_at)::int AS days, held, tags, metadata, messages, encrypted, compression, dictionary, store, ratio < 0.2 AS small
 FROM mlint.archives;
 SELECT count(*) FROM mlint.message;
 SELECT status FROM mlint.sessions;
@@ -122,13 +122,13 @@ BEGIN;
 SELECT mlint.archive_restore(:'a');
 SAVEPOINT s;
 SELECT mlint.archive_session('s-1') IS NOT NULL AS archived;
-SELECT policy, expires_at - archived_at AS period FROM mlint.archives WHERE session_id = 's-1';
+SELECT policy, extract(day FROM expires_at - archived_at)::int AS days FROM mlint.archives WHERE session_id = 's-1';
 ROLLBACK TO s;
 SELECT mlint.archive_session('s-1', metadata => '{"case": 7}') IS NOT NULL AS archived;
-SELECT policy, expires_at - archived_at AS period FROM mlint.archives WHERE session_id = 's-1';
+SELECT policy, extract(day FROM expires_at - archived_at)::int AS days FROM mlint.archives WHERE session_id = 's-1';
 ROLLBACK TO s;
 SELECT mlint.archive_session('s-1', 3000, 'seven') IS NOT NULL AS archived;
-SELECT policy, expires_at - archived_at AS period FROM mlint.archives WHERE session_id = 's-1';
+SELECT policy, extract(day FROM expires_at - archived_at)::int AS days FROM mlint.archives WHERE session_id = 's-1';
 ROLLBACK TO s;
 SELECT mlint.archive_session('s-1', policy => 'none');
 ROLLBACK;
