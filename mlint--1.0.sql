@@ -2613,8 +2613,9 @@ CREATE INDEX message_session ON mlint.message (session, seq);
 -- The tool calls of a response, for session_transcript.
 CREATE INDEX message_tool_call ON mlint.message (parent) WHERE kind = 'tool_call';
 COMMENT ON TABLE mlint.message IS 'What was said in the live sessions';
--- Nothing looks for these by their values, and what was said and then erased
--- would stay in statistics.
+-- What was said, and of whom, and then erased would stay in statistics, which
+-- nothing needs to find these.
+ALTER TABLE mlint.session ALTER metadata SET STATISTICS 0;
 ALTER TABLE mlint.message ALTER content SET STATISTICS 0,
 	ALTER usage SET STATISTICS 0, ALTER tool SET STATISTICS 0,
 	ALTER metadata SET STATISTICS 0;
@@ -2633,6 +2634,7 @@ REVOKE ALL ON FUNCTION mlint.session_words(text),
 	mlint.session_snippet(text, tsquery) FROM PUBLIC;
 -- session_search.
 CREATE INDEX message_words ON mlint.message USING gin (mlint.session_words(content));
+ALTER INDEX mlint.message_words ALTER 1 SET STATISTICS 0;
 
 CREATE TABLE mlint.model (
 	model_id text COLLATE "C" NOT NULL
@@ -3536,12 +3538,20 @@ COMMENT ON COLUMN mlint.stat_sessions.tags IS 'Its tags';
 COMMENT ON COLUMN mlint.stat_sessions.started_at IS 'When it began';
 COMMENT ON COLUMN mlint.stat_sessions.active_at IS 'The last sign of life, at most an hour too early';
 
--- The columns of usage_stats mean the same in each view.
+-- The columns of usage_stats mean the same in each view; those of the private
+-- ones are mlint.usage_total's.
 DO $$
 DECLARE
 	view text;
 	col record;
 BEGIN
+	FOR col IN SELECT c.relname, a.attname FROM pg_catalog.pg_class c
+		JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+		WHERE c.oid IN ('mlint.usage_entry'::regclass, 'mlint.usage_by_step'::regclass)
+	LOOP
+		EXECUTE pg_catalog.format('COMMENT ON COLUMN mlint.%I.%I IS %L',
+			col.relname, col.attname, 'Private, as in mlint.usage_total');
+	END LOOP;
 	FOREACH view IN ARRAY '{usage_by_day,usage_by_tag,stat_models,stat_sessions}'::text[] LOOP
 		FOR col IN SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS text
 			FROM pg_catalog.pg_attribute a

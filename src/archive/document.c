@@ -760,8 +760,7 @@ put_messages(Document *doc, int64 session, bool take)
 		CHECK_FOR_INTERRUPTS();
 		if (messages++ > 0)
 			put_char(doc, ',');
-		if (doc->encoding != PG_UTF8)
-			doc->message = message_name(tuple, scan.desc);
+		doc->message = message_name(tuple, scan.desc);
 		put_row(doc, tuple, scan.desc, columns, n, values, nulls);
 		count_message(doc, values[kind], nulls[kind], values[usage],
 					  nulls[usage]);
