@@ -1,6 +1,7 @@
 -- Usage: reports, prices, budgets, the fold, views, bad input.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 \set VERBOSITY default
 \set SHOW_CONTEXT never
@@ -58,6 +59,7 @@ RESET ROLE;
 SELECT 'tag' AS of, first_at < last_at AS in_order FROM mlint.usage_by_tag WHERE tag = 'later'
 	UNION ALL SELECT 'session', first_at < last_at FROM mlint.stat_sessions WHERE session_id = 'usage-4';
 ROLLBACK;
+RESET ROLE;
 SELECT tag, total_prompts, total_tokens, custom, cost FROM mlint.usage_by_tag ORDER BY 1;
 SELECT model_id, total_prompts, total_responses, total_tokens, cost FROM mlint.usage_by_day WHERE model_id IN ('gpt-4', 'claude') ORDER BY 1;
 CREATE TEMP TABLE before_fold AS
