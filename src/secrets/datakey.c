@@ -8,14 +8,16 @@
  *
  * Which leaf. One file serves all databases of a cluster, and all copies of
  * each, so leaves are numbered such that no two keys share one, unless they are
- * the same key. The upper half of a number is a digest of the store's identity
- * and the database's OID, the lower half is the key's id: dense, so that the
- * file stays small. A database that is copied as a TEMPLATE, or restored beside
- * the first, has the identity and another OID. So what it makes from then on
- * is its own, and what it took along is what it is in the first one: it is
- * destroyed in both at once. After going back in time a database counts the same
- * numbers again; one whose leaf was cut in the future that is no more is passed
- * over.
+ * the same key. The upper half of a number is a digest of the store's identity,
+ * the cluster's and the database's OID, the lower half is the key's id: dense,
+ * so that the file stays small. A database that is copied as a TEMPLATE, or
+ * restored beside the first, has the identity and another OID. So what it makes
+ * from then on is its own, and what it took along is what it is in the first
+ * one: when that destroys it, it is destroyed in both. When the copy does, the
+ * leaf stays for as long as the first one is there, which may be under a hold
+ * that the copy knows nothing of. After going back in time a database counts the
+ * same numbers again; one whose leaf was cut in the future that is no more is
+ * passed over.
  *
  * Destroying. What is in the file does not roll back, so the transaction only
  * moves the row's id and leaf to mlint.data_key_destroyed. After the commit,
@@ -47,6 +49,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 #include "worker/worker.h"
@@ -79,21 +82,23 @@ data_key_context(const char *purpose, int64 id)
 	return seal_context(SEAL_DATA_KEY, name, 0);
 }
 
-/* The leaf that a key of this id has in this database. */
+/* The leaf that a key of this id has when a database of this cluster made it. */
 static int64
-data_key_leaf(int64 id)
+data_key_leaf(Oid database, int64 id)
 {
 	static const char label[16] = "mlint leaves of";
-	uint8		of[sizeof(label) + 16 + 8];
+	uint8		of[sizeof(label) + 16 + 16];
 	uint8		digest[CRYPTO_SHA256_BYTES];
+	uint64		cluster = pg_hton64(GetSystemIdentifier());
 	uint32		part;
 
 	memcpy(of, label, sizeof(label));
 	key_store(of + sizeof(label));
-	part = pg_hton32(MyDatabaseId);
-	memcpy(of + sizeof(label) + 16, &part, 4);
+	memcpy(of + sizeof(label) + 16, &cluster, 8);
+	part = pg_hton32(database);
+	memcpy(of + sizeof(label) + 24, &part, 4);
 	part = pg_hton32((uint32) (id >> 32));
-	memcpy(of + sizeof(label) + 20, &part, 4);
+	memcpy(of + sizeof(label) + 28, &part, 4);
 	crypto_sha256(of, sizeof(of), digest);
 	memcpy(&part, digest, 4);
 	return (int64) (pg_ntoh32(part) & 0x7fffffff) << 32 | (id & 0xffffffff);
@@ -135,10 +140,12 @@ tree_for_new_keys(uint8 tree[ERASURE_ID_BYTES])
 			return;
 		}
 	}
+	PushActiveSnapshot(GetLatestSnapshot());
 	if (SPI_execute("SELECT k.tree FROM mlint.data_key k"
 					" ORDER BY k.id DESC LIMIT 1",
-					false, 1) != SPI_OK_SELECT)
+					true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.data_key");
+	PopActiveSnapshot();
 	erasure_key_look(SPI_processed == 0, &file);
 	if (SPI_processed > 0)
 	{
@@ -177,7 +184,7 @@ data_key_create(const char *purpose, uint8 key[CRYPTO_KEY_BYTES])
 	{
 		CHECK_FOR_INTERRUPTS();
 		id = nextval_internal(sequence, false);
-		leaf = data_key_leaf(id);
+		leaf = data_key_leaf(MyDatabaseId, id);
 	} while (!erasure_key_leaf(tree.data, leaf, key));
 
 	crypto_random(bytes, sizeof(bytes));
@@ -306,20 +313,32 @@ request_erasing(void)
 void
 data_key_destroy(int64 id)
 {
+	static SPIPlanPtr plan = NULL;
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(id)};
 	OwnerScope	scope;
+	Snapshot	snapshot;
 	bool		done;
 
 	owner_begin(&scope);
-	if (SPI_execute_with_args("WITH gone AS (DELETE FROM mlint.data_key"
-							  " WHERE id = $1 RETURNING id, tree, leaf)"
-							  " INSERT INTO mlint.data_key_destroyed"
-							  " (id, tree, leaf)"
-							  " SELECT g.id, g.tree, g.leaf FROM gone g",
-							  1, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT)
+	if (!plan)
+	{
+		SPIPlanPtr	made =
+		SPI_prepare("WITH gone AS (DELETE FROM mlint.data_key"
+					" WHERE id = $1 RETURNING id, tree, leaf)"
+					" INSERT INTO mlint.data_key_destroyed (id, tree, leaf)"
+					" SELECT g.id, g.tree, g.leaf FROM gone g", 1, types);
+
+		if (!made || SPI_keepplan(made) != 0)
+			elog(ERROR, "could not prepare to destroy a data key");
+		plan = made;
+	}
+	/* What is destroyed may be newer than the transaction's snapshot. */
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (SPI_execute_snapshot(plan, values, NULL, snapshot, InvalidSnapshot,
+							 false, true, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not destroy a data key");
+	UnregisterSnapshot(snapshot);
 	done = SPI_processed > 0;
 	owner_end(&scope);
 	if (done)
@@ -341,21 +360,72 @@ typedef struct Condemned
 	bool		all;			/* no more are left */
 } Condemned;
 
+/* The other databases of the cluster. */
+typedef struct Others
+{
+	int			n;
+	Oid		   *databases;
+	int64	   *leaves;			/* of their keys of this id */
+	int64		id;
+} Others;
+
+static void
+find_others(Others *others)
+{
+	if (SPI_execute("SELECT d.oid FROM pg_catalog.pg_database d"
+					" WHERE d.datname <> pg_catalog.current_database()",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read pg_database");
+	others->n = SPI_processed;
+	others->databases = palloc(sizeof(Oid) * (others->n + 1));
+	others->leaves = palloc(sizeof(int64) * (others->n + 1));
+	others->id = -1;
+	for (int i = 0; i < others->n; i++)
+	{
+		bool		isnull;
+
+		others->databases[i] =
+			DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+										   SPI_tuptable->tupdesc, 1, &isnull));
+	}
+}
+
+/* Is it the leaf of a key that one of them has made? */
+static bool
+leaf_of_others(Others *others, int64 id, int64 leaf)
+{
+	/* Only the upper half is computed, and that seldom changes. */
+	if (others->id < 0 || others->id >> 32 != id >> 32)
+	{
+		for (int i = 0; i < others->n; i++)
+			others->leaves[i] = data_key_leaf(others->databases[i], id);
+		others->id = id;
+	}
+	for (int i = 0; i < others->n; i++)
+	{
+		if (others->leaves[i] >> 32 == leaf >> 32)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Of this tree's destroyed leaves those that are to be cut: those that are not
- * said to be, and with compare those that are in the file all the same.
+ * said to be, and with compare those that are in the file all the same. What
+ * another database has made is left to that, for as long as it is there.
  */
 static void
 find_condemned(const ErasureKeyFile *file, bool compare, Condemned *found)
 {
-	Oid			types[] = {UUIDOID, BOOLOID};
+	Oid			types[] = {UUIDOID};
 	pg_uuid_t	tree;
-	Datum		values[2];
+	Datum		values[1];
 	Portal		portal;
+	Others		others;
 
+	find_others(&others);
 	memcpy(tree.data, file->tree, UUID_LEN);
 	values[0] = UUIDPGetDatum(&tree);
-	values[1] = BoolGetDatum(compare);
 	found->n = 0;
 	found->ids = palloc(sizeof(Datum) * ERASE_BATCH);
 	found->leaves = palloc(sizeof(int64) * ERASE_BATCH);
@@ -367,7 +437,7 @@ find_condemned(const ErasureKeyFile *file, bool compare, Condemned *found)
 									   "SELECT id, leaf, true"
 									   " FROM mlint.data_key_destroyed"
 									   " WHERE tree = $1 AND erased_at IS NULL",
-									   2, types, values, NULL, true,
+									   1, types, values, NULL, true,
 									   CURSOR_OPT_NO_SCROLL);
 	while (found->all)
 	{
@@ -379,18 +449,22 @@ find_condemned(const ErasureKeyFile *file, bool compare, Condemned *found)
 			HeapTuple	row = SPI_tuptable->vals[r];
 			TupleDesc	desc = SPI_tuptable->tupdesc;
 			bool		isnull;
+			Datum		id = SPI_getbinval(row, desc, 1, &isnull);
 			int64		leaf = DatumGetInt64(SPI_getbinval(row, desc, 2,
 														   &isnull));
+			bool		waits = DatumGetBool(SPI_getbinval(row, desc, 3,
+														   &isnull));
+			bool		living = erasure_key_living(file->tree, leaf);
 
-			if (!DatumGetBool(SPI_getbinval(row, desc, 3, &isnull)) &&
-				!erasure_key_living(file->tree, leaf))
+			if (living ? leaf_of_others(&others, DatumGetInt64(id), leaf) :
+				!waits)
 				continue;
 			if (found->n == ERASE_BATCH)
 			{
 				found->all = false;
 				break;
 			}
-			found->ids[found->n] = SPI_getbinval(row, desc, 1, &isnull);
+			found->ids[found->n] = id;
 			found->leaves[found->n++] = leaf;
 		}
 		SPI_freetuptable(SPI_tuptable);

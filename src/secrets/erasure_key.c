@@ -500,21 +500,20 @@ file_read(void)
 	replaced = !valid && stat(path, &now) == 0 &&
 		(now.st_ino != st.st_ino || now.st_dev != st.st_dev);
 	CloseTransientFile(fd);
+	if (!valid)
+		content_free(&cached);
 	if (replaced)
 	{
 		CHECK_FOR_INTERRUPTS();
 		return file_read();
 	}
 	if (!valid)
-	{
-		content_free(&cached);
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_MASTER_KEY),
 				 errmsg("the erasure key file is damaged, or is another file"),
 				 errdetail("It was found at %s.", erasure_key_source()),
 				 errdetail_log("The file is \"%s\".", path),
 				 errhint("Put it back from its newest copy: what was destroyed since then is destroyed again by the job data_key_erase.")));
-	}
 	cached_stat = st;
 	return true;
 }

@@ -86,7 +86,7 @@ mlint_session_branches(PG_FUNCTION_ARGS)
 				  " AND m.parent IS NOT NULL)"
 				  " SELECT m.id, m.kind, m.created_at FROM mlint.message m"
 				  " WHERE m.session = $1 AND m.kind <> 'tool_call'"
-				  " AND m.id NOT IN (SELECT f.id FROM followed f)"
+				  " AND NOT EXISTS (SELECT FROM followed f WHERE f.id = m.id)"
 				  " ORDER BY m.seq");
 	(void) reading_value(&reading, INT8OID,
 						 Int64GetDatum(live_session(session_id)));

@@ -74,7 +74,8 @@ typedef struct Budget
 /* Those that refuse, as this process knows them. */
 static struct
 {
-	bool		stale;
+	bool		stale;			/* something has changed since */
+	bool		complete;		/* no error has ended the reading */
 	Oid			table;
 	MemoryContext context;
 	int			n;
@@ -110,6 +111,7 @@ read_budgets(void)
 											  "mlint budgets",
 											  ALLOCSET_SMALL_SIZES);
 	cache.n = 0;
+	cache.complete = false;
 	cache.table = mlint_relation("usage_budget");
 	cache.stale = false;
 	cache.budgets = MemoryContextAlloc(cache.context, sizeof(Budget) * room);
@@ -136,6 +138,7 @@ read_budgets(void)
 	}
 	MemoryContextSwitchTo(old);
 	rows_end(&scan);
+	cache.complete = true;
 }
 
 /* Are there any that refuse? */
@@ -143,11 +146,8 @@ static bool
 budgets_known(void)
 {
 	AcceptInvalidationMessages();
-	while (cache.stale)
-	{
-		/* An error in the middle leaves it stale. */
+	while (cache.stale || !cache.complete)
 		read_budgets();
-	}
 	return cache.n > 0;
 }
 
