@@ -50,13 +50,13 @@ archive_init(void)
 }
 
 char *
-archive_id_text(const pg_uuid_t * id)
+archive_id_text(const pg_uuid_t *id)
 {
 	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
 }
 
 void
-archive_unknown(const pg_uuid_t * id)
+archive_unknown(const pg_uuid_t *id)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -113,7 +113,7 @@ column(HeapTuple tuple, TupleDesc desc, const char *name)
 }
 
 bool
-archive_find(const pg_uuid_t * id, ArchiveRow *row)
+archive_find(const pg_uuid_t *id, ArchiveRow *row)
 {
 	ScanKeyData key;
 	RowScan		scan;
@@ -149,7 +149,7 @@ archive_find(const pg_uuid_t * id, ArchiveRow *row)
 }
 
 static bool
-find_latest(const pg_uuid_t * id, ArchiveRow *row)
+find_latest(const pg_uuid_t *id, ArchiveRow *row)
 {
 	bool		found;
 
@@ -160,7 +160,7 @@ find_latest(const pg_uuid_t * id, ArchiveRow *row)
 }
 
 bool
-archive_lock(const pg_uuid_t * id, ArchiveRow *row)
+archive_lock(const pg_uuid_t *id, ArchiveRow *row)
 {
 	static SPIPlanPtr lock = NULL;
 	Oid			types[1] = {UUIDOID};

@@ -43,7 +43,7 @@ typedef enum ArchiveResult
 extern ArchiveResult archive_session(const char *session_id,
 									 const ArchiveRequest *request,
 									 bool skip, TimestampTz inactive_since,
-									 pg_uuid_t * id, int64 *bytes);
+									 pg_uuid_t *id, int64 *bytes);
 
 /*
  * Remove an archive with its bytes, its data key and its session: from here
@@ -51,6 +51,6 @@ extern ArchiveResult archive_session(const char *session_id,
  * session first. False: there is no such archive (any more). Audits nothing:
  * that is the caller's, who knows why. Raises ERRCODE_MLINT_HELD.
  */
-extern bool archive_remove(const pg_uuid_t * id);
+extern bool archive_remove(const pg_uuid_t *id);
 
 #endif

@@ -61,7 +61,7 @@ archive_drop(const ArchiveRow *row)
 }
 
 bool
-archive_remove(const pg_uuid_t * id)
+archive_remove(const pg_uuid_t *id)
 {
 	OwnerScope	scope;
 	ArchiveRow	row;
@@ -82,7 +82,7 @@ archive_remove(const pg_uuid_t * id)
 
 /* What the log says of an archive that is deleted by hand. */
 static char *
-delete_details(const pg_uuid_t * id, const char *session_id,
+delete_details(const pg_uuid_t *id, const char *session_id,
 			   const char *reason)
 {
 	Oid			types[] = {UUIDOID, TEXTOID, TEXTOID};

@@ -20,13 +20,13 @@ typedef struct ArchiveRow
 } ArchiveRow;
 
 /* As the active snapshot sees it. False: there is none. */
-extern bool archive_find(const pg_uuid_t * id, ArchiveRow *row);
+extern bool archive_find(const pg_uuid_t *id, ArchiveRow *row);
 
 /*
  * Lock its session, then the archive, until the transaction ends, and read it
  * as it is then. In an owner scope. False: there is none.
  */
-extern bool archive_lock(const pg_uuid_t * id, ArchiveRow *row);
+extern bool archive_lock(const pg_uuid_t *id, ArchiveRow *row);
 
 /*
  * Raise ERRCODE_MLINT_ARCHIVE_CORRUPT unless it is whole, as the active
@@ -35,10 +35,10 @@ extern bool archive_lock(const pg_uuid_t * id, ArchiveRow *row);
 extern void archive_check(const ArchiveRow *row);
 
 /* ERRCODE_UNDEFINED_OBJECT */
-extern void pg_attribute_noreturn() archive_unknown(const pg_uuid_t * id);
+extern void pg_attribute_noreturn() archive_unknown(const pg_uuid_t *id);
 
 /* palloc'd */
-extern char *archive_id_text(const pg_uuid_t * id);
+extern char *archive_id_text(const pg_uuid_t *id);
 
 /*
  * Delete chunks, row and data key of a locked archive; an object in a store

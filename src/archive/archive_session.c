@@ -235,7 +235,7 @@ audit_archived(const char *session_id, const ArchiveForm *form,
 	appendStringInfo(&details, ", \"expires_at\": ");
 	escape_json(&details, timestamptz_to_str(expires));
 	appendStringInfo(&details, ", \"encrypted\": %s}",
-					 form->data_key != 0 ? "true" : "false");
+					 archive_encryption ? "true" : "false");
 	audit(AUDIT_CHANGED, "archive.create", "archive",
 		  archive_id_text(&form->id), details.data);
 }
@@ -279,7 +279,7 @@ archive_locked(const char *session_id, int64 session,
 
 ArchiveResult
 archive_session(const char *session_id, const ArchiveRequest *request,
-				bool skip, TimestampTz inactive_since, pg_uuid_t * id,
+				bool skip, TimestampTz inactive_since, pg_uuid_t *id,
 				int64 *bytes)
 {
 	OwnerScope	scope;
@@ -357,7 +357,7 @@ mlint_archive_session(PG_FUNCTION_ARGS)
  */
 static char *
 archive_alone(const char *session_id, const ArchiveRequest *request,
-			  pg_uuid_t * id)
+			  pg_uuid_t *id)
 {
 	Trial		trial;
 	ErrorData  *volatile error = NULL;

@@ -19,6 +19,7 @@
 #include "common/compat.h"
 #include "common/crypto.h"
 #include "common/errors.h"
+#include "common/relwatch.h"
 #include "common/rows.h"
 #include "secrets/datakey.h"
 
@@ -52,7 +53,7 @@ forget_current(Datum arg, Oid relid)
 void
 dictionary_init(void)
 {
-	CacheRegisterRelcacheCallback(forget_current, (Datum) 0);
+	relation_watch(forget_current, (Datum) 0);
 }
 
 int32

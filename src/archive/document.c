@@ -55,6 +55,10 @@ typedef struct Document
 	int			encoding;
 	DocumentSink sink;
 	void	   *arg;
+	int64		prompts;		/* what its messages say, added up */
+	int64		responses;
+	double		prompt_tokens;
+	double		completion_tokens;
 	int64		bytes;			/* handed on */
 	size_t		used;
 	char		buffer[BUFFER_BYTES];
@@ -529,7 +533,7 @@ put_double(Document *doc, double value)
 }
 
 static void
-put_uuid(Document *doc, const pg_uuid_t * uuid)
+put_uuid(Document *doc, const pg_uuid_t *uuid)
 {
 	static const char digits[] = "0123456789abcdef";
 	char text[	2 * UUID_LEN + 6];
@@ -660,6 +664,55 @@ put_row(Document *doc, HeapTuple tuple, TupleDesc desc,
 	put_char(doc, '}');
 }
 
+/* A number of tokens in a message's usage. */
+static double
+tokens(Jsonb *usage, const char *name)
+{
+	JsonbValue	value;
+
+	if (!JB_ROOT_IS_OBJECT(usage) ||
+		getKeyJsonValueFromContainer(&usage->root, name, strlen(name),
+									 &value) == NULL ||
+		value.type != jbvNumeric)
+		return 0;
+	return Min(1e15,
+			   DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
+												  NumericGetDatum(value.val.numeric))));
+}
+
+static void
+count_message(Document *doc, Datum kind, bool kind_null, Datum usage,
+			  bool usage_null)
+{
+	text	   *word = kind_null ? NULL : DatumGetTextPP(kind);
+
+	if (word && VARSIZE_ANY_EXHDR(word) > 0)
+	{
+		doc->prompts += *VARDATA_ANY(word) == 'p';
+		doc->responses += *VARDATA_ANY(word) == 'r';
+	}
+	if (!usage_null)
+	{
+		Jsonb	   *jsonb = DatumGetJsonbP(usage);
+
+		doc->prompt_tokens += tokens(jsonb, "prompt_tokens");
+		doc->completion_tokens += tokens(jsonb, "completion_tokens");
+	}
+}
+
+static void
+put_usage(Document *doc)
+{
+	put_cstring(doc, psprintf("{\"total_completion_tokens\":%.0f,"
+							  "\"total_prompt_tokens\":%.0f,"
+							  "\"total_prompts\":" INT64_FORMAT ","
+							  "\"total_responses\":" INT64_FORMAT ","
+							  "\"total_tokens\":%.0f}",
+							  doc->completion_tokens, doc->prompt_tokens,
+							  doc->prompts, doc->responses,
+							  doc->prompt_tokens + doc->completion_tokens));
+}
+
 /* How a message is called in an error: by its id. */
 static const char *
 message_name(HeapTuple tuple, TupleDesc desc)
@@ -684,6 +737,8 @@ put_messages(Document *doc, int64 session, bool take)
 	DocumentColumn *columns;
 	Datum	   *values;
 	bool	   *nulls;
+	int			kind;
+	int			usage;
 	int			n;
 	int			messages = 0;
 
@@ -695,6 +750,8 @@ put_messages(Document *doc, int64 session, bool take)
 	columns = document_columns(scan.desc, "session", &n);
 	values = palloc(sizeof(Datum) * scan.desc->natts);
 	nulls = palloc(sizeof(bool) * scan.desc->natts);
+	kind = SPI_fnumber(scan.desc, "kind") - 1;
+	usage = SPI_fnumber(scan.desc, "usage") - 1;
 	put_char(doc, '[');
 	while ((tuple = rows_next(&scan)) != NULL)
 	{
@@ -703,9 +760,10 @@ put_messages(Document *doc, int64 session, bool take)
 		CHECK_FOR_INTERRUPTS();
 		if (messages++ > 0)
 			put_char(doc, ',');
-		if (doc->encoding != PG_UTF8)
-			doc->message = message_name(tuple, scan.desc);
+		doc->message = message_name(tuple, scan.desc);
 		put_row(doc, tuple, scan.desc, columns, n, values, nulls);
+		count_message(doc, values[kind], nulls[kind], values[usage],
+					  nulls[usage]);
 		if (take)
 			simple_heap_delete(scan.relation, &tuple->t_self);
 		MemoryContextSwitchTo(old);
@@ -752,6 +810,10 @@ document_write(const char *session_id, int64 session, bool take,
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Document   *doc = palloc(sizeof(Document));
 
+	doc->prompts = 0;
+	doc->responses = 0;
+	doc->prompt_tokens = 0;
+	doc->completion_tokens = 0;
 	doc->session_id = session_id;
 	doc->message = NULL;
 	doc->encoding = GetDatabaseEncoding();
@@ -765,6 +827,8 @@ document_write(const char *session_id, int64 session, bool take,
 	put_cstring(doc, ",\"schema\":" CppAsString2(DOCUMENT_SCHEMA)
 				",\"session\":");
 	put_session(doc, session);
+	put_cstring(doc, ",\"usage\":");
+	put_usage(doc);
 	put_char(doc, '}');
 	flush(doc);
 	facts->bytes = doc->bytes;

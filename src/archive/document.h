@@ -8,9 +8,9 @@
  * its escapes, so that there is one text for one session. Numbers are the
  * exception: they are PostgreSQL's own text, since RFC 8785 would round them
  * to what a double can hold. Times are UTC with microseconds. A key for each
- * column that is not null, so that null in a jsonb is told from none. "usage"
- * is what session_usage() said, for whoever reads the document; nothing is
- * restored from it.
+ * column that is not null, so that null in a jsonb is told from none. "usage" is
+ * what its messages say of tokens, added up, for whoever reads the document;
+ * nothing is restored from it.
  */
 #ifndef MLINT_ARCHIVE_DOCUMENT_H
 #define MLINT_ARCHIVE_DOCUMENT_H

@@ -52,6 +52,9 @@ CREATE TABLE mlint.archive (
 );
 COMMENT ON TABLE mlint.archive IS 'The archives: one row each, whose bytes are in mlint.archive_chunk or in a store';
 
+-- The archives of a dictionary, for dropping one.
+CREATE INDEX archive_dictionary_used ON mlint.archive (dictionary) WHERE dictionary IS NOT NULL;
+
 CREATE TABLE mlint.archive_chunk (
 	archive uuid NOT NULL REFERENCES mlint.archive,
 	n integer NOT NULL CHECK (n >= 0),
@@ -335,6 +338,24 @@ CREATE FUNCTION mlint.archive_batch(session_ids text[], retention_days int DEFAU
 COMMENT ON FUNCTION mlint.archive_batch(text[], int, text, text[], jsonb) IS
 	'Archive several sessions; one that cannot be archived has an error, and the others are archived';
 
+CREATE FUNCTION mlint.archive_list(page int DEFAULT 1, page_size int DEFAULT 50,
+	policy text DEFAULT NULL, tag text DEFAULT NULL, store text DEFAULT NULL,
+	held boolean DEFAULT NULL, expires_before timestamptz DEFAULT NULL)
+	RETURNS SETOF mlint.archives
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 50
+	AS 'MODULE_PATHNAME', 'mlint_archive_list';
+COMMENT ON FUNCTION mlint.archive_list(int, int, text, text, text, boolean, timestamptz) IS
+	'A page of the archives, newest first; of those with this policy, tag and store, held or not, whose period ends before a time';
+
+CREATE FUNCTION mlint.archive_list_after(after uuid DEFAULT NULL, page_size int DEFAULT 50,
+	policy text DEFAULT NULL, tag text DEFAULT NULL, store text DEFAULT NULL,
+	held boolean DEFAULT NULL, expires_before timestamptz DEFAULT NULL)
+	RETURNS SETOF mlint.archives
+	LANGUAGE c STABLE PARALLEL UNSAFE COST 1000 ROWS 50
+	AS 'MODULE_PATHNAME', 'mlint_archive_list_after';
+COMMENT ON FUNCTION mlint.archive_list_after(uuid, int, text, text, text, boolean, timestamptz) IS
+	'As archive_list, the page after an archive; costs the same however deep';
+
 CREATE FUNCTION mlint.archive_get(id uuid) RETURNS jsonb
 	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'mlint_archive_get';
@@ -364,14 +385,50 @@ CREATE FUNCTION mlint.archive_delete(id uuid, reason text DEFAULT NULL) RETURNS 
 COMMENT ON FUNCTION mlint.archive_delete(uuid, text) IS
 	'Delete an archive with its session, for good: its data key is destroyed. Refused under a legal hold';
 
+-- The seal and the data key are nobody's business.
+CREATE VIEW mlint.archive_dictionaries AS
+SELECT d.id, d.trained_at, d.sessions, d.ratio, d.ratio_without,
+	d.id = (SELECT pg_catalog.max(n.id) FROM mlint.archive_dictionary n) AS current,
+	(SELECT pg_catalog.count(*) FROM mlint.archive a WHERE a.dictionary = d.id) AS archives
+FROM mlint.archive_dictionary d;
+COMMENT ON VIEW mlint.archive_dictionaries IS 'Dictionaries for zstd, trained from sessions';
+COMMENT ON COLUMN mlint.archive_dictionaries.id IS 'The dictionary''s id';
+COMMENT ON COLUMN mlint.archive_dictionaries.trained_at IS 'When it was trained';
+COMMENT ON COLUMN mlint.archive_dictionaries.sessions IS 'From how many sessions';
+COMMENT ON COLUMN mlint.archive_dictionaries.ratio IS 'What other sessions came to with it, compressed / plain';
+COMMENT ON COLUMN mlint.archive_dictionaries.ratio_without IS 'What the same sessions came to without it';
+COMMENT ON COLUMN mlint.archive_dictionaries.current IS 'Whether new archives are made with it';
+COMMENT ON COLUMN mlint.archive_dictionaries.archives IS 'How many archives need it';
+
+CREATE FUNCTION mlint.archive_dictionary_train(samples int DEFAULT 1000) RETURNS int
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_dictionary_train';
+COMMENT ON FUNCTION mlint.archive_dictionary_train(int) IS
+	'Train a dictionary from the newest live sessions, for new archives. Returns its id; null when it would not pay. Dictionaries that no archive needs go';
+
+CREATE FUNCTION mlint.archive_dictionary_drop(id int) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_archive_dictionary_drop';
+COMMENT ON FUNCTION mlint.archive_dictionary_drop(int) IS
+	'Drop a dictionary that no archive needs';
+REVOKE ALL ON FUNCTION mlint.archive_dictionary_train(int),
+	mlint.archive_dictionary_drop(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.archive_dictionary_train(int),
+	mlint.archive_dictionary_drop(int) TO mlint_admin;
+GRANT SELECT ON mlint.archive_dictionaries TO mlint_reader;
+
 REVOKE ALL ON FUNCTION
 	mlint.archive_session(text, int, text, text[], jsonb),
+	mlint.archive_list(int, int, text, text, text, boolean, timestamptz),
+	mlint.archive_list_after(uuid, int, text, text, text, boolean, timestamptz),
 	mlint.archive_batch(text[], int, text, text[], jsonb),
 	mlint.archive_get(uuid), mlint.archive_document(uuid),
 	mlint.archive_verify(uuid), mlint.archive_restore(uuid),
 	mlint.archive_delete(uuid, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	mlint.archive_session(text, int, text, text[], jsonb),
+	mlint.archive_list(int, int, text, text, text, boolean, timestamptz),
+	mlint.archive_list_after(uuid, int, text, text, text, boolean, timestamptz),
 	mlint.archive_batch(text[], int, text, text[], jsonb),
 	mlint.archive_get(uuid), mlint.archive_document(uuid),
 	mlint.archive_verify(uuid), mlint.archive_restore(uuid),

@@ -84,6 +84,7 @@ typedef struct Run
 	TimestampTz active_at;
 	int64		session;
 	bool		more;
+	int64		worked;			/* microseconds that the last batch took */
 	/* What the batch has done. */
 	int64		archived;
 	int64		failed;
@@ -626,6 +627,15 @@ run_batch(Run *run)
 	INJECTION("archival-before-commit");
 }
 
+/* As long asleep as at work. */
+static void
+run_pause(Run *run)
+{
+	(void) DirectFunctionCall1(pg_sleep,
+							   Float8GetDatum(run->worked /
+											  (double) USECS_PER_SEC));
+}
+
 /* The last transaction of a run. */
 static void
 run_end(const Run *run, const char *error)
@@ -699,10 +709,9 @@ run_all(Run *run)
 		error = run_step(run_batch, run);
 		SPI_commit();
 		INJECTION("archival-after-commit");
+		run->worked = GetCurrentTimestamp() - began;
 		if (error == NULL && run->more)
-			DirectFunctionCall1(pg_sleep,
-								Float8GetDatum((GetCurrentTimestamp() -
-												began) / (double) USECS_PER_SEC));
+			error = run_step(run_pause, run);
 	}
 
 	run_end(run, error ? error->message : NULL);

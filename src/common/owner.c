@@ -84,6 +84,22 @@ owner_caller(void)
 	return user;
 }
 
+void
+owner_run(SPIPlanPtr *plan, const char *sql, int expected, int nargs,
+		  Oid *types, Datum *values, const char *nulls)
+{
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	made = SPI_prepare(sql, nargs, types);
+
+		if (made == NULL || SPI_keepplan(made) != 0)
+			elog(ERROR, "could not prepare: %s", sql);
+		*plan = made;
+	}
+	if (SPI_execute_plan(*plan, values, nulls, false, 0) != expected)
+		elog(ERROR, "unexpected result of: %s", sql);
+}
+
 bool
 owner_scope_open(void)
 {

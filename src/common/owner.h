@@ -10,6 +10,8 @@
 #ifndef MLINT_OWNER_H
 #define MLINT_OWNER_H
 
+#include "executor/spi.h"
+
 typedef struct OwnerScope
 {
 	Oid			user;
@@ -26,6 +28,14 @@ extern void owner_end(OwnerScope *scope);
  * outermost of our scopes began.
  */
 extern Oid	owner_caller(void);
+
+/*
+ * Run a statement, in a scope, and keep its plan in *plan for the next time.
+ * What it comes to is "expected", or an error.
+ */
+extern void owner_run(SPIPlanPtr *plan, const char *sql, int expected,
+					  int nargs, Oid *types, Datum *values,
+					  const char *nulls);
 
 /* Is what runs now one of our own statements? */
 extern bool owner_scope_open(void);

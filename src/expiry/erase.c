@@ -216,6 +216,7 @@ typedef struct Subject
 static bool
 lock_subject(const Erasure *e, Subject *s)
 {
+	static SPIPlanPtr found = NULL;
 	Oid			types[] = {INT8OID, JSONBOID, JSONBOID};
 	Datum		values[] = {Int64GetDatum(s->id), e->match[0], e->match[1]};
 	Session		session;
@@ -224,13 +225,13 @@ lock_subject(const Erasure *e, Subject *s)
 
 	if (!session_lock(s->session_id, false, &session) || session.id != s->id)
 		return false;
-	run("SELECT s.tags, s.metadata, a.id, a.data_key, v.erasable_at, v.policy"
-		" FROM mlint.session s"
-		" LEFT JOIN mlint.archive a ON a.session = s.id"
-		" LEFT JOIN mlint.archive_periods v ON v.archive_id = a.id"
-		" WHERE s.id = $1 AND (s.metadata @> $2 OR s.metadata @> $3"
-		" OR a.metadata @> $2 OR a.metadata @> $3)",
-		SPI_OK_SELECT, 3, types, values, NULL);
+	owner_run(&found, "SELECT s.tags, s.metadata, a.id, a.data_key, v.erasable_at, v.policy"
+			  " FROM mlint.session s"
+			  " LEFT JOIN mlint.archive a ON a.session = s.id"
+			  " LEFT JOIN mlint.archive_periods v ON v.archive_id = a.id"
+			  " WHERE s.id = $1 AND (s.metadata @> $2 OR s.metadata @> $3"
+			  " OR a.metadata @> $2 OR a.metadata @> $3)",
+			  SPI_OK_SELECT, 3, types, values, NULL);
 	if (SPI_processed == 0)
 		return false;
 	s->tags = column(1, &isnull);
@@ -273,6 +274,7 @@ forbidden(const Subject *s, TimestampTz *until)
 static void
 refuse(Erasure *e, const Subject *s, const char *reason, TimestampTz until)
 {
+	static SPIPlanPtr plan = NULL;
 	Oid			types[] = {INT8OID, TEXTOID, UUIDOID, TEXTOID, TIMESTAMPTZOID};
 	Datum		values[] = {Int64GetDatum(e->id),
 		CStringGetTextDatum(s->session_id), UUIDPGetDatum(&s->archive),
@@ -280,9 +282,9 @@ refuse(Erasure *e, const Subject *s, const char *reason, TimestampTz until)
 	char		nulls[] = {' ', ' ', s->archived ? ' ' : 'n', ' ',
 	until ? ' ' : 'n', '\0'};
 
-	run("INSERT INTO mlint.erasure_refusal (erasure, session_id, archive,"
-		" reason, until) VALUES ($1, $2, $3, $4, $5)",
-		SPI_OK_INSERT, 5, types, values, nulls);
+	owner_run(&plan, "INSERT INTO mlint.erasure_refusal (erasure, session_id, archive,"
+			  " reason, until) VALUES ($1, $2, $3, $4, $5)",
+			  SPI_OK_INSERT, 5, types, values, nulls);
 	e->refused++;
 }
 
@@ -316,13 +318,14 @@ erase(Erasure *e, const Subject *s)
 	audit_deletion(e, s);
 	if (s->archived)
 	{
+		static SPIPlanPtr plan = NULL;
 		Oid			types[] = {INT8OID, UUIDOID, INT8OID};
 		Datum		values[] = {Int64GetDatum(e->id),
 		UUIDPGetDatum(&s->archive), Int64GetDatum(s->data_key)};
 
-		run("INSERT INTO mlint.erasure_archive (erasure, archive, data_key)"
-			" VALUES ($1, $2, nullif($3, 0))", SPI_OK_INSERT, 3, types,
-			values, NULL);
+		owner_run(&plan, "INSERT INTO mlint.erasure_archive (erasure, archive, data_key)"
+				  " VALUES ($1, $2, nullif($3, 0))", SPI_OK_INSERT, 3, types,
+				  values, NULL);
 		if (!archive_remove(&s->archive))
 			elog(ERROR, "an archive that was locked is gone");
 		e->archives++;

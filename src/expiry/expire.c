@@ -231,24 +231,28 @@ find_due(const Run *r, Due **due)
 static bool
 lock_archive(Datum id)
 {
+	static SPIPlanPtr session = NULL;
+	static SPIPlanPtr archive = NULL;
+	static SPIPlanPtr policy = NULL;
+	static SPIPlanPtr without = NULL;
 	Oid			types[] = {UUIDOID};
 
-	run("SELECT FROM mlint.session s WHERE s.id ="
-		" (SELECT a.session FROM mlint.archive a WHERE a.id = $1)"
-		" FOR UPDATE SKIP LOCKED", SPI_OK_SELECT, 1, types, &id);
+	owner_run(&session, "SELECT FROM mlint.session s WHERE s.id ="
+			  " (SELECT a.session FROM mlint.archive a WHERE a.id = $1)"
+			  " FOR UPDATE SKIP LOCKED", SPI_OK_SELECT, 1, types, &id, NULL);
 	if (SPI_processed == 0)
 		return false;
-	run("SELECT FROM mlint.archive WHERE id = $1 FOR UPDATE SKIP LOCKED",
-		SPI_OK_SELECT, 1, types, &id);
+	owner_run(&archive, "SELECT FROM mlint.archive WHERE id = $1 FOR UPDATE SKIP LOCKED",
+			  SPI_OK_SELECT, 1, types, &id, NULL);
 	if (SPI_processed == 0)
 		return false;
-	run("SELECT FROM mlint.retention_policy p WHERE p.id ="
-		" (SELECT a.policy_id FROM mlint.archive a WHERE a.id = $1)"
-		" FOR SHARE SKIP LOCKED", SPI_OK_SELECT, 1, types, &id);
+	owner_run(&policy, "SELECT FROM mlint.retention_policy p WHERE p.id ="
+			  " (SELECT a.policy_id FROM mlint.archive a WHERE a.id = $1)"
+			  " FOR SHARE SKIP LOCKED", SPI_OK_SELECT, 1, types, &id, NULL);
 	if (SPI_processed > 0)
 		return true;
-	run("SELECT FROM mlint.archive WHERE id = $1 AND policy_id IS NULL",
-		SPI_OK_SELECT, 1, types, &id);
+	owner_run(&without, "SELECT FROM mlint.archive WHERE id = $1 AND policy_id IS NULL",
+			  SPI_OK_SELECT, 1, types, &id, NULL);
 	return SPI_processed > 0;
 }
 
@@ -283,8 +287,11 @@ audit_expired(AuditOutcome outcome, const char *archive, const char *session,
  * to be due. In an owner scope and a subtransaction.
  */
 static void
-expire_one(Run *r, const pg_uuid_t * archive)
+expire_one(Run *r, const pg_uuid_t *archive)
 {
+	static SPIPlanPtr found = NULL;
+	static SPIPlanPtr behind = NULL;
+	static SPIPlanPtr announce = NULL;
 	Oid			types[] = {UUIDOID, TIMESTAMPTZOID};
 	Datum		values[] = {UUIDPGetDatum(archive),
 	TimestampTzGetDatum(r->began)};
@@ -294,27 +301,27 @@ expire_one(Run *r, const pg_uuid_t * archive)
 
 	if (!lock_archive(values[0]))
 		return;
-	run("SELECT v.ends_at <= $2, v.auto_delete AND h.held IS NULL,"
-		" v.archive_id::text, v.session_id::text, v.policy,"
-		" pg_catalog.jsonb_build_object('archive_id', v.archive_id,"
-		" 'session_id', v.session_id, 'policy', v.policy,"
-		" 'compliance', v.compliance, 'archived_at', v.archived_at,"
-		" 'expired_at', v.ends_at, 'bytes', a.stored_bytes,"
-		" 'auto_delete', v.auto_delete, 'held', h.held IS NOT NULL)"
-		" FROM mlint.archive_periods v"
-		" JOIN mlint.archive a ON a.id = v.archive_id"
-		" LEFT JOIN LATERAL (SELECT true AS held FROM mlint.hold h"
-		" WHERE h.session = a.session AND h.released_at IS NULL LIMIT 1) h"
-		" ON true WHERE v.archive_id = $1 AND v.announced_at IS NULL",
-		SPI_OK_SELECT, 2, types, values);
+	owner_run(&found, "SELECT v.ends_at <= $2, v.auto_delete AND h.held IS NULL,"
+			  " v.archive_id::text, v.session_id::text, v.policy,"
+			  " pg_catalog.jsonb_build_object('archive_id', v.archive_id,"
+			  " 'session_id', v.session_id, 'policy', v.policy,"
+			  " 'compliance', v.compliance, 'archived_at', v.archived_at,"
+			  " 'expired_at', v.ends_at, 'bytes', a.stored_bytes,"
+			  " 'auto_delete', v.auto_delete, 'held', h.held IS NOT NULL)"
+			  " FROM mlint.archive_periods v"
+			  " JOIN mlint.archive a ON a.id = v.archive_id"
+			  " LEFT JOIN LATERAL (SELECT true AS held FROM mlint.hold h"
+			  " WHERE h.session = a.session AND h.released_at IS NULL LIMIT 1) h"
+			  " ON true WHERE v.archive_id = $1 AND v.announced_at IS NULL",
+			  SPI_OK_SELECT, 2, types, values, NULL);
 	if (SPI_processed == 0)
 		return;
 	if (!DatumGetBool(column(1, &isnull)))
 	{
-		run("UPDATE mlint.archive a SET expires_at = v.ends_at"
-			" FROM mlint.archive_periods v"
-			" WHERE v.archive_id = a.id AND a.id = $1",
-			SPI_OK_UPDATE, 1, types, values);
+		owner_run(&behind, "UPDATE mlint.archive a SET expires_at = v.ends_at"
+				  " FROM mlint.archive_periods v"
+				  " WHERE v.archive_id = a.id AND a.id = $1",
+				  SPI_OK_UPDATE, 1, types, values, NULL);
 		return;
 	}
 	if (DatumGetBool(column(2, &isnull)))
@@ -337,9 +344,9 @@ expire_one(Run *r, const pg_uuid_t * archive)
 		return;
 	}
 	data = DatumGetJsonbPCopy(column(6, &isnull));
-	run("UPDATE mlint.archive SET announced_at ="
-		" pg_catalog.clock_timestamp() WHERE id = $1",
-		SPI_OK_UPDATE, 1, types, values);
+	owner_run(&announce, "UPDATE mlint.archive SET announced_at ="
+			  " pg_catalog.clock_timestamp() WHERE id = $1",
+			  SPI_OK_UPDATE, 1, types, values, NULL);
 	(void) event_publish("archive.expired", data,
 						 DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 															CStringGetDatum("{}"))),
@@ -349,7 +356,7 @@ expire_one(Run *r, const pg_uuid_t * archive)
 
 /* What could not be done: written down, unless there is too much of it. */
 static void
-expire_failed(Run *r, const pg_uuid_t * archive, const ErrorData *error)
+expire_failed(Run *r, const pg_uuid_t *archive, const ErrorData *error)
 {
 	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out,
 														 UUIDPGetDatum(archive)));
@@ -377,7 +384,7 @@ is_contention(int sqlstate)
 }
 
 static void
-try_one(Run *r, const pg_uuid_t * archive)
+try_one(Run *r, const pg_uuid_t *archive)
 {
 	Run			before = *r;
 	Trial		trial;

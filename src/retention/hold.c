@@ -189,14 +189,21 @@ old_text(const TriggerData * trigger, const char *column)
  * False: there is no row.
  */
 static bool
-ask(const char *sql, Oid type, Datum by, int64 *answer)
+ask(SPIPlanPtr *plan, const char *sql, Oid type, Datum by, int64 *answer)
 {
-	SPIPlanPtr	plan = SPI_prepare(sql, 1, &type);
 	bool		isnull;
 	int			result;
 
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	made = SPI_prepare(sql, 1, &type);
+
+		if (made == NULL || SPI_keepplan(made) != 0)
+			elog(ERROR, "could not prepare: %s", sql);
+		*plan = made;
+	}
 	PushActiveSnapshot(GetLatestSnapshot());
-	result = SPI_execute_snapshot(plan, &by, NULL, GetActiveSnapshot(),
+	result = SPI_execute_snapshot(*plan, &by, NULL, GetActiveSnapshot(),
 								  InvalidSnapshot, false, true, 1);
 	PopActiveSnapshot();
 	if (result != SPI_OK_SELECT)
@@ -216,15 +223,17 @@ ask(const char *sql, Oid type, Datum by, int64 *answer)
 static int64
 lock_session(int64 session)
 {
+	static SPIPlanPtr lock = NULL;
+	static SPIPlanPtr count = NULL;
 	OwnerScope	scope;
 	int64		archived = 1;
 	int64		messages = -1;
 
 	owner_begin(&scope);
-	if (ask("SELECT (status = 'archived')::int::bigint FROM mlint.session"
+	if (ask(&lock, "SELECT (status = 'archived')::int::bigint FROM mlint.session"
 			" WHERE id = $1 FOR UPDATE", INT8OID, Int64GetDatum(session),
 			&archived) && !archived)
-		(void) ask("SELECT pg_catalog.count(*) FROM mlint.message"
+		(void) ask(&count, "SELECT pg_catalog.count(*) FROM mlint.message"
 				   " WHERE session = $1", INT8OID, Int64GetDatum(session),
 				   &messages);
 	owner_end(&scope);
@@ -264,6 +273,8 @@ guard_content(const TriggerData * trigger)
 		session = old_int8(trigger, "session");
 	else
 	{
+		static SPIPlanPtr of_chunk = NULL;
+		static SPIPlanPtr of_key = NULL;
 		OwnerScope	scope;
 		bool		isnull;
 		bool		chunk = SPI_fnumber(desc, "archive") > 0;
@@ -273,7 +284,7 @@ guard_content(const TriggerData * trigger)
 		bool		found;
 
 		owner_begin(&scope);
-		found = ask(chunk ?
+		found = ask(chunk ? &of_chunk : &of_key, chunk ?
 					"SELECT session FROM mlint.archive WHERE id = $1" :
 					"SELECT session FROM mlint.archive WHERE data_key = $1",
 					chunk ? UUIDOID : INT8OID, key, &session);

@@ -145,24 +145,26 @@ retention_policy_find(const char *name, Datum tags, Jsonb *metadata,
 	tags, JsonbPGetDatum(metadata)};
 	char		nulls[] = {name ? ' ' : 'n', tags ? ' ' : 'n',
 	metadata ? ' ' : 'n', '\0'};
+	static SPIPlanPtr by_name = NULL;
+	static SPIPlanPtr by_match = NULL;
 	OwnerScope	scope;
 	bool		isnull;
 
 	memset(policy, 0, sizeof(*policy));
 	owner_begin(&scope);
-	run(name ?
-		"SELECT p.id, p.name::text, p.days, p.auto_delete, p.level, l.days,"
-		" l.erasable FROM mlint.retention_policy p"
-		" JOIN mlint.retention_level l USING (level)"
-		" WHERE p.name = $1 FOR SHARE OF p" :
-		"SELECT p.id, p.name::text, p.days, p.auto_delete, p.level, l.days,"
-		" l.erasable FROM mlint.retention_policy p"
-		" JOIN mlint.retention_level l USING (level)"
-		" WHERE (p.match_tag IS NOT NULL OR p.match_metadata IS NOT NULL)"
-		" AND (p.match_tag IS NULL OR p.match_tag = ANY ($2))"
-		" AND (p.match_metadata IS NULL OR $3 @> p.match_metadata)"
-		" ORDER BY p.days DESC, l.erasable, p.id LIMIT 1 FOR SHARE OF p",
-		SPI_OK_SELECT, 3, types, values, nulls);
+	owner_run(name ? &by_name : &by_match, name ?
+			  "SELECT p.id, p.name::text, p.days, p.auto_delete, p.level, l.days,"
+			  " l.erasable FROM mlint.retention_policy p"
+			  " JOIN mlint.retention_level l USING (level)"
+			  " WHERE p.name = $1 FOR SHARE OF p" :
+			  "SELECT p.id, p.name::text, p.days, p.auto_delete, p.level, l.days,"
+			  " l.erasable FROM mlint.retention_policy p"
+			  " JOIN mlint.retention_level l USING (level)"
+			  " WHERE (p.match_tag IS NOT NULL OR p.match_metadata IS NOT NULL)"
+			  " AND (p.match_tag IS NULL OR p.match_tag = ANY ($2))"
+			  " AND (p.match_metadata IS NULL OR $3 @> p.match_metadata)"
+			  " ORDER BY p.days DESC, l.erasable, p.id LIMIT 1 FOR SHARE OF p",
+			  SPI_OK_SELECT, 3, types, values, nulls);
 	if (SPI_processed > 0)
 	{
 		MemoryContext spi = MemoryContextSwitchTo(caller);

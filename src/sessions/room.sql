@@ -63,8 +63,9 @@ CREATE INDEX message_session ON mlint.message (session, seq);
 -- The tool calls of a response, for session_transcript.
 CREATE INDEX message_tool_call ON mlint.message (parent) WHERE kind = 'tool_call';
 COMMENT ON TABLE mlint.message IS 'What was said in the live sessions';
--- Nothing looks for these by their values, and what was said and then erased
--- would stay in statistics.
+-- What was said, and of whom, and then erased would stay in statistics, which
+-- nothing needs to find these.
+ALTER TABLE mlint.session ALTER metadata SET STATISTICS 0;
 ALTER TABLE mlint.message ALTER content SET STATISTICS 0,
 	ALTER usage SET STATISTICS 0, ALTER tool SET STATISTICS 0,
 	ALTER metadata SET STATISTICS 0;
@@ -83,6 +84,7 @@ REVOKE ALL ON FUNCTION mlint.session_words(text),
 	mlint.session_snippet(text, tsquery) FROM PUBLIC;
 -- session_search.
 CREATE INDEX message_words ON mlint.message USING gin (mlint.session_words(content));
+ALTER INDEX mlint.message_words ALTER 1 SET STATISTICS 0;
 
 CREATE TABLE mlint.model (
 	model_id text COLLATE "C" NOT NULL

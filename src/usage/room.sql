@@ -615,12 +615,20 @@ COMMENT ON COLUMN mlint.stat_sessions.tags IS 'Its tags';
 COMMENT ON COLUMN mlint.stat_sessions.started_at IS 'When it began';
 COMMENT ON COLUMN mlint.stat_sessions.active_at IS 'The last sign of life, at most an hour too early';
 
--- The columns of usage_stats mean the same in each view.
+-- The columns of usage_stats mean the same in each view; those of the private
+-- ones are mlint.usage_total's.
 DO $$
 DECLARE
 	view text;
 	col record;
 BEGIN
+	FOR col IN SELECT c.relname, a.attname FROM pg_catalog.pg_class c
+		JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+		WHERE c.oid IN ('mlint.usage_entry'::regclass, 'mlint.usage_by_step'::regclass)
+	LOOP
+		EXECUTE pg_catalog.format('COMMENT ON COLUMN mlint.%I.%I IS %L',
+			col.relname, col.attname, 'Private, as in mlint.usage_total');
+	END LOOP;
 	FOREACH view IN ARRAY '{usage_by_day,usage_by_tag,stat_models,stat_sessions}'::text[] LOOP
 		FOR col IN SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS text
 			FROM pg_catalog.pg_attribute a

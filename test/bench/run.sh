@@ -4,8 +4,8 @@
 #   sh test/bench/run.sh [MEASURE...]
 #
 # The measures are the other files here: deliver publish commit latency secrets
-# ratelimit ratelimit_redis snapshot memory beside destinations usage archival
-# scan idle.
+# ratelimit ratelimit_redis snapshot memory beside destinations usage archive
+# archival scan idle.
 # Without a name all run, one after the other; the table at the end is
 # markdown. Everything is durable (fsync on), everything else is PostgreSQL's
 # default but for what server_start is given below.
@@ -13,7 +13,7 @@
 # EVENTS (100000), BACKLOG (1000000), CONNECTIONS (64), ROUNDS (200),
 # PGBENCH_SECONDS (10), RATE_ROUNDS (9), RATE_SECONDS (2), RATE_ROWS (1000000),
 # RATE_FLOOD (10000000), REDIS_ROUNDS (11), REDIS_SECONDS (2), SCAN_MB (64),
-# IDLE_SECONDS (180), ARCHIVAL_SESSIONS (1000000), ARCHIVAL_DUE (100000) and
+# IDLE_SECONDS (180), ARCHIVE_SESSIONS (1000), ARCHIVE_ROUNDS (5), ARCHIVAL_SESSIONS (1000000), ARCHIVAL_DUE (100000) and
 # ARCHIVAL_SECONDS (10) size the run.
 # PG_CONFIG chooses the PostgreSQL, TMPDIR the disk.
 set -eu
@@ -25,7 +25,7 @@ CONNECTIONS=${CONNECTIONS:-64}
 ROUNDS=${ROUNDS:-200}
 PGBENCH_SECONDS=${PGBENCH_SECONDS:-10}
 IDLE_SECONDS=${IDLE_SECONDS:-180}
-all="deliver publish commit latency beside destinations secrets ratelimit ratelimit_redis snapshot memory usage archival scan idle"
+all="deliver publish commit latency beside destinations secrets ratelimit ratelimit_redis snapshot memory usage archive archival scan idle"
 
 #
 # What the measures have in common.
@@ -151,6 +151,7 @@ done
 need_for_build
 need nginx-light test -x /usr/sbin/nginx
 need openssl command -v openssl
+need zstd command -v zstd
 need libhiredis-dev have_header hiredis/hiredis.h
 need redis-server command -v redis-server
 install_missing
