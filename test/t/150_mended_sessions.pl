@@ -45,6 +45,31 @@ is(sql("SELECT count(*) FROM mlint.archive"), 0, '... and gone');
 $session->quit;
 $locker->quit;
 
+# ---- a rare word among many messages ----
+sql(<<'EOQ');
+SELECT mlint.session_register('long', 'n');
+INSERT INTO mlint.message (id, session, kind, content, created_at)
+SELECT gen_random_uuid(), s.id, 'prompt', 'hello' || CASE WHEN g % 10000 = 0 THEN ' zebra' ELSE '' END, now()
+FROM mlint.session s, generate_series(1, 50000) g WHERE s.session_id = 'long';
+VACUUM ANALYZE mlint.message;
+EOQ
+my $counted = 0;
+sub words_read
+{
+	my ($query) = @_;
+	my $total;
+	is(sql("SET track_functions = 'all'; SELECT count(*) FROM $query"), 1, "a search: $query");
+	wait_for('... is accounted for', sub {
+		$total = sql("SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions WHERE funcname = 'session_words'");
+		return $total > $counted; });
+	my $read = $total - $counted;
+	$counted = $total;
+	return $read;
+}
+cmp_ok(words_read("mlint.session_search('zebra', sort => 'newest', page_size => 1)"), '<', 100, '... and reads no more than there are matches');
+cmp_ok(words_read("mlint.session_search('hello', sort => 'newest', page_size => 1)"), '<', 100, '... or, of a word that is everywhere, than are asked for');
+sql("SELECT mlint.session_delete('long')");
+
 # ---- a copy of a database, and what the first one still needs ----
 sql("SELECT mlint.session_register('kept', 'n'); SELECT mlint.prompt_add('kept', 'hello')");
 my $kept = sql("SELECT mlint.archive_session('kept')");
