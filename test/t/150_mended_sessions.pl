@@ -33,6 +33,17 @@ $session->{stderr} = '';
 $session->query("RESET statement_timeout; SELECT mlint.prompt_add('s', 'two')");
 like($session->{stderr}, qr/usage budget "model:m per month" is exceeded/, '... and later the session knows them all the same');
 
+# ---- a price that is being set while usage is folded ----
+$locker->query_safe("BEGIN; SELECT mlint.model_price_set('priced', 1000000, 0)");
+sql("SELECT mlint.session_register('p', 'priced'); SELECT mlint.usage_track('p', 3, 0)");
+my $fold = $node->background_psql('postgres');
+$fold->query_until(qr/began/, "\\echo began\nCALL mlint.usage_fold_run();\n");
+wait_for_sql($node, 'the fold waits for a price',
+	"SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'CALL mlint.usage_fold_run%' AND wait_event_type = 'Lock'");
+$locker->query_safe('COMMIT');
+$fold->quit;
+is(sql("SELECT (mlint.session_usage('p')).cost"), '{"USD": 3}', '... and counts by it what was reported since');
+
 # ---- a data key that is newer than the snapshot ----
 $session->{stderr} = '';
 $session->query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
