@@ -3191,7 +3191,7 @@ BEGIN
 		coalesce(max(completion_tokens), 0),
 		coalesce(max(prompt_tokens + completion_tokens), 0),
 		max(latency_us / nullif(latencies, 0)) / 1000,
-		max(first_at), max(last_at),
+		min(first_at), max(last_at),
 		coalesce(jsonb_object_agg(key, amount) FILTER (WHERE kind = 'm'), '{}'),
 		jsonb_object_agg(key, amount) FILTER (WHERE kind = 'c')
 	INTO stats
@@ -3252,7 +3252,7 @@ SELECT scope, name, step, period,
 	pg_catalog.max(prompt_tokens + completion_tokens) AS total_tokens,
 	(pg_catalog.max(latency_us / NULLIF(latencies, 0)) / 1000)::double precision
 		AS average_latency_ms,
-	pg_catalog.max(first_at) AS first_at, pg_catalog.max(last_at) AS last_at,
+	pg_catalog.min(first_at) AS first_at, pg_catalog.max(last_at) AS last_at,
 	COALESCE(pg_catalog.jsonb_object_agg(key, amount)
 		FILTER (WHERE kind = 'm'), '{}') AS custom,
 	pg_catalog.jsonb_object_agg(key, amount) FILTER (WHERE kind = 'c') AS cost
@@ -3877,10 +3877,11 @@ COMMENT ON COLUMN mlint.retention_levels.days IS 'Days that it demands';
 COMMENT ON COLUMN mlint.retention_levels.erasable IS 'Whether mlint.erase_subject() erases before these are over';
 
 CREATE VIEW mlint.retention_policies AS
-SELECT name::text, days AS retention_days, level, auto_delete, description,
+SELECT id, name::text, days AS retention_days, level, auto_delete, description,
 	match_tag, match_metadata, created_at, altered_at
 FROM mlint.retention_policy;
 COMMENT ON VIEW mlint.retention_policies IS 'Retention policies';
+COMMENT ON COLUMN mlint.retention_policies.id IS 'Its number, as mlint.retention_policy_create() returned it';
 COMMENT ON COLUMN mlint.retention_policies.name IS 'Name of the policy';
 COMMENT ON COLUMN mlint.retention_policies.retention_days IS 'How long archives are kept, in days of 24 hours from when they were made';
 COMMENT ON COLUMN mlint.retention_policies.level IS 'Compliance level that it satisfies';
@@ -4293,24 +4294,24 @@ COMMENT ON FUNCTION mlint.archive_list_after(uuid, int, text, text, text, boolea
 	'As archive_list, the page after an archive; costs the same however deep';
 
 CREATE FUNCTION mlint.archive_get(id uuid) RETURNS jsonb
-	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	LANGUAGE c STABLE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'mlint_archive_get';
 COMMENT ON FUNCTION mlint.archive_get(uuid) IS 'The document of an archive, verified';
 
 CREATE FUNCTION mlint.archive_document(id uuid) RETURNS SETOF text
-	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	LANGUAGE c STABLE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'mlint_archive_document';
 COMMENT ON FUNCTION mlint.archive_document(uuid) IS
 	'The document of an archive as its text, verified, in pieces of at most 1 MiB in order; for documents of any size';
 
 CREATE FUNCTION mlint.archive_verify(id uuid) RETURNS boolean
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'mlint_archive_verify';
 COMMENT ON FUNCTION mlint.archive_verify(uuid) IS
 	'Whether an archive is whole and what its row says; if not, a warning says what is wrong';
 
 CREATE FUNCTION mlint.archive_restore(id uuid) RETURNS text
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'mlint_archive_restore';
 COMMENT ON FUNCTION mlint.archive_restore(uuid) IS
 	'Make an archived session live again, as it was, and remove the archive. Returns the session''s id';
@@ -4369,7 +4370,12 @@ GRANT EXECUTE ON FUNCTION
 	mlint.archive_get(uuid), mlint.archive_document(uuid),
 	mlint.archive_verify(uuid), mlint.archive_restore(uuid),
 	mlint.archive_delete(uuid, text) TO mlint_user;
-GRANT SELECT ON mlint.archives TO mlint_user, mlint_reader;
+GRANT SELECT ON mlint.archives TO mlint_user;
+-- As of mlint.sessions: metadata says whose it is.
+GRANT SELECT (id, session_id, model_id, policy, compliance, retention_days,
+	archived_at, archived_by, expires_at, held, tags, messages, bytes,
+	stored_bytes, ratio, encrypted, compression, dictionary, sha256, store)
+	ON mlint.archives TO mlint_reader;
 
 -- ---- the scheduler ----
 
@@ -4748,6 +4754,12 @@ CREATE FUNCTION mlint.retention_policy_apply(archive_id uuid, policy text) RETUR
 COMMENT ON FUNCTION mlint.retention_policy_apply(uuid, text) IS
 	'Give an archive a retention policy, which may not demand less than what the archive is under';
 
+CREATE FUNCTION mlint.retention_policy_apply(archive_id uuid, policy_id int) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_apply';
+COMMENT ON FUNCTION mlint.retention_policy_apply(uuid, int) IS
+	'The same, by the policy''s number';
+
 CREATE PROCEDURE mlint.archive_expire()
 	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_archive_expire';
 COMMENT ON PROCEDURE mlint.archive_expire() IS
@@ -4771,13 +4783,15 @@ REVOKE ALL ON FUNCTION
 	mlint.archive_release(text, text), mlint.archive_release(uuid, text),
 	mlint.archive_release(bigint, text),
 	mlint.retention_policy_apply(uuid, text),
+	mlint.retention_policy_apply(uuid, int),
 	mlint.retention_report(timestamptz) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE mlint.archive_expire() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	mlint.archive_hold(text, text), mlint.archive_hold(uuid, text),
 	mlint.archive_release(text, text), mlint.archive_release(uuid, text),
 	mlint.archive_release(bigint, text),
-	mlint.retention_policy_apply(uuid, text) TO mlint_admin;
+	mlint.retention_policy_apply(uuid, text),
+	mlint.retention_policy_apply(uuid, int) TO mlint_admin;
 GRANT EXECUTE ON FUNCTION mlint.retention_report(timestamptz) TO mlint_reader;
 GRANT SELECT ON mlint.holds, mlint.archive_periods TO mlint_reader;
 

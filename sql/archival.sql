@@ -1,6 +1,7 @@
 -- The archival scheduler: settings, what is due, runs, failures, who may.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 \set VERBOSITY default
 \set SHOW_CONTEXT never
@@ -63,6 +64,16 @@ SELECT every, enabled FROM mlint.jobs WHERE name = 'archival';
 ROLLBACK;
 SELECT every, enabled FROM mlint.jobs WHERE name = 'archival';
 RESET ROLE;
+-- that the last was rolled back is in the audit log within moments
+DO $$
+BEGIN
+	FOR i IN 1 .. 6000 LOOP
+		EXIT WHEN EXISTS (SELECT FROM mlint.audit_log
+			WHERE action = 'archival.set' AND outcome = 'rolled_back');
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END
+$$;
 SELECT action, object_type, object, role, outcome, details FROM mlint.audit_log WHERE action ~ '^archival' ORDER BY seq;
 
 -- ---- a run: what is due, and nothing else ----

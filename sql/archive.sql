@@ -1,5 +1,9 @@
 -- Archives of sessions: made, read, verified, restored, deleted. The scheduler
 -- is in archival.sql, object stores in archive_stores.sql.
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
+RESET client_min_messages;
 \set VERBOSITY default
 SET mlint.archive_compression = 3;
 
@@ -141,6 +145,10 @@ SELECT mlint.archive_session('s-3', 100000);
 SELECT mlint.archive_session('s-3', tags => ARRAY['a', NULL]);
 SELECT mlint.archive_session('s-3', metadata => '[1]');
 SELECT mlint.archive_restore('01a1fe31-0e41-742d-b6f1-de8cd674108e');
+SELECT mlint.archive_restore(NULL);
+SELECT mlint.archive_get(NULL);
+SELECT mlint.archive_document(NULL);
+SELECT mlint.archive_verify(NULL);
 SELECT mlint.archive_delete('01a1fe31-0e41-742d-b6f1-de8cd674108e');
 SELECT mlint.archive_verify('01a1fe31-0e41-742d-b6f1-de8cd674108e');
 SELECT mlint.archive_document('01a1fe31-0e41-742d-b6f1-de8cd674108e');
@@ -206,7 +214,8 @@ SELECT mlint.archive_dictionary_drop(:d);
 CREATE ROLE regress_archive_user IN ROLE mlint_user;
 CREATE ROLE regress_archive_reader IN ROLE mlint_reader;
 SET ROLE regress_archive_reader;
-SELECT count(*) > 0 AS seen FROM mlint.archives;
+SELECT count(session_id) > 0 AS seen FROM mlint.archives;
+SELECT metadata FROM mlint.archives;
 SELECT mlint.archive_session('d-3');
 SELECT mlint.archive_get(:'e');
 SET ROLE regress_archive_user;

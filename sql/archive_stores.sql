@@ -1,4 +1,8 @@
 -- Object stores: rows, options, what is refused. The moving is in TAP tests.
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
+RESET client_min_messages;
 \set VERBOSITY terse
 SELECT mlint.secret_put('stores/key', 'sesame');
 

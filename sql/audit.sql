@@ -1,6 +1,10 @@
 -- The audit log: what is entered, by whom, how it ends, who may read it, and
 -- that what is changed behind mlint's back is found.
 SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
+RESET client_min_messages;
+SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS mlint;
 CREATE ROLE regress_audit_admin IN ROLE mlint_admin;
 CREATE ROLE regress_audit_user IN ROLE mlint_user;

@@ -1,7 +1,8 @@
 -- Delivery: what is refused and how, patterns, keys, transactions, the
 -- drivers that stay inside the database, and who may do what.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 CREATE ROLE regress_delivery_admin IN ROLE mlint_admin;
 CREATE ROLE regress_delivery_user IN ROLE mlint_user;

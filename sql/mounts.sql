@@ -1,6 +1,7 @@
 -- Mounts: what cannot be mounted, and secrets as dotenv text.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 CREATE ROLE regress_mounts_user IN ROLE mlint_user;
 CREATE ROLE regress_mounts_reader IN ROLE mlint_reader;

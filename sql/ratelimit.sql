@@ -1,7 +1,8 @@
 -- Rate limits: rules, decisions, identifiers, overrides, headers, triggers,
 -- bad input.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 \set VERBOSITY default
 \set SHOW_CONTEXT never

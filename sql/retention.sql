@@ -1,5 +1,9 @@
 -- Retention: policies, holds, expiry, erasure.
 SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
+RESET client_min_messages;
+SET client_min_messages = warning;
 -- It runs where the test says so, and nowhere else.
 UPDATE mlint.job SET command = 'SELECT 1' WHERE name = 'archive_expire';
 CREATE ROLE regress_retention_admin IN ROLE mlint_admin;
@@ -106,6 +110,11 @@ SELECT attempt($$SELECT mlint.retention_policy_apply(archive_of('plain'), 'long'
 SELECT mlint.retention_policy_apply(archive_of('plain'), 'nobody');
 SELECT mlint.retention_policy_apply('00000000-0000-0000-0000-000000000000', 'long');
 SELECT mlint.retention_policy_apply(NULL, 'long');
+-- By number, as retention_policy_create() returned it.
+SELECT mlint.retention_policy_apply(archive_of('plain'), id) FROM mlint.retention_policies WHERE name = 'patients';
+SELECT policy FROM mlint.archives WHERE session_id = 'plain';
+SELECT mlint.retention_policy_apply(archive_of('plain'), 0);
+SELECT mlint.retention_policy_apply(archive_of('plain'), NULL::int);
 SELECT mlint.retention_policy_drop('patients');
 SELECT mlint.retention_policy_drop('long');
 SELECT session_id, policy, retention_days FROM mlint.archive_periods WHERE session_id = 'plain';

@@ -1,6 +1,7 @@
 -- Rotation: generators, applying and verifying by functions, failures, who may.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 CREATE ROLE regress_rotation_owner IN ROLE mlint_user;
 CREATE ROLE regress_rotation_rotator IN ROLE mlint_user;

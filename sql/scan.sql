@@ -1,7 +1,8 @@
 -- Scanning: findings, places, users' rules and their limits, what lies in the
 -- catalogs under names of every kind, who may.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 \set VERBOSITY default
 \set SHOW_CONTEXT never

@@ -1,6 +1,7 @@
 -- Secret backends: kinds and options, create, alter, drop, what is refused and how, the read-only kinds, and who may do what.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 CREATE ROLE regress_backend_admin IN ROLE mlint_admin;
 CREATE ROLE regress_backend_files IN ROLE mlint_admin, pg_read_server_files, pg_read_all_settings;

@@ -1,6 +1,7 @@
 -- Secrets: put, get, drop, versions, names, limits, who may, transactions.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 CREATE ROLE regress_secrets_admin IN ROLE mlint_admin;
 CREATE ROLE regress_secrets_user IN ROLE mlint_user;

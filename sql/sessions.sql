@@ -1,4 +1,8 @@
 -- Sessions and models: registering, listing, what is said, and what is refused.
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
+RESET client_min_messages;
 \pset null '(null)'
 
 CREATE ROLE sessions_user IN ROLE mlint_user;

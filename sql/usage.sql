@@ -1,6 +1,7 @@
 -- Usage: reports, prices, budgets, the fold, views, bad input.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS mlint;
+DROP EXTENSION IF EXISTS mlint CASCADE;
+CREATE EXTENSION mlint;
 RESET client_min_messages;
 \set VERBOSITY default
 \set SHOW_CONTEXT never
@@ -48,6 +49,16 @@ CREATE VIEW pg_temp.told AS
 	UNION ALL SELECT m || ' this hour', regress_stats(mlint.model_usage(m, now() - interval '1 hour', now()))
 		FROM unnest('{gpt-4,claude}'::text[]) m;
 TABLE pg_temp.told;
+-- first_at is that of the first report, whatever metrics or prices came later
+BEGIN;
+SELECT session_id FROM mlint.session_register('usage-4', 'gpt-4', '0613', '{later}');
+SELECT mlint.usage_track('usage-4', 1, 1, 'free');
+SELECT mlint.usage_track('usage-4', 1, 1, custom => '{"later": 1}');
+SELECT first_at < last_at AS in_order FROM mlint.session_usage('usage-4');
+RESET ROLE;
+SELECT 'tag' AS of, first_at < last_at AS in_order FROM mlint.usage_by_tag WHERE tag = 'later'
+	UNION ALL SELECT 'session', first_at < last_at FROM mlint.stat_sessions WHERE session_id = 'usage-4';
+ROLLBACK;
 RESET ROLE;
 SELECT tag, total_prompts, total_tokens, custom, cost FROM mlint.usage_by_tag ORDER BY 1;
 SELECT model_id, total_prompts, total_responses, total_tokens, cost FROM mlint.usage_by_day WHERE model_id IN ('gpt-4', 'claude') ORDER BY 1;

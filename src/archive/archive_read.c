@@ -20,6 +20,7 @@
 
 #include "archive/archive_row.h"
 #include "archive/document.h"
+#include "common/argument.h"
 #include "common/compat.h"
 #include "common/errors.h"
 #include "common/plaintext.h"
@@ -35,7 +36,7 @@ PG_FUNCTION_INFO_V1(mlint_archive_verify);
 static void
 archive_get_row(FunctionCallInfo fcinfo, ArchiveRow *row)
 {
-	pg_uuid_t  *id = PG_GETARG_UUID_P(0);
+	pg_uuid_t  *id = required_uuid(fcinfo, 0, "id");
 
 	if (!archive_find(id, row))
 		archive_unknown(id);

@@ -17,6 +17,7 @@
 
 #include "archive/archive.h"
 #include "archive/archive_row.h"
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/owner.h"
 #include "retention/retention.h"
@@ -122,11 +123,7 @@ mlint_archive_delete(PG_FUNCTION_ARGS)
 	ArchiveRow	row;
 
 	PreventCommandIfReadOnly("mlint.archive_delete()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("id must not be null")));
-	id = PG_GETARG_UUID_P(0);
+	id = required_uuid(fcinfo, 0, "id");
 	if (!PG_ARGISNULL(1))
 		reason = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (reason && strlen(reason) > REASON_MAX)

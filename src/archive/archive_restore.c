@@ -28,6 +28,7 @@
 
 #include "archive/archive_row.h"
 #include "archive/document.h"
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/owner.h"
@@ -301,7 +302,7 @@ restore(const ArchiveRow *row)
 Datum
 mlint_archive_restore(PG_FUNCTION_ARGS)
 {
-	pg_uuid_t  *id = PG_GETARG_UUID_P(0);
+	pg_uuid_t  *id = required_uuid(fcinfo, 0, "id");
 	MemoryContext caller = CurrentMemoryContext;
 	OwnerScope	scope;
 	ArchiveRow	row;

@@ -160,7 +160,8 @@ fill_ready(Ready *place, int32 id, int level)
 	char	   *plain = open_dictionary(id, &len);
 
 	if (level != 0)
-		place->writing = ZSTD_createCDict(plain, len, level);
+		place->writing = ZSTD_createCDict(plain, len,
+										  DICTIONARY_LEVEL(level));
 	else
 		place->reading = ZSTD_createDDict(plain, len);
 	pfree(plain);

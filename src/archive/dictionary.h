@@ -23,6 +23,12 @@ extern int32 dictionary_current(void);
 extern const ZSTD_CDict *dictionary_for_writing(int32 id, int level);
 extern const ZSTD_DDict *dictionary_for_reading(int32 id);
 
+/*
+ * The level that a dictionary is prepared for. The tables of lower ones do not
+ * hold the places of half a megabyte.
+ */
+#define DICTIONARY_LEVEL(level)	Max(level, 4)
+
 /* Of mlint.archive_dictionary.sealed. */
 #define DICTIONARY_PURPOSE	"archive dictionary"
 

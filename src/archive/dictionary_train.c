@@ -449,8 +449,8 @@ measure(const Sample *samples, int n, const char *dictionary, size_t len)
 	size_t		room = ZSTD_compressBound(SAMPLE_BYTES);
 	char	   *out = palloc(room);
 	ZSTD_CCtx  *c = ZSTD_createCCtx();
-	ZSTD_CDict *d = dictionary ? ZSTD_createCDict(dictionary, len, level) :
-	NULL;
+	ZSTD_CDict *d = dictionary ?
+	ZSTD_createCDict(dictionary, len, DICTIONARY_LEVEL(level)) : NULL;
 	double		plain = 0;
 	double		packed = 0;
 	bool		failed = c == NULL || (dictionary && d == NULL);

@@ -126,6 +126,12 @@ CREATE FUNCTION mlint.retention_policy_apply(archive_id uuid, policy text) RETUR
 COMMENT ON FUNCTION mlint.retention_policy_apply(uuid, text) IS
 	'Give an archive a retention policy, which may not demand less than what the archive is under';
 
+CREATE FUNCTION mlint.retention_policy_apply(archive_id uuid, policy_id int) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_retention_policy_apply';
+COMMENT ON FUNCTION mlint.retention_policy_apply(uuid, int) IS
+	'The same, by the policy''s number';
+
 CREATE PROCEDURE mlint.archive_expire()
 	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_archive_expire';
 COMMENT ON PROCEDURE mlint.archive_expire() IS
@@ -149,13 +155,15 @@ REVOKE ALL ON FUNCTION
 	mlint.archive_release(text, text), mlint.archive_release(uuid, text),
 	mlint.archive_release(bigint, text),
 	mlint.retention_policy_apply(uuid, text),
+	mlint.retention_policy_apply(uuid, int),
 	mlint.retention_report(timestamptz) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE mlint.archive_expire() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	mlint.archive_hold(text, text), mlint.archive_hold(uuid, text),
 	mlint.archive_release(text, text), mlint.archive_release(uuid, text),
 	mlint.archive_release(bigint, text),
-	mlint.retention_policy_apply(uuid, text) TO mlint_admin;
+	mlint.retention_policy_apply(uuid, text),
+	mlint.retention_policy_apply(uuid, int) TO mlint_admin;
 GRANT EXECUTE ON FUNCTION mlint.retention_report(timestamptz) TO mlint_reader;
 GRANT SELECT ON mlint.holds, mlint.archive_periods TO mlint_reader;
 

@@ -294,11 +294,32 @@ check_binding(Datum archive, const RetentionPolicy *policy)
 						   policy->level)));
 }
 
-/* mlint.retention_policy_apply(archive_id, policy) */
+/* The name of the policy with this number. In an owner scope. */
+static char *
+policy_name(int32 id)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(id)};
+
+	run("SELECT name::text FROM mlint.retention_policy WHERE id = $1",
+		SPI_OK_SELECT, 1, types, values, NULL);
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("retention policy %d does not exist", id),
+				 errhint("mlint.retention_policies shows those that there are.")));
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/*
+ * mlint.retention_policy_apply(archive_id, policy),
+ * mlint.retention_policy_apply(archive_id, policy_id)
+ */
 Datum
 mlint_retention_policy_apply(PG_FUNCTION_ARGS)
 {
-	char	   *name = required_text(fcinfo, 1, "policy");
+	bool		by_id = get_fn_expr_argtype(fcinfo->flinfo, 1) == INT4OID;
+	char	   *name;
 	Oid			types[] = {UUIDOID, INT4OID, INT4OID};
 	Datum		values[3];
 	RetentionPolicy policy;
@@ -306,13 +327,16 @@ mlint_retention_policy_apply(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	char	   *id;
 
-	if (PG_ARGISNULL(0))
+	values[0] = UUIDPGetDatum(required_uuid(fcinfo, 0, "archive_id"));
+	id = DatumGetCString(DirectFunctionCall1(uuid_out, values[0]));
+	if (by_id && PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("archive_id must not be null")));
-	values[0] = PG_GETARG_DATUM(0);
-	id = DatumGetCString(DirectFunctionCall1(uuid_out, values[0]));
+				 errmsg("policy_id must not be null")));
+	name = by_id ? NULL : required_text(fcinfo, 1, "policy");
 	owner_begin(&scope);
+	if (by_id)
+		name = policy_name(PG_GETARG_INT32(1));
 	retention_policy_find(name, (Datum) 0, NULL, &policy);
 	values[1] = Int32GetDatum(policy.id);
 	values[2] = Int32GetDatum(policy.days);

@@ -91,10 +91,11 @@ COMMENT ON COLUMN mlint.retention_levels.days IS 'Days that it demands';
 COMMENT ON COLUMN mlint.retention_levels.erasable IS 'Whether mlint.erase_subject() erases before these are over';
 
 CREATE VIEW mlint.retention_policies AS
-SELECT name::text, days AS retention_days, level, auto_delete, description,
+SELECT id, name::text, days AS retention_days, level, auto_delete, description,
 	match_tag, match_metadata, created_at, altered_at
 FROM mlint.retention_policy;
 COMMENT ON VIEW mlint.retention_policies IS 'Retention policies';
+COMMENT ON COLUMN mlint.retention_policies.id IS 'Its number, as mlint.retention_policy_create() returned it';
 COMMENT ON COLUMN mlint.retention_policies.name IS 'Name of the policy';
 COMMENT ON COLUMN mlint.retention_policies.retention_days IS 'How long archives are kept, in days of 24 hours from when they were made';
 COMMENT ON COLUMN mlint.retention_policies.level IS 'Compliance level that it satisfies';

@@ -268,7 +268,7 @@ BEGIN
 		coalesce(max(completion_tokens), 0),
 		coalesce(max(prompt_tokens + completion_tokens), 0),
 		max(latency_us / nullif(latencies, 0)) / 1000,
-		max(first_at), max(last_at),
+		min(first_at), max(last_at),
 		coalesce(jsonb_object_agg(key, amount) FILTER (WHERE kind = 'm'), '{}'),
 		jsonb_object_agg(key, amount) FILTER (WHERE kind = 'c')
 	INTO stats
@@ -329,7 +329,7 @@ SELECT scope, name, step, period,
 	pg_catalog.max(prompt_tokens + completion_tokens) AS total_tokens,
 	(pg_catalog.max(latency_us / NULLIF(latencies, 0)) / 1000)::double precision
 		AS average_latency_ms,
-	pg_catalog.max(first_at) AS first_at, pg_catalog.max(last_at) AS last_at,
+	pg_catalog.min(first_at) AS first_at, pg_catalog.max(last_at) AS last_at,
 	COALESCE(pg_catalog.jsonb_object_agg(key, amount)
 		FILTER (WHERE kind = 'm'), '{}') AS custom,
 	pg_catalog.jsonb_object_agg(key, amount) FILTER (WHERE kind = 'c') AS cost
