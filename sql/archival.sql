@@ -191,6 +191,13 @@ SET ROLE regress_archival_admin;
 CALL mlint.archival_work();
 RESET ROLE;
 
+-- ---- on a standby ----
+SET default_transaction_read_only = on;
+SELECT mlint.archival_set();
+SELECT mlint.archival_run();
+CALL mlint.archival_work();
+RESET default_transaction_read_only;
+
 -- ---- clean up ----
 DROP VIEW statuses;
 DROP FUNCTION old, refuse, full_disk;

@@ -355,6 +355,18 @@ BEGIN;
 SELECT r->'erased' AS erased FROM mlint.erase_subject('user', 'bob') r;
 ROLLBACK;
 SELECT * FROM left_over WHERE session_id = 's3';
+-- Where nothing can be written it says what cannot be done there.
+SET default_transaction_read_only = on;
+SELECT mlint.archive_hold('s3', 'x');
+SELECT mlint.archive_release('s3');
+SELECT mlint.retention_policy_create('r', 400);
+SELECT mlint.retention_policy_alter('year', 400);
+SELECT mlint.retention_policy_drop('year');
+SELECT mlint.retention_policy_apply('00000000-0000-0000-0000-000000000000', 'year');
+SELECT mlint.erase_subject('user', 'bob');
+SELECT mlint.erase_subject('{"user": "bob"}');
+CALL mlint.archive_expire();
+RESET default_transaction_read_only;
 -- Bad input.
 SELECT mlint.erase_subject('', 'x');
 SELECT mlint.erase_subject('user', '');

@@ -179,6 +179,7 @@ mlint_archival_set(PG_FUNCTION_ARGS)
 	BOOLOID, TEXTOID};
 	Datum		values[7];
 
+	PreventCommandIfReadOnly("mlint.archival_set()");
 	if (PG_ARGISNULL(5))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -230,6 +231,7 @@ mlint_archival_run(PG_FUNCTION_ARGS)
 	bool		isnull;
 	int64		id;
 
+	PreventCommandIfReadOnly("mlint.archival_run()");
 	owner_begin(&scope);
 	/* Held, so that nobody disables the job before it has our request. */
 	run_sql("SELECT FROM mlint.archival FOR SHARE", SPI_OK_SELECT, 0, NULL,
@@ -729,6 +731,7 @@ mlint_archival_work(PG_FUNCTION_ARGS)
 	Run			run = {.context = CurrentMemoryContext};
 	LOCKTAG		lock;
 
+	PreventCommandIfReadOnly("mlint.archival_work()");
 	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
 		castNode(CallContext, fcinfo->context)->atomic)
 		ereport(ERROR,

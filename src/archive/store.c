@@ -184,6 +184,7 @@ mlint_archive_store_create(PG_FUNCTION_ARGS)
 	Datum		values[3];
 
 	HIDE_STATEMENT_BEGIN();
+	PreventCommandIfReadOnly("mlint.archive_store_create()");
 	check_name(name);
 	if (PG_ARGISNULL(2))
 		ereport(ERROR,
@@ -232,6 +233,7 @@ mlint_archive_store_alter(PG_FUNCTION_ARGS)
 	int32		id;
 
 	HIDE_STATEMENT_BEGIN();
+	PreventCommandIfReadOnly("mlint.archive_store_alter()");
 	if (!PG_ARGISNULL(1) && !JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(1)))
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
@@ -291,6 +293,7 @@ mlint_archive_store_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	bool		isnull;
 
+	PreventCommandIfReadOnly("mlint.archive_store_drop()");
 	owner_begin(&scope);
 	run("SELECT id FROM mlint.archive_store WHERE name = $1 FOR UPDATE",
 		SPI_OK_SELECT, 1, types, values);

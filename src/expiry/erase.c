@@ -500,6 +500,7 @@ mlint_erase_subject(PG_FUNCTION_ARGS)
 	char	   *value = required_text(fcinfo, 1, "value");
 	Erasure		e = {.key = key};
 
+	PreventCommandIfReadOnly("mlint.erase_subject()");
 	if (key[0] == '\0' || value[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -516,6 +517,7 @@ mlint_erase_subject_matching(PG_FUNCTION_ARGS)
 	Jsonb	   *match;
 	Erasure		e = {0};
 
+	PreventCommandIfReadOnly("mlint.erase_subject()");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

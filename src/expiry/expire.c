@@ -456,6 +456,7 @@ mlint_archive_expire(PG_FUNCTION_ARGS)
 {
 	Run			r = {.after_time = DT_NOBEGIN,.began = GetCurrentTimestamp()};
 
+	PreventCommandIfReadOnly("mlint.archive_expire()");
 	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
 		castNode(CallContext, fcinfo->context)->atomic)
 		ereport(ERROR,

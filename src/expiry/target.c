@@ -13,6 +13,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/uuid.h"
@@ -209,6 +210,7 @@ mlint_archive_hold(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		hold;
 
+	PreventCommandIfReadOnly("mlint.archive_hold()");
 	check_reason(reason);
 	owner_begin(&scope);
 	lock_argument(fcinfo, &target);
@@ -234,6 +236,7 @@ mlint_archive_release(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		released;
 
+	PreventCommandIfReadOnly("mlint.archive_release()");
 	if (reason)
 		check_reason(reason);
 	owner_begin(&scope);
@@ -327,6 +330,7 @@ mlint_retention_policy_apply(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	char	   *id;
 
+	PreventCommandIfReadOnly("mlint.retention_policy_apply()");
 	values[0] = UUIDPGetDatum(required_uuid(fcinfo, 0, "archive_id"));
 	id = DatumGetCString(DirectFunctionCall1(uuid_out, values[0]));
 	if (by_id && PG_ARGISNULL(1))

@@ -19,6 +19,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
@@ -309,6 +310,7 @@ mlint_retention_policy_create(PG_FUNCTION_ARGS)
 	bool		isnull;
 	int32		id;
 
+	PreventCommandIfReadOnly("mlint.retention_policy_create()");
 	for (int i = 0; i < NFIELDS; i++)
 	{
 		row.values[i] = PG_GETARG_DATUM(i);
@@ -363,6 +365,7 @@ mlint_retention_policy_alter(PG_FUNCTION_ARGS)
 	Datum		values[] = {PG_GETARG_DATUM(NAME)};
 	OwnerScope	scope;
 
+	PreventCommandIfReadOnly("mlint.retention_policy_alter()");
 	owner_begin(&scope);
 	run("SELECT name::text, days, level, auto_delete, description, match_tag,"
 		" match_metadata FROM mlint.retention_policy WHERE name = $1"
@@ -446,6 +449,7 @@ mlint_retention_policy_drop(PG_FUNCTION_ARGS)
 {
 	char	   *name = required_text(fcinfo, 0, "name");
 
+	PreventCommandIfReadOnly("mlint.retention_policy_drop()");
 	drop_policy(name);
 	audit(AUDIT_CHANGED, "retention_policy.drop", "retention_policy", name,
 		  NULL);
