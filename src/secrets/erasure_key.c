@@ -548,7 +548,7 @@ file_of_tree(const uint8 *tree)
 				(errcode(ERRCODE_MLINT_MASTER_KEY),
 				 errmsg("this is not the erasure key file that the data key was made with"),
 				 errdetail("It was found at %s.", erasure_key_source()),
-				 errhint("Put that of the cluster that this database was restored from in its place, or set %s to where that is.",
+				 errhint("Set %s to where that of the cluster is that this database comes from, or put that in its place; but keep the one that is there: other databases may have made keys with it.",
 						 FILE_SETTING)));
 }
 

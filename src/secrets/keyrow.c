@@ -155,12 +155,13 @@ read_rows(void)
 		}
 		rows_end(&scan);
 	} while (changes != known.changes);
-	known.valid = true;
+	/* The first ones may come with a dump, whose COPY sends no invalidation. */
+	known.valid = known.n > 0;
 }
 
 /*
  * The check value of a key; NULL when there is no such row. One that we do not
- * know may have come with a dump, whose COPY sends no invalidation.
+ * know may have come with a dump, too.
  */
 static const uint8 *
 key_check(int id)

@@ -8,17 +8,23 @@
  * at, such as images in base64. So no content can make an insert fail.
  *
  * Newest first is the order of the primary key: a word that is everywhere is
- * found by going back in time, a rare one by the index; the planner knows
- * which. To rank means to weigh every match, so it is the newest matches that
- * are ranked, and not all of a year's.
+ * found by going back in time, a rare one by the index. Which it is the planner
+ * cannot know, since words that were erased would stay in its statistics; so the
+ * index is asked whether there are more than some matches. To rank means to weigh
+ * every match, so it is the newest matches that are ranked, and not all of a
+ * year's.
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/detoast.h"
+#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/argument.h"
 #include "common/compat.h"
+#include "common/rows.h"
 #include "mb/pg_wchar.h"
 #include "nodes/value.h"
 #include "sessions/check.h"
@@ -27,6 +33,7 @@
 #include "tsearch/ts_utils.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/rel.h"
 #include "utils/uuid.h"
 
 PG_FUNCTION_INFO_V1(mlint_session_words);
@@ -37,6 +44,9 @@ PG_FUNCTION_INFO_V1(mlint_session_search);
 #define TEXT_BYTES		(128 * 1024)
 #define RANKED			1000
 #define QUERY_BYTES		1000
+
+/* Matches that are few among however few messages. */
+#define MANY			1000
 
 /*
  * A longer run without white space is no word: of ASCII it is left out, of
@@ -181,6 +191,29 @@ parse_query(Datum words)
 }
 
 /*
+ * Are there so many matches that to go back in time finds "wanted" of them
+ * sooner than to fetch all does? Among n messages are m matches, so that is to
+ * read wanted * n / m messages, or m.
+ */
+static bool
+words_common(Datum query, int wanted)
+{
+	Relation	table = table_open(mlint_relation("message"), AccessShareLock);
+	double		n = Max(table->rd_rel->reltuples, 0);
+	int64		many = Max(MANY, (int64) sqrt(wanted * n));
+	Reading		reading;
+	bool		isnull;
+
+	table_close(table, AccessShareLock);
+	reading_begin(&reading, "SELECT pg_catalog.count(*) >= $1 FROM (SELECT FROM mlint.message m");
+	(void) reading_value(&reading, INT8OID, Int64GetDatum(many));
+	reading_where(&reading, "mlint.session_words(m.content) @@ $%d", TSQUERYOID,
+				  query);
+	appendStringInfoString(&reading.sql, " LIMIT $1) c");
+	return DatumGetBool(reading_one(&reading, false, &isnull));
+}
+
+/*
  * mlint.session_search(reading, session_id, kind, tag, metadata, said_from,
  * said_to, sort, page_size, after)
  */
@@ -191,6 +224,10 @@ mlint_session_search(PG_FUNCTION_ARGS)
 	char	   *sort = name_argument(fcinfo, 7, "sort");
 	int			page_size = page_size_argument(fcinfo, 8);
 	bool		by_rank = strcmp(sort, "rank") == 0;
+	int			wanted = by_rank ? RANKED : page_size;
+	bool		of_sessions = !PG_ARGISNULL(1) || !PG_ARGISNULL(3) ||
+	!PG_ARGISNULL(4);
+	Datum		query;
 	Reading		reading;
 
 	if (strlen(words) > QUERY_BYTES)
@@ -209,16 +246,18 @@ mlint_session_search(PG_FUNCTION_ARGS)
 				 errmsg("there are no further pages of a search by rank"),
 				 errhint("Use sort => 'newest' to go through all matches.")));
 
+	query = parse_query(PG_GETARG_DATUM(0));
 	reading_begin(&reading,
 				  "SELECT p.session_id, p.id, p.kind, p.created_at, p.rank,"
 				  " mlint.session_snippet(p.content, $1)"
 				  " FROM (SELECT m.session_id, m.id, m.kind, m.created_at,"
 				  " ts_rank(mlint.session_words(m.content), $1) AS rank,"
 				  " m.content"
-				  " FROM (SELECT s.session_id, m.id, m.kind, m.created_at, m.content"
+				  " FROM (SELECT m.* FROM"
+				  " (SELECT s.session_id, m.id, m.kind, m.created_at, m.content"
 				  " FROM mlint.message m JOIN mlint.session s ON s.id = m.session");
 	reading_where(&reading, "mlint.session_words(m.content) @@ $%d", TSQUERYOID,
-				  parse_query(PG_GETARG_DATUM(0)));
+				  query);
 	if (!PG_ARGISNULL(1))
 		reading_where(&reading, "s.session_id = $%d", TEXTOID, PG_GETARG_DATUM(1));
 	if (!PG_ARGISNULL(2))
@@ -239,9 +278,10 @@ mlint_session_search(PG_FUNCTION_ARGS)
 					  PG_GETARG_DATUM(6));
 	if (!PG_ARGISNULL(9))
 		reading_where(&reading, "m.id < $%d", UUIDOID, PG_GETARG_DATUM(9));
-	appendStringInfo(&reading.sql,
-					 " ORDER BY m.id DESC LIMIT %d) m",
-					 by_rank ? RANKED : page_size);
+	/* OFFSET 0: not by the order in which they are wanted. */
+	appendStringInfo(&reading.sql, "%s) m ORDER BY m.id DESC LIMIT %d) m",
+					 of_sessions || !words_common(query, wanted) ?
+					 " OFFSET 0" : "", wanted);
 	if (by_rank)
 		appendStringInfo(&reading.sql, " ORDER BY rank DESC, m.id DESC LIMIT %d",
 						 page_size);

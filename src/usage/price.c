@@ -3,8 +3,9 @@
  *		model_price_set(): what tokens cost.
  *
  * Prices are only ever added. What was reported before a price was set is
- * never priced by it, whatever its valid_from, so that it does not matter when
- * a report is folded.
+ * never priced by it, whatever its valid_from, and what is reported after that
+ * is not folded before the price is committed; so that it does not matter when a
+ * report is folded.
  */
 #include "postgres.h"
 
@@ -118,6 +119,10 @@ mlint_model_price_set(PG_FUNCTION_ARGS)
 	values[6] = Int32GetDatum(per);
 	values[7] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 	owner_begin(&owner);
+	/* No fold from here to the commit. */
+	if (SPI_execute("SELECT FROM mlint.usage_fold FOR UPDATE", false,
+					0) != SPI_OK_SELECT)
+		elog(ERROR, "could not lock mlint.usage_fold");
 	if (SPI_execute_with_args("INSERT INTO mlint.usage_price (model_id,"
 							  " model_version, currency, valid_from, set_at,"
 							  " prompt, completion, per, set_by)"

@@ -33,6 +33,17 @@ $session->{stderr} = '';
 $session->query("RESET statement_timeout; SELECT mlint.prompt_add('s', 'two')");
 like($session->{stderr}, qr/usage budget "model:m per month" is exceeded/, '... and later the session knows them all the same');
 
+# ---- a price that is being set while usage is folded ----
+$locker->query_safe("BEGIN; SELECT mlint.model_price_set('priced', 1000000, 0)");
+sql("SELECT mlint.session_register('p', 'priced'); SELECT mlint.usage_track('p', 3, 0)");
+my $fold = $node->background_psql('postgres');
+$fold->query_until(qr/began/, "\\echo began\nCALL mlint.usage_fold_run();\n");
+wait_for_sql($node, 'the fold waits for a price',
+	"SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'CALL mlint.usage_fold_run%' AND wait_event_type = 'Lock'");
+$locker->query_safe('COMMIT');
+$fold->quit;
+is(sql("SELECT (mlint.session_usage('p')).cost"), '{"USD": 3}', '... and counts by it what was reported since');
+
 # ---- a data key that is newer than the snapshot ----
 $session->{stderr} = '';
 $session->query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
@@ -44,6 +55,31 @@ is($session->{stderr}, '', 'an archive that is newer than the transaction is del
 is(sql("SELECT count(*) FROM mlint.archive"), 0, '... and gone');
 $session->quit;
 $locker->quit;
+
+# ---- a rare word among many messages ----
+sql(<<'EOQ');
+SELECT mlint.session_register('long', 'n');
+INSERT INTO mlint.message (id, session, kind, content, created_at)
+SELECT gen_random_uuid(), s.id, 'prompt', 'hello' || CASE WHEN g % 10000 = 0 THEN ' zebra' ELSE '' END, now()
+FROM mlint.session s, generate_series(1, 50000) g WHERE s.session_id = 'long';
+VACUUM ANALYZE mlint.message;
+EOQ
+my $counted = 0;
+sub words_read
+{
+	my ($query) = @_;
+	my $total;
+	is(sql("SET track_functions = 'all'; SELECT count(*) FROM $query"), 1, "a search: $query");
+	wait_for('... is accounted for', sub {
+		$total = sql("SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions WHERE funcname = 'session_words'");
+		return $total > $counted; });
+	my $read = $total - $counted;
+	$counted = $total;
+	return $read;
+}
+cmp_ok(words_read("mlint.session_search('zebra', sort => 'newest', page_size => 1)"), '<', 100, '... and reads no more than there are matches');
+cmp_ok(words_read("mlint.session_search('hello', sort => 'newest', page_size => 1)"), '<', 100, '... or, of a word that is everywhere, than are asked for');
+sql("SELECT mlint.session_delete('long')");
 
 # ---- a copy of a database, and what the first one still needs ----
 sql("SELECT mlint.session_register('kept', 'n'); SELECT mlint.prompt_add('kept', 'hello')");
