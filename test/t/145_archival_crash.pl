@@ -49,8 +49,8 @@ CREATE FUNCTION torn() RETURNS SETOF text LANGUAGE sql AS $$
 	GROUP BY t.session_id, t.said, s.id, s.status
 	HAVING NOT coalesce(CASE WHEN s.status = 'archived'
 			THEN count(a.id) = 1
-				AND count(a.id) FILTER (WHERE a.messages = 6
-					AND jsonb_array_length(mlint.archive_get(a.id) -> 'messages') = 6) = 1
+				AND count(a.id) FILTER (WHERE CASE WHEN a.messages = 6
+					THEN jsonb_array_length(mlint.archive_get(a.id) -> 'messages') = 6 END) = 1
 				AND NOT EXISTS (SELECT FROM mlint.message m WHERE m.session = s.id)
 			ELSE count(a.id) = 0 AND said(t.session_id) = t.said END, false)
 $$;
