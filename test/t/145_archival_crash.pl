@@ -169,14 +169,15 @@ is(sql('SELECT * FROM torn()'), '', '... every session is whole');
 prepare();
 sql('SELECT mlint.archival_set(batch_size => 1, enabled => false)');
 sql(<<'EOQ');
-CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END $$;
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
 CREATE TRIGGER slow BEFORE UPDATE ON mlint.session FOR EACH ROW EXECUTE FUNCTION slow();
 EOQ
 $run = sql('SELECT mlint.archival_run()');
 wait_for_sql($node, 'a run rests', <<'EOQ');
 SELECT count(*) = 1 FROM mlint.archival_progress p JOIN pg_stat_activity a USING (pid)
-WHERE sessions_archived > 0 AND a.wait_event = 'PgSleep' AND a.backend_xid IS NULL AND pg_cancel_backend(pid)
+WHERE sessions_archived > 0 AND a.wait_event = 'PgSleep' AND a.backend_xid IS NULL
 EOQ
+sql('SELECT pg_cancel_backend(pid) FROM mlint.archival_progress');
 is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', '... is cancelled, and ends');
 is(sql("SELECT state, error FROM mlint.archival_runs WHERE id = $run"),
 	'failed|canceling statement due to user request', '... and says so');
