@@ -2634,6 +2634,8 @@ REVOKE ALL ON FUNCTION mlint.session_words(text),
 	mlint.session_snippet(text, tsquery) FROM PUBLIC;
 -- session_search.
 CREATE INDEX message_words ON mlint.message USING gin (mlint.session_words(content));
+-- Nor are the words to stay there: an index on an expression has statistics.
+ALTER INDEX mlint.message_words ALTER COLUMN 1 SET STATISTICS 0;
 ALTER INDEX mlint.message_words ALTER 1 SET STATISTICS 0;
 
 CREATE TABLE mlint.model (
@@ -3849,6 +3851,9 @@ REVOKE ALL ON FUNCTION mlint.owner_scope_open(), mlint.hold_guard() FROM PUBLIC;
 -- ALWAYS: session_replication_role = replica is no way around them.
 CREATE TRIGGER hold_guard BEFORE DELETE ON mlint.session
 	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_update AFTER UPDATE ON mlint.session
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
 CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.session
 	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
 CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.message
@@ -3861,6 +3866,7 @@ CREATE TRIGGER hold_guard BEFORE UPDATE OR DELETE ON mlint.hold
 CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.hold
 	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
 ALTER TABLE mlint.session ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_update,
 	ENABLE ALWAYS TRIGGER hold_guard_truncate;
 ALTER TABLE mlint.message ENABLE ALWAYS TRIGGER hold_guard,
 	ENABLE ALWAYS TRIGGER hold_guard_truncate;
@@ -3987,6 +3993,8 @@ CREATE TABLE mlint.archive (
 	sha256 bytea NOT NULL CHECK (pg_catalog.octet_length(sha256) = 32),
 	store int REFERENCES mlint.archive_store
 );
+-- Whose it is would stay in statistics when the archive is gone.
+ALTER TABLE mlint.archive ALTER metadata SET STATISTICS 0;
 COMMENT ON TABLE mlint.archive IS 'The archives: one row each, whose bytes are in mlint.archive_chunk or in a store';
 
 -- The archives of a dictionary, for dropping one.

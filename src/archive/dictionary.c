@@ -26,6 +26,7 @@
 /* Ready for use, as one process keeps it: some MB each. */
 typedef struct Ready
 {
+	Oid			table;			/* the extension may be made anew */
 	int32		id;				/* 0: free */
 	int			level;			/* 0: for reading */
 	ZSTD_CDict *writing;
@@ -136,10 +137,12 @@ static Ready *
 find_ready(int32 id, int level)
 {
 	Ready	   *oldest = &ready[0];
+	Oid			table = mlint_relation("archive_dictionary");
 
 	for (int i = 0; i < MAX_READY; i++)
 	{
-		if (ready[i].id == id && ready[i].level == level)
+		if (ready[i].id == id && ready[i].level == level &&
+			ready[i].table == table)
 		{
 			ready[i].used = ++uses;
 			return &ready[i];
@@ -150,6 +153,7 @@ find_ready(int32 id, int level)
 	ZSTD_freeCDict(oldest->writing);
 	ZSTD_freeDDict(oldest->reading);
 	memset(oldest, 0, sizeof(*oldest));
+	oldest->table = table;
 	return oldest;
 }
 

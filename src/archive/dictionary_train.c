@@ -4,7 +4,8 @@
  *
  * A dictionary outlives the sessions that it was made from, and must not keep
  * what one person said. So nothing is in it that is not, as it stands, in at
- * least MIN_SESSIONS sessions of the sample: system prompts, tool definitions,
+ * least MIN_SESSIONS sessions of the sample, which never has so many with one
+ * and the same metadata: system prompts, tool definitions,
  * articles that are looked up often, phrases, the form of the documents.
  *
  * How that is found. Each place of a document where a hash of the next WINDOW
@@ -46,6 +47,7 @@ PG_FUNCTION_INFO_V1(mlint_archive_dictionary_train);
 PG_FUNCTION_INFO_V1(mlint_archive_dictionary_drop);
 
 #define MIN_SESSIONS	5		/* that a stretch must be in */
+#define LOOKED_AT		10		/* sessions for each that is wanted */
 #define LEAST_SAMPLES	20
 #define MOST_SAMPLES	2000
 #define SAMPLE_BYTES	(128 * 1024)	/* of one session */
@@ -139,7 +141,10 @@ read_sample(const char *session_id, int64 session, Sample *sample)
 	return done;
 }
 
-/* The sessions that were active last. */
+/*
+ * The sessions that were active last. Of those with the same metadata, which
+ * says whose they are, there are fewer than a stretch must be in.
+ */
 static Sample *
 read_samples(int wanted, int *n)
 {
@@ -152,8 +157,15 @@ read_samples(int wanted, int *n)
 	size_t		bytes = 0;
 
 	*n = 0;
-	if (SPI_execute_with_args("SELECT session_id, id FROM mlint.session"
-							  " WHERE status <> 'archived'"
+	if (SPI_execute_with_args("SELECT session_id, id FROM (SELECT i.*,"
+							  " row_number() OVER (PARTITION BY i.metadata"
+							  " ORDER BY i.active_at DESC, i.id DESC) AS n"
+							  " FROM (SELECT session_id, id, active_at, metadata"
+							  " FROM mlint.session WHERE status <> 'archived'"
+							  " ORDER BY active_at DESC, id DESC"
+							  " LIMIT $1 * " CppAsString2(LOOKED_AT) ") i) s"
+							  " WHERE n < " CppAsString2(MIN_SESSIONS)
+							  " OR metadata = '{}'"
 							  " ORDER BY active_at DESC, id DESC LIMIT $1",
 							  1, types, values, NULL, true,
 							  0) != SPI_OK_SELECT)

@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "archive/store.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "common/breaker.h"
 #include "common/compat.h"
@@ -28,11 +29,13 @@
 #include "common/injection.h"
 #include "common/owner.h"
 #include "common/retry.h"
+#include "common/rows.h"
 #include "common/trial.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -59,6 +62,23 @@ run(const char *sql, int expected, int n, Oid *types, Datum *values)
 
 #define FIELD(row, n) \
 	SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &isnull)
+
+/*
+ * One at a time until its transaction ends: else one who deletes garbage takes
+ * an object away that another is about to hand an archive over to.
+ */
+static void
+be_alone(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
+					   mlint_relation("archive_garbage"), 1);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("archives are being moved already")));
+}
 
 /* ---- the breaker of a store, which lies in its row of state ---- */
 
@@ -319,9 +339,13 @@ read_back(Store *store, const ChunkSource *from)
 	MemoryContextDelete(each);
 }
 
-/* The archive's row, or what must not have changed in it. */
+/*
+ * The archive's row, or what must not have changed in it, nor in where the
+ * bytes went.
+ */
 #define ARCHIVE_ROW \
-	"SELECT a.chunks, ROW(a.chunks, a.stored_bytes, a.data_key, a.sha256)::text" \
+	"SELECT a.chunks, ROW(a.chunks, a.stored_bytes, a.data_key, a.sha256," \
+	" (SELECT s.options FROM mlint.archive_store s WHERE s.id = $2))::text" \
 	" FROM mlint.archive a WHERE a.id = $1 AND a.store IS NULL"
 
 /* Lock the row and put the store into it, if it still is what was sent. */
@@ -335,7 +359,10 @@ hand_over(int32 store, const pg_uuid_t *archive, const char *row)
 	bool		isnull;
 
 	owner_begin(&scope);
-	run(ARCHIVE_ROW " FOR UPDATE", SPI_OK_SELECT, 1, types, values);
+	/* Whoever alters the store comes before, or waits. */
+	run("SELECT FROM mlint.archive_store WHERE id = $2 FOR SHARE",
+		SPI_OK_SELECT, 2, types, values);
+	run(ARCHIVE_ROW " FOR UPDATE OF a", SPI_OK_SELECT, 2, types, values);
 	same = SPI_processed == 1 &&
 		strcmp(TextDatumGetCString(FIELD(0, 2)), row) == 0;
 	if (same)
@@ -361,8 +388,8 @@ move(int32 store_id, const pg_uuid_t *archive, int64 *bytes)
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext work = AllocSetContextCreate(caller, "mlint archive move",
 											   ALLOCSET_DEFAULT_SIZES);
-	Oid			types[] = {UUIDOID};
-	Datum		values[] = {UUIDPGetDatum(archive)};
+	Oid			types[] = {UUIDOID, INT4OID};
+	Datum		values[] = {UUIDPGetDatum(archive), Int32GetDatum(store_id)};
 	ChunkSource from = {.archive = *archive};
 	OwnerScope	scope;
 	char	   *row;
@@ -371,7 +398,7 @@ move(int32 store_id, const pg_uuid_t *archive, int64 *bytes)
 	bool		isnull;
 
 	owner_begin(&scope);
-	run(ARCHIVE_ROW, SPI_OK_SELECT, 1, types, values);
+	run(ARCHIVE_ROW, SPI_OK_SELECT, 2, types, values);
 	there = SPI_processed == 1;
 	MemoryContextSwitchTo(work);
 	if (there)
@@ -444,6 +471,7 @@ mlint_archive_move_one(PG_FUNCTION_ARGS)
 	char	   *volatile error = NULL;
 	bool		of_store = false;
 
+	be_alone();
 	trial_begin(&trial);
 	PG_TRY();
 	{
@@ -564,6 +592,7 @@ mlint_archive_garbage_delete(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	desc = BlessTupleDesc(desc);
+	be_alone();
 	owner_begin(&scope);
 	run("SELECT g.id, g.store, g.archive, g.attempts,"
 		" EXISTS (SELECT FROM mlint.archive a"

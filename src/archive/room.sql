@@ -50,6 +50,8 @@ CREATE TABLE mlint.archive (
 	sha256 bytea NOT NULL CHECK (pg_catalog.octet_length(sha256) = 32),
 	store int REFERENCES mlint.archive_store
 );
+-- Whose it is would stay in statistics when the archive is gone.
+ALTER TABLE mlint.archive ALTER metadata SET STATISTICS 0;
 COMMENT ON TABLE mlint.archive IS 'The archives: one row each, whose bytes are in mlint.archive_chunk or in a store';
 
 -- The archives of a dictionary, for dropping one.

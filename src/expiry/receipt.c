@@ -166,7 +166,8 @@ canonical(Jsonb *receipt)
 
 /*
  * Sign; and the public key of the private one, which is palloc'd. False when
- * the key, PEM, is no Ed25519 key.
+ * the key, PEM, is no Ed25519 key. One under a passphrase is not asked for on
+ * a terminal.
  */
 static bool
 sign(const char *pem, size_t pem_len, const StringInfoData *data,
@@ -175,7 +176,7 @@ sign(const char *pem, size_t pem_len, const StringInfoData *data,
 	BIO		   *in = BIO_new_mem_buf(pem, (int) pem_len);
 	BIO		   *out = BIO_new(BIO_s_mem());
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-	EVP_PKEY   *pair = in ? PEM_read_bio_PrivateKey(in, NULL, NULL, NULL) : NULL;
+	EVP_PKEY   *pair = in ? PEM_read_bio_PrivateKey(in, NULL, NULL, "") : NULL;
 	size_t		len = SIGNATURE_BYTES;
 	char	   *written;
 	bool		ok = pair && out && ctx && EVP_PKEY_is_a(pair, "ED25519") &&

@@ -269,7 +269,9 @@ guard_content(const TriggerData * trigger)
 	int64		session = 0;
 	char	   *reason;
 
-	if (SPI_fnumber(desc, "session") > 0)
+	if (strcmp(table, "session") == 0)
+		session = old_int8(trigger, "id");
+	else if (SPI_fnumber(desc, "session") > 0)
 		session = old_int8(trigger, "session");
 	else
 	{

@@ -63,6 +63,9 @@ REVOKE ALL ON FUNCTION mlint.owner_scope_open(), mlint.hold_guard() FROM PUBLIC;
 -- ALWAYS: session_replication_role = replica is no way around them.
 CREATE TRIGGER hold_guard BEFORE DELETE ON mlint.session
 	FOR EACH ROW EXECUTE FUNCTION mlint.hold_guard();
+CREATE TRIGGER hold_guard_update AFTER UPDATE ON mlint.session
+	FOR EACH ROW WHEN (NOT mlint.owner_scope_open())
+	EXECUTE FUNCTION mlint.hold_guard();
 CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.session
 	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
 CREATE TRIGGER hold_guard AFTER UPDATE OR DELETE ON mlint.message
@@ -75,6 +78,7 @@ CREATE TRIGGER hold_guard BEFORE UPDATE OR DELETE ON mlint.hold
 CREATE TRIGGER hold_guard_truncate BEFORE TRUNCATE ON mlint.hold
 	FOR EACH STATEMENT EXECUTE FUNCTION mlint.hold_guard();
 ALTER TABLE mlint.session ENABLE ALWAYS TRIGGER hold_guard,
+	ENABLE ALWAYS TRIGGER hold_guard_update,
 	ENABLE ALWAYS TRIGGER hold_guard_truncate;
 ALTER TABLE mlint.message ENABLE ALWAYS TRIGGER hold_guard,
 	ENABLE ALWAYS TRIGGER hold_guard_truncate;
