@@ -86,7 +86,6 @@ REVOKE ALL ON FUNCTION mlint.session_words(text),
 CREATE INDEX message_words ON mlint.message USING gin (mlint.session_words(content));
 -- Nor are the words to stay there: an index on an expression has statistics.
 ALTER INDEX mlint.message_words ALTER COLUMN 1 SET STATISTICS 0;
-ALTER INDEX mlint.message_words ALTER 1 SET STATISTICS 0;
 
 CREATE TABLE mlint.model (
 	model_id text COLLATE "C" NOT NULL
