@@ -6,6 +6,7 @@
 #define MLINT_ARCHIVE_ROW_H
 
 #include "archive/chunk.h"
+#include "common/compat.h"
 
 /* Settings. */
 extern int	archive_compression;

@@ -12,6 +12,7 @@
 #ifndef MLINT_ARCHIVE_CHUNK_H
 #define MLINT_ARCHIVE_CHUNK_H
 
+#include "common/compat.h"
 #include "common/crypto.h"
 #include "utils/uuid.h"
 

@@ -15,6 +15,7 @@
 #ifndef MLINT_ARCHIVE_STORE_H
 #define MLINT_ARCHIVE_STORE_H
 
+#include "common/compat.h"
 #include "common/http.h"
 #include "common/option.h"
 #include "utils/uuid.h"
