@@ -174,6 +174,18 @@ SELECT mlint.archive_delete(:'c');
 SELECT mlint.archive_restore(:'c');
 SELECT mlint.archive_release('s-3');
 
+-- before the period of a policy is over it takes an administrator
+SELECT mlint.retention_policy_create('kept', 400) > 0 AS created;
+SELECT mlint.archive_session('s-3', policy => 'kept') AS c \gset
+CREATE ROLE regress_archive_user IN ROLE mlint_user;
+SET ROLE regress_archive_user;
+\set VERBOSITY sqlstate
+SELECT mlint.archive_delete(:'c');
+\set VERBOSITY default
+RESET ROLE;
+DROP ROLE regress_archive_user;
+SELECT mlint.archive_restore(:'c');
+
 -- deleted: the session too, and the log says why
 SELECT mlint.archive_delete(:'b', 'asked for');
 SELECT count(*) FROM mlint.sessions WHERE session_id = 's-2';

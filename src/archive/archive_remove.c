@@ -12,6 +12,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
@@ -81,10 +82,13 @@ archive_remove(const pg_uuid_t *id)
 	return found;
 }
 
-/* What the log says of an archive that is deleted by hand. */
+/*
+ * What the log says of an archive that is deleted by hand; and is that before
+ * the end of a period that a policy or a compliance level demands?
+ */
 static char *
 delete_details(const pg_uuid_t *id, const char *session_id,
-			   const char *reason)
+			   const char *reason, bool *early)
 {
 	Oid			types[] = {UUIDOID, TEXTOID, TEXTOID};
 	Datum		values[] = {UUIDPGetDatum(id),
@@ -93,23 +97,28 @@ delete_details(const pg_uuid_t *id, const char *session_id,
 	bool		isnull;
 	MemoryContext caller = CurrentMemoryContext;
 	OwnerScope	scope;
+	HeapTuple	row;
+	TupleDesc	desc;
 	char	   *details;
 
 	owner_begin(&scope);
 	if (SPI_execute_with_args("SELECT json_strip_nulls(json_build_object("
-							  "'session', $2, 'reason', $3, 'policy', p.name,"
-							  " 'compliance', a.compliance,"
-							  " 'expires_at', a.expires_at))::text"
-							  " FROM mlint.archive a"
-							  " LEFT JOIN mlint.retention_policy p"
-							  " ON p.id = a.policy_id WHERE a.id = $1",
+							  "'session', $2, 'reason', $3, 'policy', policy,"
+							  " 'compliance', compliance,"
+							  " 'expires_at', ends_at))::text,"
+							  " coalesce(policy, compliance) IS NOT NULL"
+							  " AND ends_at > clock_timestamp()"
+							  " FROM mlint.archive_periods"
+							  " WHERE archive_id = $1",
 							  3, types, values, reason ? NULL : "  n", true,
 							  1) != SPI_OK_SELECT || SPI_processed != 1)
 		archive_unknown(id);
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
 	details = MemoryContextStrdup(caller,
-								  TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[0],
-																	SPI_tuptable->tupdesc, 1,
-																	&isnull)));
+								  TextDatumGetCString(SPI_getbinval(row, desc,
+																	1, &isnull)));
+	*early = DatumGetBool(SPI_getbinval(row, desc, 2, &isnull));
 	owner_end(&scope);
 	return details;
 }
@@ -120,6 +129,8 @@ mlint_archive_delete(PG_FUNCTION_ARGS)
 {
 	pg_uuid_t  *id;
 	char	   *reason = NULL;
+	char	   *details;
+	bool		early;
 	ArchiveRow	row;
 
 	PreventCommandIfReadOnly("mlint.archive_delete()");
@@ -133,8 +144,20 @@ mlint_archive_delete(PG_FUNCTION_ARGS)
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (!archive_find(id, &row))
 		archive_unknown(id);
+	details = delete_details(id, row.session_id, reason, &early);
+	if (early && !has_privs_of_role(GetUserId(),
+									get_role_oid("mlint_admin", false)))
+	{
+		audit(AUDIT_DENIED, "archive.delete", "archive", archive_id_text(id),
+			  details);
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the retention period of archive \"%s\" is not over",
+						archive_id_text(id)),
+				 errhint("mlint.archive_periods shows when it ends. Until then only a member of mlint_admin may delete the archive.")));
+	}
 	audit(AUDIT_CHANGED, "archive.delete", "archive", archive_id_text(id),
-		  delete_details(id, row.session_id, reason));
+		  details);
 	PopActiveSnapshot();
 	if (!archive_remove(id))
 		archive_unknown(id);

@@ -387,6 +387,35 @@ CREATE FUNCTION mlint.archive_delete(id uuid, reason text DEFAULT NULL) RETURNS 
 COMMENT ON FUNCTION mlint.archive_delete(uuid, text) IS
 	'Delete an archive with its session, for good: its data key is destroyed. Refused under a legal hold';
 
+CREATE VIEW mlint.archive_periods AS
+SELECT a.id AS archive_id, s.session_id, p.name::text AS policy,
+	a.compliance, e.days AS retention_days, a.archived_at,
+	a.archived_at + '24:00'::interval * e.days AS ends_at,
+	coalesce(p.auto_delete, false) AS auto_delete,
+	CASE WHEN NOT c.erasable OR NOT l.erasable THEN
+		a.archived_at + '24:00'::interval * greatest(
+			CASE WHEN NOT c.erasable THEN c.days END,
+			CASE WHEN NOT l.erasable THEN p.days END) END AS erasable_at,
+	a.announced_at
+FROM mlint.archive a
+JOIN mlint.session s ON s.id = a.session
+LEFT JOIN mlint.retention_level c ON c.level = a.compliance
+LEFT JOIN mlint.retention_policy p ON p.id = a.policy_id
+LEFT JOIN mlint.retention_level l ON l.level = p.level,
+LATERAL (SELECT greatest(a.retention_days, c.days, p.days) AS days) e;
+COMMENT ON VIEW mlint.archive_periods IS 'The archives, and when their retention periods end, policies as they are now';
+COMMENT ON COLUMN mlint.archive_periods.archive_id IS 'Id of the archive';
+COMMENT ON COLUMN mlint.archive_periods.session_id IS 'The session';
+COMMENT ON COLUMN mlint.archive_periods.policy IS 'Its retention policy; null if it has none';
+COMMENT ON COLUMN mlint.archive_periods.compliance IS 'Compliance level that it was archived under besides; null if none';
+COMMENT ON COLUMN mlint.archive_periods.retention_days IS 'The longest of what was said when it was archived, what the compliance level demands, and what the policy says';
+COMMENT ON COLUMN mlint.archive_periods.archived_at IS 'When the period began';
+COMMENT ON COLUMN mlint.archive_periods.ends_at IS 'When it ends';
+COMMENT ON COLUMN mlint.archive_periods.auto_delete IS 'Whether it is deleted then; else that is only announced';
+COMMENT ON COLUMN mlint.archive_periods.erasable_at IS 'When mlint.erase_subject() may erase it; null: at any time';
+COMMENT ON COLUMN mlint.archive_periods.announced_at IS 'When archive.expired was published; null if it was not yet';
+GRANT SELECT ON mlint.archive_periods TO mlint_reader;
+
 -- The seal and the data key are nobody's business.
 CREATE VIEW mlint.archive_dictionaries AS
 SELECT d.id, d.trained_at, d.sessions, d.ratio, d.ratio_without,
