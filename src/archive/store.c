@@ -110,21 +110,6 @@ parse(const StoreKind *kind, Jsonb *options, const char *what)
 	return parsed;
 }
 
-typedef struct CredentialCheck
-{
-	Oid			role;
-	const char *what;
-} CredentialCheck;
-
-static void
-check_credential(const Credential *credential, const char *option, void *arg)
-{
-	CredentialCheck *check = arg;
-
-	credential_check(credential, check->role,
-					 psprintf("option \"%s\" of %s", option, check->what));
-}
-
 /* May this role have a store with these options? Raises what is wrong. */
 static void
 check_options(const StoreKind *kind, Jsonb *options, Oid role,
@@ -133,7 +118,6 @@ check_options(const StoreKind *kind, Jsonb *options, Oid role,
 	char	   *what = psprintf("archive store \"%s\"", name);
 	const Option *const tables[] = {kind->options, store_options};
 	StoreOptions *parsed = parse(kind, options, what);
-	CredentialCheck check = {role, what};
 
 	if (strlen(parsed->prefix) > PREFIX_MAX ||
 		strspn(parsed->prefix,
@@ -147,8 +131,7 @@ check_options(const StoreKind *kind, Jsonb *options, Oid role,
 						what, PREFIX_MAX),
 				 errdetail("It does not begin with \"/\", and has neither \"//\" nor \"..\" in it.")));
 	kind->check(parsed, what);
-	option_credentials(tables, lengthof(tables), parsed, check_credential,
-					   &check);
+	option_check_credentials(tables, lengthof(tables), parsed, role, what);
 }
 
 static void

@@ -578,39 +578,39 @@ option_parse(const Option *const *tables, int ntables, Jsonb *options,
 }
 
 static void
-visit_credentials(const Option *table, const char *group, const void *parsed,
-				  CredentialVisitor visit, void *arg)
+check_credentials(const Option *table, const char *group, const void *parsed,
+				  Oid role, const char *what)
 {
 	for (const Option *o = table; o->name; o++)
 	{
 		char	   *name = full_name(group, o->name);
+		char	   *shown = psprintf("option \"%s\" of %s", name, what);
 
 		if (o->type == OPTION_GROUP)
-			visit_credentials(o->group, name, parsed, visit, arg);
+			check_credentials(o->group, name, parsed, role, what);
 		else if (o->type == OPTION_CREDENTIAL)
 		{
 			const Credential *c = SLOT(const Credential, parsed, o);
 
 			if (c->kind != CREDENTIAL_NONE)
-				visit(c, name, arg);
+				credential_check(c, role, shown);
 		}
 		else if (o->type == OPTION_CREDENTIALS)
 		{
 			const CredentialList *list = SLOT(const CredentialList, parsed, o);
 
 			for (int i = 0; i < list->n; i++)
-				visit(&list->items[i], name, arg);
+				credential_check(&list->items[i], role, shown);
 		}
 	}
 }
 
-/* Every credential that the parsed options name. */
 void
-option_credentials(const Option *const *tables, int ntables,
-				   const void *parsed, CredentialVisitor visit, void *arg)
+option_check_credentials(const Option *const *tables, int ntables,
+						 const void *parsed, Oid role, const char *what)
 {
 	for (int i = 0; i < ntables; i++)
-		visit_credentials(tables[i], NULL, parsed, visit, arg);
+		check_credentials(tables[i], NULL, parsed, role, what);
 }
 
 /* The type's name, as mlint.drivers shows it. */

@@ -58,12 +58,13 @@ typedef struct Option
 extern void option_parse(const Option *const *tables, int ntables,
 						 Jsonb *options, const char *what, void *out);
 
-/* Every credential that the options name, for privilege checks. */
-typedef void (*CredentialVisitor) (const Credential *c, const char *option,
-								   void *arg);
-extern void option_credentials(const Option *const *tables, int ntables,
-							   const void *parsed, CredentialVisitor visit,
-							   void *arg);
+/*
+ * May this role use every credential that parsed options name? Raises what
+ * credential_check() does; "what" names the object, as above.
+ */
+extern void option_check_credentials(const Option *const *tables, int ntables,
+									 const void *parsed, Oid role,
+									 const char *what);
 
 /*
  * One row for each option, groups flattened to "group.option": of what it is

@@ -94,22 +94,6 @@ driver_runs_sql(const Driver *driver, const void *options)
 		((const DeliveryOptions *) options)->transform != NULL;
 }
 
-typedef struct CredentialCheck
-{
-	Oid			owner;
-	const char *destination;
-} CredentialCheck;
-
-static void
-check_credential(const Credential *credential, const char *option, void *arg)
-{
-	CredentialCheck *check = arg;
-
-	credential_check(credential, check->owner,
-					 psprintf("option \"%s\" of destination \"%s\"", option,
-							  check->destination));
-}
-
 static void
 check_rate_rule(const DeliveryOptions *options, const char *destination)
 {
@@ -130,10 +114,9 @@ driver_check(const Driver *driver, const void *options, Oid owner,
 {
 	const Option *const tables[] = {driver->options, delivery_options};
 	const DeliveryOptions *common = options;
-	CredentialCheck check = {owner, destination};
 
-	option_credentials(tables, lengthof(tables), options, check_credential,
-					   &check);
+	option_check_credentials(tables, lengthof(tables), options, owner,
+							 psprintf("destination \"%s\"", destination));
 	if (common->transform)
 		(void) driver_function(common->transform, JSONBOID, owner,
 							   "transform");

@@ -72,21 +72,6 @@ check_name(const char *name)
 						   BACKEND_NAME_MAX)));
 }
 
-typedef struct CredentialCheck
-{
-	Oid			role;
-	const char *what;
-} CredentialCheck;
-
-static void
-check_credential(const Credential *credential, const char *option, void *arg)
-{
-	CredentialCheck *check = arg;
-
-	credential_check(credential, check->role,
-					 psprintf("option \"%s\" of %s", option, check->what));
-}
-
 /* May this role have a backend with these options? Raises what is wrong. */
 static void
 check_options(const RateRemote *kind, Jsonb *options, Oid role,
@@ -95,11 +80,9 @@ check_options(const RateRemote *kind, Jsonb *options, Oid role,
 	char	   *what = psprintf("rate backend \"%s\"", name);
 	const Option *const tables[] = {kind->options, remote_options};
 	RemoteOptions *parsed = remote_parse(kind, options, what);
-	CredentialCheck check = {role, what};
 
 	kind->check(parsed, what);
-	option_credentials(tables, lengthof(tables), parsed, check_credential,
-					   &check);
+	option_check_credentials(tables, lengthof(tables), parsed, role, what);
 }
 
 /* For the audit log: the kind, if it is new, and the names of the options. */

@@ -100,21 +100,6 @@ check_name(const char *name)
 						   BACKEND_NAME_MAX)));
 }
 
-typedef struct CredentialCheck
-{
-	Oid			role;
-	const char *what;
-} CredentialCheck;
-
-static void
-check_credential(const Credential *credential, const char *option, void *arg)
-{
-	CredentialCheck *check = arg;
-
-	credential_check(credential, check->role,
-					 psprintf("option \"%s\" of %s", option, check->what));
-}
-
 /* May this role have a backend with these options? Raises what is wrong. */
 static void
 check_options(const BackendKind *kind, Jsonb *options, Oid role,
@@ -123,7 +108,6 @@ check_options(const BackendKind *kind, Jsonb *options, Oid role,
 	char	   *what = psprintf("secret backend \"%s\"", name);
 	const Option *const tables[] = {kind->options, backend_options};
 	BackendOptions *parsed = backend_parse(kind, options, what);
-	CredentialCheck check = {role, what};
 
 	if (kind->check(parsed, what) &&
 		!has_privs_of_role(role, ROLE_PG_READ_SERVER_FILES))
@@ -136,8 +120,7 @@ check_options(const BackendKind *kind, Jsonb *options, Oid role,
 				 errdetail("With these options a backend of kind \"%s\" uses the server's environment, its files or its machine's identity. Only members of pg_read_server_files may name these.",
 						   kind->name)));
 	}
-	option_credentials(tables, lengthof(tables), parsed, check_credential,
-					   &check);
+	option_check_credentials(tables, lengthof(tables), parsed, role, what);
 }
 
 /* mlint.secret_backend_create(name, kind, options) */
