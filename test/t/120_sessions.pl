@@ -63,7 +63,7 @@ $$;
 -- An hour has always passed.
 CREATE FUNCTION older() RETURNS void LANGUAGE sql AS $$
 	UPDATE mlint.session SET active_at = active_at - interval '2 hours'
-	WHERE id IN (SELECT id FROM mlint.session FOR NO KEY UPDATE SKIP LOCKED)
+	WHERE id IN (SELECT id FROM mlint.session FOR UPDATE SKIP LOCKED)
 $$;
 EOQ
 my $old = "$script.old";
