@@ -237,10 +237,12 @@ ok(wait_for_delivery($node, $id), '... put again, it is delivered');
 delivery_is($node, $id, 'delivered|1|200|', '... at the first attempt');
 
 # ---- misbehaviour, beside a destination that is well ----
-my %once = (retry => { strategy => 'none' }, timeout_ms => 500);
+# Long enough for a disk that lets a dispatcher's commit wait: whoever was not
+# looked at meanwhile has not been connected either.
+my %once = (retry => { strategy => 'none' }, timeout_ms => 2000);
 my %cases = (
-	stall => qr/^dead\|1\|\|there was no response within 500 ms/,
-	drip => qr/^dead\|1\|\d*\|the response was not complete within 500 ms/,
+	stall => qr/^dead\|1\|\|there was no response within 2000 ms/,
+	drip => qr/^dead\|1\|\d*\|the response was not complete within 2000 ms/,
 	reset => qr/^dead\|1\|\|the connection broke/,
 	close => qr/^dead\|1\|\|the server closed the connection without an answer/,
 	half => qr/^dead\|1\|\d*\|the server closed the connection in the middle/,
