@@ -52,14 +52,6 @@ PG_FUNCTION_INFO_V1(mlint_archive_garbage_delete);
 static const RetryPolicy delays = {RETRY_EXPONENTIAL, 1000000000, 2000, 2, 3600000};
 static const BreakerPolicy breaker_policy = {5, 60};
 
-static void
-run(const char *sql, int expected, int n, Oid *types, Datum *values)
-{
-	if (SPI_execute_with_args(sql, n, types, values, NULL, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
 #define FIELD(row, n) \
 	SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &isnull)
 
@@ -94,14 +86,16 @@ breaker_load(int32 store, bool lock, Breaker *b)
 
 	memset(b, 0, sizeof(*b));
 	if (lock)
-		run("INSERT INTO mlint.archive_store_state AS s (store) VALUES ($1)"
-			" ON CONFLICT (store) DO UPDATE SET failures = s.failures"
-			" RETURNING breaker, failures, retry_at, timeout_s, probing",
-			SPI_OK_INSERT_RETURNING, 1, types, values);
+		owner_run(NULL,
+				  "INSERT INTO mlint.archive_store_state AS s (store) VALUES ($1)"
+				  " ON CONFLICT (store) DO UPDATE SET failures = s.failures"
+				  " RETURNING breaker, failures, retry_at, timeout_s, probing",
+				  SPI_OK_INSERT_RETURNING, 1, types, values, NULL);
 	else
-		run("SELECT breaker, failures, retry_at, timeout_s, probing"
-			" FROM mlint.archive_store_state WHERE store = $1",
-			SPI_OK_SELECT, 1, types, values);
+		owner_run(NULL,
+				  "SELECT breaker, failures, retry_at, timeout_s, probing"
+				  " FROM mlint.archive_store_state WHERE store = $1",
+				  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		return;
 	b->state = DatumGetInt32(FIELD(0, 1));
@@ -120,9 +114,10 @@ breaker_save(int32 store, const Breaker *b)
 		Int32GetDatum(b->failures), TimestampTzGetDatum(b->retry_at),
 	Int32GetDatum(b->timeout_s), BoolGetDatum(b->probing)};
 
-	run("UPDATE mlint.archive_store_state SET breaker = $2, failures = $3,"
-		" retry_at = $4, timeout_s = $5, probing = $6 WHERE store = $1",
-		SPI_OK_UPDATE, 6, types, values);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_store_state SET breaker = $2, failures = $3,"
+			  " retry_at = $4, timeout_s = $5, probing = $6 WHERE store = $1",
+			  SPI_OK_UPDATE, 6, types, values, NULL);
 }
 
 /*
@@ -232,8 +227,10 @@ next_chunk(ChunkSource *from)
 
 	MemoryContextReset(from->context);
 	owner_begin(&scope);
-	run("SELECT c.bytes FROM mlint.archive_chunk c"
-		" WHERE c.archive = $1 AND c.n = $2", SPI_OK_SELECT, 2, types, values);
+	owner_run(NULL,
+			  "SELECT c.bytes FROM mlint.archive_chunk c"
+			  " WHERE c.archive = $1 AND c.n = $2", SPI_OK_SELECT, 2, types, values,
+			  NULL);
 	if (SPI_processed == 0)
 		chunk_missing(from, from->next);
 	MemoryContextSwitchTo(from->context);
@@ -285,9 +282,10 @@ measure(ChunkSource *from)
 	bool		isnull;
 
 	owner_begin(&scope);
-	run("SELECT c.n, pg_catalog.octet_length(c.bytes)"
-		" FROM mlint.archive_chunk c WHERE c.archive = $1 ORDER BY c.n",
-		SPI_OK_SELECT, 1, types, values);
+	owner_run(NULL,
+			  "SELECT c.n, pg_catalog.octet_length(c.bytes)"
+			  " FROM mlint.archive_chunk c WHERE c.archive = $1 ORDER BY c.n",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed != from->chunks)
 		chunk_missing(from, Min(SPI_processed, from->chunks));
 	for (int i = 0; i < from->chunks; i++)
@@ -360,22 +358,28 @@ hand_over(int32 store, const pg_uuid_t *archive, const char *row)
 
 	owner_begin(&scope);
 	/* Whoever alters the store comes before, or waits. */
-	run("SELECT FROM mlint.archive_store WHERE id = $2 FOR SHARE",
-		SPI_OK_SELECT, 2, types, values);
-	run(ARCHIVE_ROW " FOR UPDATE OF a", SPI_OK_SELECT, 2, types, values);
+	owner_run(NULL,
+			  "SELECT FROM mlint.archive_store WHERE id = $2 FOR SHARE",
+			  SPI_OK_SELECT, 2, types, values, NULL);
+	owner_run(NULL, ARCHIVE_ROW " FOR UPDATE OF a", SPI_OK_SELECT, 2, types, values,
+			  NULL);
 	same = SPI_processed == 1 &&
 		strcmp(TextDatumGetCString(FIELD(0, 2)), row) == 0;
 	if (same)
 	{
-		run("UPDATE mlint.archive SET store = $2 WHERE id = $1",
-			SPI_OK_UPDATE, 2, types, values);
-		run("DELETE FROM mlint.archive_chunk WHERE archive = $1",
-			SPI_OK_DELETE, 1, types, values);
-		run("DELETE FROM mlint.archive_garbage"
-			" WHERE archive = $1 AND store = $2", SPI_OK_DELETE, 2, types,
-			values);
-		run("DELETE FROM mlint.archive_move WHERE archive = $1",
-			SPI_OK_DELETE, 1, types, values);
+		owner_run(NULL,
+				  "UPDATE mlint.archive SET store = $2 WHERE id = $1",
+				  SPI_OK_UPDATE, 2, types, values, NULL);
+		owner_run(NULL,
+				  "DELETE FROM mlint.archive_chunk WHERE archive = $1",
+				  SPI_OK_DELETE, 1, types, values, NULL);
+		owner_run(NULL,
+				  "DELETE FROM mlint.archive_garbage"
+				  " WHERE archive = $1 AND store = $2", SPI_OK_DELETE, 2, types,
+				  values, NULL);
+		owner_run(NULL,
+				  "DELETE FROM mlint.archive_move WHERE archive = $1",
+				  SPI_OK_DELETE, 1, types, values, NULL);
 	}
 	owner_end(&scope);
 	return same;
@@ -398,7 +402,7 @@ move(int32 store_id, const pg_uuid_t *archive, int64 *bytes)
 	bool		isnull;
 
 	owner_begin(&scope);
-	run(ARCHIVE_ROW, SPI_OK_SELECT, 2, types, values);
+	owner_run(NULL, ARCHIVE_ROW, SPI_OK_SELECT, 2, types, values, NULL);
 	there = SPI_processed == 1;
 	MemoryContextSwitchTo(work);
 	if (there)
@@ -453,9 +457,10 @@ record_failure(const pg_uuid_t *archive, const char *error)
 	values[2] = Float8GetDatum(retry_delay(&delays,
 										   DatumGetInt32(FIELD(0, 1)), -1) /
 							   (double) USECS_PER_SEC);
-	run("UPDATE mlint.archive_move SET next_at = pg_catalog.clock_timestamp()"
-		" + pg_catalog.make_interval(secs => $3) WHERE archive = $1",
-		SPI_OK_UPDATE, 3, types, values);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_move SET next_at = pg_catalog.clock_timestamp()"
+			  " + pg_catalog.make_interval(secs => $3) WHERE archive = $1",
+			  SPI_OK_UPDATE, 3, types, values, NULL);
 }
 
 /* mlint.archive_move_one(store, archive): false when it failed. */
@@ -517,13 +522,14 @@ mlint_archive_move_begin(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	desc = BlessTupleDesc(desc);
 	owner_begin(&scope);
-	run("SELECT s.id, a.id, a.archived_at FROM mlint.archive_store s,"
-		" LATERAL (SELECT a.id, a.archived_at FROM mlint.archive a"
-		" LEFT JOIN mlint.archive_move m ON m.archive = a.id"
-		" WHERE a.store IS NULL AND (a.archived_at, a.id) > ($1, $2)"
-		" AND coalesce(m.next_at <= pg_catalog.clock_timestamp(), true)"
-		" ORDER BY a.archived_at, a.id LIMIT 1) a"
-		" WHERE s.active", SPI_OK_SELECT, 2, types, from);
+	owner_run(NULL,
+			  "SELECT s.id, a.id, a.archived_at FROM mlint.archive_store s,"
+			  " LATERAL (SELECT a.id, a.archived_at FROM mlint.archive a"
+			  " LEFT JOIN mlint.archive_move m ON m.archive = a.id"
+			  " WHERE a.store IS NULL AND (a.archived_at, a.id) > ($1, $2)"
+			  " AND coalesce(m.next_at <= pg_catalog.clock_timestamp(), true)"
+			  " ORDER BY a.archived_at, a.id LIMIT 1) a"
+			  " WHERE s.active", SPI_OK_SELECT, 2, types, from, NULL);
 	if (SPI_processed > 0)
 	{
 		values[0] = FIELD(0, 1);
@@ -532,10 +538,11 @@ mlint_archive_move_begin(PG_FUNCTION_ARGS)
 		values[2] = FIELD(0, 3);
 		if (store_allowed(DatumGetInt32(values[0])))
 		{
-			run("INSERT INTO mlint.archive_garbage (store, archive)"
-				" SELECT $1, $2 WHERE NOT EXISTS (SELECT"
-				" FROM mlint.archive_garbage WHERE archive = $2 AND store = $1)",
-				SPI_OK_INSERT, 2, entry_types, values);
+			owner_run(NULL,
+					  "INSERT INTO mlint.archive_garbage (store, archive)"
+					  " SELECT $1, $2 WHERE NOT EXISTS (SELECT"
+					  " FROM mlint.archive_garbage WHERE archive = $2 AND store = $1)",
+					  SPI_OK_INSERT, 2, entry_types, values, NULL);
 			nulls[0] = nulls[1] = nulls[2] = false;
 		}
 	}
@@ -594,12 +601,13 @@ mlint_archive_garbage_delete(PG_FUNCTION_ARGS)
 	desc = BlessTupleDesc(desc);
 	be_alone();
 	owner_begin(&scope);
-	run("SELECT g.id, g.store, g.archive, g.attempts,"
-		" EXISTS (SELECT FROM mlint.archive a"
-		" WHERE a.id = g.archive AND a.store = g.store)"
-		" FROM mlint.archive_garbage g WHERE g.id > $1"
-		" AND g.next_at <= pg_catalog.clock_timestamp()"
-		" ORDER BY g.id LIMIT 1", SPI_OK_SELECT, 1, types, entry);
+	owner_run(NULL,
+			  "SELECT g.id, g.store, g.archive, g.attempts,"
+			  " EXISTS (SELECT FROM mlint.archive a"
+			  " WHERE a.id = g.archive AND a.store = g.store)"
+			  " FROM mlint.archive_garbage g WHERE g.id > $1"
+			  " AND g.next_at <= pg_catalog.clock_timestamp()"
+			  " ORDER BY g.id LIMIT 1", SPI_OK_SELECT, 1, types, entry, NULL);
 	if (SPI_processed > 0)
 	{
 		int32		store = DatumGetInt32(FIELD(0, 2));
@@ -621,19 +629,21 @@ mlint_archive_garbage_delete(PG_FUNCTION_ARGS)
 			}
 			failed = error != NULL;
 			if (!failed)
-				run("DELETE FROM mlint.archive_garbage WHERE id = $1",
-					SPI_OK_DELETE, 1, types, entry);
+				owner_run(NULL,
+						  "DELETE FROM mlint.archive_garbage WHERE id = $1",
+						  SPI_OK_DELETE, 1, types, entry, NULL);
 			else
 			{
 				entry[1] = CStringGetTextDatum(error);
 				entry[2] = Float8GetDatum(retry_delay(&delays, attempts + 1,
 													  -1) /
 										  (double) USECS_PER_SEC);
-				run("UPDATE mlint.archive_garbage SET error = $2,"
-					" attempts = attempts + 1,"
-					" next_at = pg_catalog.clock_timestamp()"
-					" + pg_catalog.make_interval(secs => $3)"
-					" WHERE id = $1", SPI_OK_UPDATE, 3, types, entry);
+				owner_run(NULL,
+						  "UPDATE mlint.archive_garbage SET error = $2,"
+						  " attempts = attempts + 1,"
+						  " next_at = pg_catalog.clock_timestamp()"
+						  " + pg_catalog.make_interval(secs => $3)"
+						  " WHERE id = $1", SPI_OK_UPDATE, 3, types, entry, NULL);
 			}
 		}
 	}

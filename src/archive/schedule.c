@@ -100,16 +100,6 @@ typedef struct Due
 	TimestampTz active_at;
 } Due;
 
-/* In an owner scope. */
-static void
-run_sql(const char *sql, int expected, int nargs, Oid *types, Datum *values,
-		const char *nulls)
-{
-	if (SPI_execute_with_args(sql, nargs, types, values, nulls, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
 static Datum
 column(int row, int n, bool *isnull)
 {
@@ -195,14 +185,15 @@ mlint_archival_set(PG_FUNCTION_ARGS)
 	values[4] = CStringGetTextDatum(level);
 	values[5] = BoolGetDatum(enabled);
 	values[6] = CStringGetTextDatum(GetUserNameFromId(scope.user, false));
-	run_sql("INSERT INTO mlint.archival (interval_hours, archive_after_days,"
-			" retention_days, batch_size, compliance, enabled, set_by)"
-			" VALUES ($1, $2, $3, $4, $5, $6, $7)"
-			" ON CONFLICT (one) DO UPDATE SET interval_hours = $1,"
-			" archive_after_days = $2, retention_days = $3, batch_size = $4,"
-			" compliance = $5, enabled = $6, set_by = $7,"
-			" set_at = pg_catalog.clock_timestamp()",
-			SPI_OK_INSERT, 7, types, values, NULL);
+	owner_run(NULL,
+			  "INSERT INTO mlint.archival (interval_hours, archive_after_days,"
+			  " retention_days, batch_size, compliance, enabled, set_by)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7)"
+			  " ON CONFLICT (one) DO UPDATE SET interval_hours = $1,"
+			  " archive_after_days = $2, retention_days = $3, batch_size = $4,"
+			  " compliance = $5, enabled = $6, set_by = $7,"
+			  " set_at = pg_catalog.clock_timestamp()",
+			  SPI_OK_INSERT, 7, types, values, NULL);
 	owner_end(&scope);
 
 	initStringInfo(&details);
@@ -234,24 +225,27 @@ mlint_archival_run(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("mlint.archival_run()");
 	owner_begin(&scope);
 	/* Held, so that nobody disables the job before it has our request. */
-	run_sql("SELECT FROM mlint.archival FOR SHARE", SPI_OK_SELECT, 0, NULL,
-			NULL, NULL);
+	owner_run(NULL,
+			  "SELECT FROM mlint.archival FOR SHARE", SPI_OK_SELECT, 0, NULL,
+			  NULL, NULL);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the archival scheduler has no settings"),
 				 errhint("Say which sessions are due with mlint.archival_set(); with enabled => false, runs begin only when asked for.")));
-	run_sql("SELECT r.id FROM mlint.archival_run r WHERE r.state = 'requested'"
-			" FOR UPDATE", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	owner_run(NULL,
+			  "SELECT r.id FROM mlint.archival_run r WHERE r.state = 'requested'"
+			  " FOR UPDATE", SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	asked = SPI_processed > 0;
 	/* Somebody may do the same: then the update, of nothing, returns that. */
 	values[0] = CStringGetTextDatum(GetUserNameFromId(scope.user, false));
 	if (!asked)
-		run_sql("INSERT INTO mlint.archival_run AS r (state, requested_by)"
-				" VALUES ('requested', $1)"
-				" ON CONFLICT (state) WHERE state = 'requested'"
-				" DO UPDATE SET requested_by = r.requested_by RETURNING r.id",
-				SPI_OK_INSERT_RETURNING, 1, types, values, NULL);
+		owner_run(NULL,
+				  "INSERT INTO mlint.archival_run AS r (state, requested_by)"
+				  " VALUES ('requested', $1)"
+				  " ON CONFLICT (state) WHERE state = 'requested'"
+				  " DO UPDATE SET requested_by = r.requested_by RETURNING r.id",
+				  SPI_OK_INSERT_RETURNING, 1, types, values, NULL);
 	id = DatumGetInt64(column(0, 1, &isnull));
 	owner_end(&scope);
 	if (!asked)
@@ -337,14 +331,15 @@ run_lock(LOCKTAG *tag)
 static bool
 close_crashed(void)
 {
-	run_sql("WITH dead AS (UPDATE mlint.archival_run r SET state = 'crashed',"
-			" finished_at = coalesce(r.updated_at, r.started_at),"
-			" error = 'its process or the server died'"
-			" WHERE r.state = 'running' RETURNING r.*)"
-			" SELECT mlint.publish('archival.failed',"
-			" pg_catalog.jsonb_build_object('run', id, 'error', error,"
-			" 'archived', archived, 'failed', failed, 'skipped', skipped))"
-			" FROM dead ORDER BY id", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	owner_run(NULL,
+			  "WITH dead AS (UPDATE mlint.archival_run r SET state = 'crashed',"
+			  " finished_at = coalesce(r.updated_at, r.started_at),"
+			  " error = 'its process or the server died'"
+			  " WHERE r.state = 'running' RETURNING r.*)"
+			  " SELECT mlint.publish('archival.failed',"
+			  " pg_catalog.jsonb_build_object('run', id, 'error', error,"
+			  " 'archived', archived, 'failed', failed, 'skipped', skipped))"
+			  " FROM dead ORDER BY id", SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	return SPI_processed > 0;
 }
 
@@ -355,25 +350,28 @@ close_crashed(void)
 static void
 job_rest(void)
 {
-	run_sql("SELECT FROM mlint.archival FOR UPDATE SKIP LOCKED",
-			SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	owner_run(NULL,
+			  "SELECT FROM mlint.archival FOR UPDATE SKIP LOCKED",
+			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed > 0)
-		run_sql("UPDATE mlint.job SET enabled = false"
-				" WHERE name = '" JOB "' AND enabled"
-				" AND NOT EXISTS (SELECT FROM mlint.archival WHERE enabled)"
-				" AND NOT EXISTS (SELECT FROM mlint.archival_run"
-				" WHERE state = 'requested')", SPI_OK_UPDATE, 0, NULL, NULL,
-				NULL);
+		owner_run(NULL,
+				  "UPDATE mlint.job SET enabled = false"
+				  " WHERE name = '" JOB "' AND enabled"
+				  " AND NOT EXISTS (SELECT FROM mlint.archival WHERE enabled)"
+				  " AND NOT EXISTS (SELECT FROM mlint.archival_run"
+				  " WHERE state = 'requested')", SPI_OK_UPDATE, 0, NULL, NULL,
+				  NULL);
 }
 
 /* Failures of what is archived or gone by now. In an owner scope. */
 static void
 sweep_failures(void)
 {
-	run_sql("DELETE FROM mlint.archival_failure f WHERE NOT EXISTS"
-			" (SELECT FROM mlint.session s WHERE s.id = f.session"
-			" AND s.status <> 'archived')", SPI_OK_DELETE, 0, NULL, NULL,
-			NULL);
+	owner_run(NULL,
+			  "DELETE FROM mlint.archival_failure f WHERE NOT EXISTS"
+			  " (SELECT FROM mlint.session s WHERE s.id = f.session"
+			  " AND s.status <> 'archived')", SPI_OK_DELETE, 0, NULL, NULL,
+			  NULL);
 }
 
 /*
@@ -397,12 +395,13 @@ run_begin(Run *run)
 	owner_begin(&scope);
 	left = BoolGetDatum(close_crashed());
 	sweep_failures();
-	run_sql("SELECT a.batch_size, a.retention_days, a.compliance,"
-			" pg_catalog.clock_timestamp() - pg_catalog.make_interval("
-			"hours => a.archive_after_days * 24 + 1) FROM mlint.archival a"
-			" WHERE a.enabled OR $1 OR EXISTS (SELECT FROM mlint.archival_run"
-			" WHERE state = 'requested')",
-			SPI_OK_SELECT, 1, left_type, &left, NULL);
+	owner_run(NULL,
+			  "SELECT a.batch_size, a.retention_days, a.compliance,"
+			  " pg_catalog.clock_timestamp() - pg_catalog.make_interval("
+			  "hours => a.archive_after_days * 24 + 1) FROM mlint.archival a"
+			  " WHERE a.enabled OR $1 OR EXISTS (SELECT FROM mlint.archival_run"
+			  " WHERE state = 'requested')",
+			  SPI_OK_SELECT, 1, left_type, &left, NULL);
 	if (SPI_processed == 0)
 	{
 		job_rest();
@@ -420,15 +419,17 @@ run_begin(Run *run)
 
 	values[0] = Int32GetDatum(MyProcPid);
 	values[1] = TimestampTzGetDatum(run->due_before);
-	run_sql("UPDATE mlint.archival_run SET state = 'running', pid = $1,"
-			" started_at = pg_catalog.clock_timestamp(), due_before = $2"
-			" WHERE state = 'requested' RETURNING id",
-			SPI_OK_UPDATE_RETURNING, 2, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.archival_run SET state = 'running', pid = $1,"
+			  " started_at = pg_catalog.clock_timestamp(), due_before = $2"
+			  " WHERE state = 'requested' RETURNING id",
+			  SPI_OK_UPDATE_RETURNING, 2, types, values, NULL);
 	if (SPI_processed == 0)
-		run_sql("INSERT INTO mlint.archival_run (state, pid, started_at, due_before)"
-				" VALUES ('running', $1, pg_catalog.clock_timestamp(), $2)"
-				" RETURNING id", SPI_OK_INSERT_RETURNING, 2, types, values,
-				NULL);
+		owner_run(NULL,
+				  "INSERT INTO mlint.archival_run (state, pid, started_at, due_before)"
+				  " VALUES ('running', $1, pg_catalog.clock_timestamp(), $2)"
+				  " RETURNING id", SPI_OK_INSERT_RETURNING, 2, types, values,
+				  NULL);
 	run->id = DatumGetInt64(column(0, 1, &isnull));
 	owner_end(&scope);
 }
@@ -456,11 +457,12 @@ run_count(Run *run)
 
 	owner_begin(&scope);
 	by_index_only();
-	run_sql("UPDATE mlint.archival_run SET due = (SELECT pg_catalog.count(*)"
-			" FROM mlint.session s"
-			" WHERE s.status <> 'archived' AND s.active_at < $2),"
-			" updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
-			SPI_OK_UPDATE, 2, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.archival_run SET due = (SELECT pg_catalog.count(*)"
+			  " FROM mlint.session s"
+			  " WHERE s.status <> 'archived' AND s.active_at < $2),"
+			  " updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+			  SPI_OK_UPDATE, 2, types, values, NULL);
 	owner_end(&scope);
 }
 
@@ -479,11 +481,12 @@ next_due(const Run *run, int *n)
 
 	owner_begin(&scope);
 	by_index_only();
-	run_sql("SELECT s.id, s.session_id, s.active_at FROM mlint.session s"
-			" WHERE s.status <> 'archived' AND s.active_at < $3"
-			" AND (s.active_at, s.id) > ($1, $2)"
-			" ORDER BY s.active_at, s.id LIMIT $4",
-			SPI_OK_SELECT, 4, types, values, NULL);
+	owner_run(NULL,
+			  "SELECT s.id, s.session_id, s.active_at FROM mlint.session s"
+			  " WHERE s.status <> 'archived' AND s.active_at < $3"
+			  " AND (s.active_at, s.id) > ($1, $2)"
+			  " ORDER BY s.active_at, s.id LIMIT $4",
+			  SPI_OK_SELECT, 4, types, values, NULL);
 	*n = SPI_processed;
 	due = MemoryContextAlloc(context, sizeof(Due) * (*n + 1));
 	for (int i = 0; i < *n; i++)
@@ -525,13 +528,14 @@ record_failure(const Run *run, const Due *due, const ErrorData *error)
 	CStringGetTextDatum(error->message ? error->message : "")};
 
 	owner_begin(&scope);
-	run_sql("INSERT INTO mlint.archival_failure AS f"
-			" (session, run, failed_at, sqlstate, error)"
-			" VALUES ($1, $2, pg_catalog.clock_timestamp(), $3, $4)"
-			" ON CONFLICT (session) DO UPDATE SET run = $2,"
-			" failures = f.failures + 1,"
-			" failed_at = pg_catalog.clock_timestamp(), sqlstate = $3,"
-			" error = $4", SPI_OK_INSERT, 4, types, values, NULL);
+	owner_run(NULL,
+			  "INSERT INTO mlint.archival_failure AS f"
+			  " (session, run, failed_at, sqlstate, error)"
+			  " VALUES ($1, $2, pg_catalog.clock_timestamp(), $3, $4)"
+			  " ON CONFLICT (session) DO UPDATE SET run = $2,"
+			  " failures = f.failures + 1,"
+			  " failed_at = pg_catalog.clock_timestamp(), sqlstate = $3,"
+			  " error = $4", SPI_OK_INSERT, 4, types, values, NULL);
 	owner_end(&scope);
 }
 
@@ -587,11 +591,12 @@ record_batch(Run *run)
 	Int64GetDatum(run->skipped), Int64GetDatum(run->bytes)};
 
 	owner_begin(&scope);
-	run_sql("UPDATE mlint.archival_run SET archived = archived + $2,"
-			" failed = failed + $3, skipped = skipped + $4,"
-			" bytes = bytes + $5, batches = batches + 1,"
-			" updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
-			SPI_OK_UPDATE, 5, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.archival_run SET archived = archived + $2,"
+			  " failed = failed + $3, skipped = skipped + $4,"
+			  " bytes = bytes + $5, batches = batches + 1,"
+			  " updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+			  SPI_OK_UPDATE, 5, types, values, NULL);
 	owner_end(&scope);
 	run->archived = run->failed = run->skipped = run->bytes = 0;
 }
@@ -648,17 +653,18 @@ run_end(const Run *run, const char *error)
 	error ? CStringGetTextDatum(error) : (Datum) 0};
 
 	owner_begin(&scope);
-	run_sql("WITH ended AS (UPDATE mlint.archival_run r"
-			" SET state = CASE WHEN $2 IS NULL THEN 'completed' ELSE 'failed' END,"
-			" finished_at = pg_catalog.clock_timestamp(), error = $2"
-			" WHERE r.id = $1 RETURNING r.*)"
-			" SELECT mlint.publish('archival.' || e.state,"
-			" pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object("
-			"'run', e.id, 'error', e.error, 'archived', e.archived,"
-			" 'failed', e.failed, 'skipped', e.skipped, 'bytes', e.bytes,"
-			" 'duration_ms', (pg_catalog.date_part('epoch',"
-			" e.finished_at - e.started_at) * 1000)::bigint))) FROM ended e",
-			SPI_OK_SELECT, 2, types, values, error ? "  " : " n");
+	owner_run(NULL,
+			  "WITH ended AS (UPDATE mlint.archival_run r"
+			  " SET state = CASE WHEN $2 IS NULL THEN 'completed' ELSE 'failed' END,"
+			  " finished_at = pg_catalog.clock_timestamp(), error = $2"
+			  " WHERE r.id = $1 RETURNING r.*)"
+			  " SELECT mlint.publish('archival.' || e.state,"
+			  " pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object("
+			  "'run', e.id, 'error', e.error, 'archived', e.archived,"
+			  " 'failed', e.failed, 'skipped', e.skipped, 'bytes', e.bytes,"
+			  " 'duration_ms', (pg_catalog.date_part('epoch',"
+			  " e.finished_at - e.started_at) * 1000)::bigint))) FROM ended e",
+			  SPI_OK_SELECT, 2, types, values, error ? "  " : " n");
 	sweep_failures();
 	job_rest();
 	owner_end(&scope);

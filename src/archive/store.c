@@ -134,17 +134,6 @@ check_options(const StoreKind *kind, Jsonb *options, Oid role,
 	option_check_credentials(tables, lengthof(tables), parsed, role, what);
 }
 
-static void
-run(const char *sql, int expected, int n, Oid *types, Datum *values)
-{
-	if (SPI_execute_with_args(sql, n, types, values, NULL, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
-#define FIELD(n) \
-	SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n, &isnull)
-
 /* The others keep what they have, and get nothing new. */
 static void
 make_only_active(const char *name)
@@ -152,8 +141,10 @@ make_only_active(const char *name)
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(name)};
 
-	run("UPDATE mlint.archive_store SET active = false"
-		" WHERE active AND name <> $1", SPI_OK_UPDATE, 1, types, values);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_store SET active = false"
+			  " WHERE active AND name <> $1", SPI_OK_UPDATE, 1, types, values,
+			  NULL);
 }
 
 /* mlint.archive_store_create(name, kind, options) */
@@ -183,9 +174,11 @@ mlint_archive_store_create(PG_FUNCTION_ARGS)
 	values[2] = PG_GETARG_DATUM(2);
 	owner_begin(&scope);
 	make_only_active(name);
-	run("INSERT INTO mlint.archive_store (name, kind, options)"
-		" VALUES ($1, $2, pg_catalog.jsonb_strip_nulls($3))"
-		" ON CONFLICT (name) DO NOTHING", SPI_OK_INSERT, 3, types, values);
+	owner_run(NULL,
+			  "INSERT INTO mlint.archive_store (name, kind, options)"
+			  " VALUES ($1, $2, pg_catalog.jsonb_strip_nulls($3))"
+			  " ON CONFLICT (name) DO NOTHING", SPI_OK_INSERT, 3, types, values,
+			  NULL);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -226,16 +219,18 @@ mlint_archive_store_alter(PG_FUNCTION_ARGS)
 		DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")) :
 		PG_GETARG_DATUM(1);
 	owner_begin(&scope);
-	run("SELECT id, kind, pg_catalog.jsonb_strip_nulls(options || $2), active"
-		" FROM mlint.archive_store WHERE name = $1 FOR NO KEY UPDATE",
-		SPI_OK_SELECT, 2, types, values);
+	owner_run(NULL,
+			  "SELECT id, kind, pg_catalog.jsonb_strip_nulls(options || $2), active"
+			  " FROM mlint.archive_store WHERE name = $1 FOR NO KEY UPDATE",
+			  SPI_OK_SELECT, 2, types, values, NULL);
 	if (SPI_processed == 0)
 		no_such_store(name);
-	id = DatumGetInt32(FIELD(1));
-	kind = find_kind(TextDatumGetCString(FIELD(2)));
-	active = PG_ARGISNULL(2) ? DatumGetBool(FIELD(4)) : PG_GETARG_BOOL(2);
+	id = DatumGetInt32(owner_column(1, &isnull));
+	kind = find_kind(TextDatumGetCString(owner_column(2, &isnull)));
+	active = PG_ARGISNULL(2) ? DatumGetBool(owner_column(4, &isnull)) :
+		PG_GETARG_BOOL(2);
 	MemoryContextSwitchTo(caller);
-	options = (Jsonb *) PG_DETOAST_DATUM_COPY(FIELD(3));
+	options = (Jsonb *) PG_DETOAST_DATUM_COPY(owner_column(3, &isnull));
 	owner_end(&scope);
 	check_options(kind, options, role, name);
 	HIDE_STATEMENT_END();
@@ -247,18 +242,23 @@ mlint_archive_store_alter(PG_FUNCTION_ARGS)
 	owner_begin(&scope);
 	if (active)
 		make_only_active(name);
-	run("UPDATE mlint.archive_store SET options = $2, active = $3,"
-		" altered_at = pg_catalog.clock_timestamp() WHERE name = $1",
-		SPI_OK_UPDATE, 3, types, values);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_store SET options = $2, active = $3,"
+			  " altered_at = pg_catalog.clock_timestamp() WHERE name = $1",
+			  SPI_OK_UPDATE, 3, types, values, NULL);
 	/* What was wrong may be mended. */
-	run("UPDATE mlint.archive_store_state SET breaker = 0, failures = 0"
-		" WHERE store = $1", SPI_OK_UPDATE, 1, types + 3, values + 3);
-	run("UPDATE mlint.archive_garbage SET next_at = '-infinity'"
-		" WHERE store = $1 AND next_at > '-infinity'",
-		SPI_OK_UPDATE, 1, types + 3, values + 3);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_store_state SET breaker = 0, failures = 0"
+			  " WHERE store = $1", SPI_OK_UPDATE, 1, types + 3, values + 3,
+			  NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_garbage SET next_at = '-infinity'"
+			  " WHERE store = $1 AND next_at > '-infinity'",
+			  SPI_OK_UPDATE, 1, types + 3, values + 3, NULL);
 	if (active)
-		run("UPDATE mlint.archive_move SET next_at = '-infinity'",
-			SPI_OK_UPDATE, 0, NULL, NULL);
+		owner_run(NULL,
+				  "UPDATE mlint.archive_move SET next_at = '-infinity'",
+				  SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	owner_end(&scope);
 	(void) job_request(JOB);
 	PG_RETURN_VOID();
@@ -278,29 +278,32 @@ mlint_archive_store_drop(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("mlint.archive_store_drop()");
 	owner_begin(&scope);
-	run("SELECT id FROM mlint.archive_store WHERE name = $1 FOR UPDATE",
-		SPI_OK_SELECT, 1, types, values);
+	owner_run(NULL,
+			  "SELECT id FROM mlint.archive_store WHERE name = $1 FOR UPDATE",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		no_such_store(name);
-	id = FIELD(1);
-	run("SELECT EXISTS (SELECT FROM mlint.archive WHERE store = $1),"
-		" EXISTS (SELECT FROM mlint.archive_garbage WHERE store = $1)",
-		SPI_OK_SELECT, 1, id_type, &id);
-	if (DatumGetBool(FIELD(1)))
+	id = owner_column(1, &isnull);
+	owner_run(NULL,
+			  "SELECT EXISTS (SELECT FROM mlint.archive WHERE store = $1),"
+			  " EXISTS (SELECT FROM mlint.archive_garbage WHERE store = $1)",
+			  SPI_OK_SELECT, 1, id_type, &id, NULL);
+	if (DatumGetBool(owner_column(1, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("archive store \"%s\" cannot be dropped: there are archives in it",
 						name),
 				 errhint("With mlint.archive_store_alter(%s, active => false) it gets no new ones.",
 						 quote_literal_cstr(name))));
-	if (DatumGetBool(FIELD(2)))
+	if (DatumGetBool(owner_column(2, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("archive store \"%s\" cannot be dropped: objects in it are still to be deleted",
 						name),
 				 errhint("The job archive_move does so; mlint.archive_stores shows how many are left, and what it last failed with.")));
-	run("DELETE FROM mlint.archive_store WHERE id = $1", SPI_OK_DELETE, 1,
-		id_type, &id);
+	owner_run(NULL,
+			  "DELETE FROM mlint.archive_store WHERE id = $1", SPI_OK_DELETE, 1,
+			  id_type, &id, NULL);
 	owner_end(&scope);
 	audit(AUDIT_CHANGED, "archive_store.drop", "archive_store", name, NULL);
 	PG_RETURN_VOID();
@@ -332,10 +335,10 @@ open_row(const char *name, int32 id)
 	if (SPI_processed == 0)
 		no_such_store(name ? name : psprintf("%d", id));
 	MemoryContextSwitchTo(caller);
-	store->id = DatumGetInt32(FIELD(1));
-	store->name = TextDatumGetCString(FIELD(2));
-	store->kind = find_kind(TextDatumGetCString(FIELD(3)));
-	options = (Jsonb *) PG_DETOAST_DATUM_COPY(FIELD(4));
+	store->id = DatumGetInt32(owner_column(1, &isnull));
+	store->name = TextDatumGetCString(owner_column(2, &isnull));
+	store->kind = find_kind(TextDatumGetCString(owner_column(3, &isnull)));
+	options = (Jsonb *) PG_DETOAST_DATUM_COPY(owner_column(4, &isnull));
 	owner_end(&scope);
 	store->context = caller;
 	store->options = parse(store->kind, options,

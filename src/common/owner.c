@@ -88,7 +88,9 @@ void
 owner_run(SPIPlanPtr *plan, const char *sql, int expected, int nargs,
 		  Oid *types, Datum *values, const char *nulls)
 {
-	if (*plan == NULL)
+	int			result;
+
+	if (plan && *plan == NULL)
 	{
 		SPIPlanPtr	made = SPI_prepare(sql, nargs, types);
 
@@ -96,8 +98,17 @@ owner_run(SPIPlanPtr *plan, const char *sql, int expected, int nargs,
 			elog(ERROR, "could not prepare: %s", sql);
 		*plan = made;
 	}
-	if (SPI_execute_plan(*plan, values, nulls, false, 0) != expected)
+	result = plan ? SPI_execute_plan(*plan, values, nulls, false, 0) :
+		SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
+	if (result != expected)
 		elog(ERROR, "unexpected result of: %s", sql);
+}
+
+Datum
+owner_column(int n, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n,
+						 isnull);
 }
 
 bool

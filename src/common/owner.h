@@ -30,12 +30,15 @@ extern void owner_end(OwnerScope *scope);
 extern Oid	owner_caller(void);
 
 /*
- * Run a statement, in a scope, and keep its plan in *plan for the next time.
- * What it comes to is "expected", or an error.
+ * Run a statement, in a scope, and keep its plan in *plan for the next time
+ * (NULL: don't). What it comes to is "expected", or an error.
  */
 extern void owner_run(SPIPlanPtr *plan, const char *sql, int expected,
 					  int nargs, Oid *types, Datum *values,
 					  const char *nulls);
+
+/* A column, from 1, of the first row that it returned. */
+extern Datum owner_column(int n, bool *isnull);
 
 /* Is what runs now one of our own statements? */
 extern bool owner_scope_open(void);

@@ -68,23 +68,6 @@ typedef struct Erasure
 	int64		refused;
 } Erasure;
 
-/* Run a statement of ours; what it is to be is in "expected". */
-static void
-run(const char *sql, int expected, int nargs, Oid *types, Datum *values,
-	const char *nulls)
-{
-	if (SPI_execute_with_args(sql, nargs, types, values, nulls, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
-static Datum
-column(int n, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n,
-						 isnull);
-}
-
 /* ---- whose ---- */
 
 /* A number as JSON has it, without an exponent; or true, or false. */
@@ -186,11 +169,12 @@ begin_request(Erasure *e, const char *subject)
 	values[1] = e->key ? CStringGetTextDatum(e->key) : (Datum) 0;
 	values[2] = PointerGetDatum(salt);
 	values[3] = PointerGetDatum(digest);
-	run("INSERT INTO mlint.erasure (requested_at, requested_by, key, salt,"
-		" digest) VALUES (pg_catalog.clock_timestamp(), $1, $2, $3, $4)"
-		" RETURNING id", SPI_OK_INSERT_RETURNING, 4, types, values,
-		e->key ? NULL : " n  ");
-	e->id = DatumGetInt64(column(1, &isnull));
+	owner_run(NULL,
+			  "INSERT INTO mlint.erasure (requested_at, requested_by, key, salt,"
+			  " digest) VALUES (pg_catalog.clock_timestamp(), $1, $2, $3, $4)"
+			  " RETURNING id", SPI_OK_INSERT_RETURNING, 4, types, values,
+			  e->key ? NULL : " n  ");
+	e->id = DatumGetInt64(owner_column(1, &isnull));
 }
 
 /* ---- one session ---- */
@@ -234,15 +218,15 @@ lock_subject(const Erasure *e, Subject *s)
 			  SPI_OK_SELECT, 3, types, values, NULL);
 	if (SPI_processed == 0)
 		return false;
-	s->tags = column(1, &isnull);
-	s->metadata = DatumGetJsonbP(column(2, &isnull));
-	value = column(3, &isnull);
+	s->tags = owner_column(1, &isnull);
+	s->metadata = DatumGetJsonbP(owner_column(2, &isnull));
+	value = owner_column(3, &isnull);
 	s->archived = !isnull;
 	if (s->archived)
 		s->archive = *DatumGetUUIDP(value);
-	value = column(4, &isnull);
+	value = owner_column(4, &isnull);
 	s->data_key = isnull ? 0 : DatumGetInt64(value);
-	value = column(5, &isnull);
+	value = owner_column(5, &isnull);
 	s->erasable_at = isnull ? 0 : DatumGetTimestampTz(value);
 	s->policy = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 6);
 	return true;
@@ -414,44 +398,46 @@ write_receipt(const Erasure *e)
 	Jsonb	   *receipt;
 	bool		isnull;
 
-	run("SELECT pg_catalog.jsonb_build_object("
-		"'type', 'mlint.erasure', 'version', 1, 'id', e.id,"
-		" 'database', pg_catalog.current_database(),"
-		" 'requested_at', pg_catalog.to_char(e.requested_at AT TIME ZONE 'UTC',"
-		" 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),"
-		" 'requested_by', e.requested_by,"
-		" 'subject', pg_catalog.jsonb_build_object('key', e.key,"
-		" 'salt', pg_catalog.encode(e.salt, 'hex'),"
-		" 'sha256', pg_catalog.encode(e.digest, 'hex')),"
-		" 'erased', pg_catalog.jsonb_build_object('sessions', $2,"
-		" 'archives', $3, 'data_keys', $3 - $4),"
-		" 'refused', pg_catalog.jsonb_build_object('count', $5, 'list',"
-		" coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object("
-		"'session', r.session_id, 'archive', r.archive, 'reason', r.reason,"
-		" 'until', pg_catalog.to_char(r.until AT TIME ZONE 'UTC',"
-		" 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))) FROM (SELECT i.*"
-		" FROM mlint.erasure_refusal i WHERE i.erasure = e.id"
-		" ORDER BY i.session_id LIMIT " CppAsString2(REFUSALS_LISTED) ") r),"
-		" '[]'::jsonb)),"
-		" 'effect', 'with the commit of the transaction; data keys are gone for"
-		" good when mlint.erasures.completed_at is set',"
-		" 'backups', pg_catalog.jsonb_build_object("
-		"'archives', CASE WHEN $3 = $4 THEN NULL WHEN $6"
-		" THEN 'readable from copies of the data directory that include the erasure key file'"
-		" ELSE 'unreadable' END,"
-		" 'unencrypted_archives', $4, 'live_sessions', $2),"
-		" 'remains', pg_catalog.jsonb_build_array("
-		"'totals of usage by model, tag and day, without sessions',"
-		" 'events that were published, for their retention',"
-		" 'entries of the audit log',"
-		" 'earlier backups and WAL of what is counted in backups.unencrypted_archives and backups.live_sessions'))"
-		" FROM mlint.erasure e WHERE e.id = $1",
-		SPI_OK_SELECT, 6, types, values, NULL);
-	receipt = receipt_sign(DatumGetJsonbP(column(1, &isnull)));
+	owner_run(NULL,
+			  "SELECT pg_catalog.jsonb_build_object("
+			  "'type', 'mlint.erasure', 'version', 1, 'id', e.id,"
+			  " 'database', pg_catalog.current_database(),"
+			  " 'requested_at', pg_catalog.to_char(e.requested_at AT TIME ZONE 'UTC',"
+			  " 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),"
+			  " 'requested_by', e.requested_by,"
+			  " 'subject', pg_catalog.jsonb_build_object('key', e.key,"
+			  " 'salt', pg_catalog.encode(e.salt, 'hex'),"
+			  " 'sha256', pg_catalog.encode(e.digest, 'hex')),"
+			  " 'erased', pg_catalog.jsonb_build_object('sessions', $2,"
+			  " 'archives', $3, 'data_keys', $3 - $4),"
+			  " 'refused', pg_catalog.jsonb_build_object('count', $5, 'list',"
+			  " coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object("
+			  "'session', r.session_id, 'archive', r.archive, 'reason', r.reason,"
+			  " 'until', pg_catalog.to_char(r.until AT TIME ZONE 'UTC',"
+			  " 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))) FROM (SELECT i.*"
+			  " FROM mlint.erasure_refusal i WHERE i.erasure = e.id"
+			  " ORDER BY i.session_id LIMIT " CppAsString2(REFUSALS_LISTED) ") r),"
+			  " '[]'::jsonb)),"
+			  " 'effect', 'with the commit of the transaction; data keys are gone for"
+			  " good when mlint.erasures.completed_at is set',"
+			  " 'backups', pg_catalog.jsonb_build_object("
+			  "'archives', CASE WHEN $3 = $4 THEN NULL WHEN $6"
+			  " THEN 'readable from copies of the data directory that include the erasure key file'"
+			  " ELSE 'unreadable' END,"
+			  " 'unencrypted_archives', $4, 'live_sessions', $2),"
+			  " 'remains', pg_catalog.jsonb_build_array("
+			  "'totals of usage by model, tag and day, without sessions',"
+			  " 'events that were published, for their retention',"
+			  " 'entries of the audit log',"
+			  " 'earlier backups and WAL of what is counted in backups.unencrypted_archives and backups.live_sessions'))"
+			  " FROM mlint.erasure e WHERE e.id = $1",
+			  SPI_OK_SELECT, 6, types, values, NULL);
+	receipt = receipt_sign(DatumGetJsonbP(owner_column(1, &isnull)));
 	values[6] = JsonbPGetDatum(receipt);
-	run("UPDATE mlint.erasure SET sessions = $2, archives = $3,"
-		" unencrypted = $4, refused = $5, in_backups = $6, receipt = $7"
-		" WHERE id = $1", SPI_OK_UPDATE, 7, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.erasure SET sessions = $2, archives = $3,"
+			  " unencrypted = $4, refused = $5, in_backups = $6, receipt = $7"
+			  " WHERE id = $1", SPI_OK_UPDATE, 7, types, values, NULL);
 	return receipt;
 }
 

@@ -79,22 +79,6 @@ typedef struct Due
 	pg_uuid_t	id;
 } Due;
 
-/* Run a statement of ours; what it is to be is in "expected". */
-static void
-run(const char *sql, int expected, int nargs, Oid *types, Datum *values)
-{
-	if (SPI_execute_with_args(sql, nargs, types, values, NULL, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
-static Datum
-column(int n, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n,
-						 isnull);
-}
-
 /* ---- altered policies ---- */
 
 /*
@@ -116,58 +100,63 @@ refresh_batch(Run *r)
 	int64		locked;
 
 	owner_begin(&scope);
-	run("SELECT s.policy, coalesce(s.after, '00000000-0000-0000-0000-000000000000'),"
-		" s.again FROM mlint.retention_stale s"
-		" WHERE NOT (s.again AND s.after IS NULL)"
-		" ORDER BY s.policy LIMIT 1 FOR UPDATE SKIP LOCKED",
-		SPI_OK_SELECT, 0, NULL, NULL);
+	owner_run(NULL,
+			  "SELECT s.policy, coalesce(s.after, '00000000-0000-0000-0000-000000000000'),"
+			  " s.again FROM mlint.retention_stale s"
+			  " WHERE NOT (s.again AND s.after IS NULL)"
+			  " ORDER BY s.policy LIMIT 1 FOR UPDATE SKIP LOCKED",
+			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed == 0)
 	{
 		owner_end(&scope);
 		return false;
 	}
-	values[0] = column(1, &isnull);
-	values[1] = column(2, &isnull);
-	again = DatumGetBool(column(3, &isnull));
-	run("SELECT days, auto_delete FROM mlint.retention_policy WHERE id = $1",
-		SPI_OK_SELECT, 1, types, values);
-	values[2] = column(1, &isnull);
-	values[3] = column(2, &isnull);
-	run("WITH batch AS MATERIALIZED (SELECT a.id FROM mlint.archive a"
-		" WHERE a.policy_id = $1 AND a.id > $2 ORDER BY a.id"
-		" LIMIT " CppAsString2(REFRESH_BATCH) "),"
-		" free AS MATERIALIZED (SELECT a.id, a.archived_at"
-		" + '24:00'::interval * greatest($3, a.retention_days,"
-		" (SELECT l.days FROM mlint.retention_level l"
-		" WHERE l.level = a.compliance)) AS ends_at"
-		" FROM mlint.archive a JOIN batch b ON b.id = a.id"
-		" FOR NO KEY UPDATE OF a SKIP LOCKED),"
-		" changed AS (UPDATE mlint.archive a SET expires_at = f.ends_at,"
-		" announced_at = NULL FROM free f"
-		" WHERE a.id = f.id AND a.policy_id = $1"
-		" AND (a.expires_at <> f.ends_at"
-		" OR ($4 AND a.announced_at IS NOT NULL)))"
-		" SELECT (SELECT pg_catalog.count(*) FROM batch),"
-		" (SELECT pg_catalog.count(*) FROM free),"
-		" (SELECT b.id FROM batch b ORDER BY b.id DESC LIMIT 1)",
-		SPI_OK_SELECT, 4, types, values);
-	found = DatumGetInt64(column(1, &isnull));
-	locked = DatumGetInt64(column(2, &isnull));
+	values[0] = owner_column(1, &isnull);
+	values[1] = owner_column(2, &isnull);
+	again = DatumGetBool(owner_column(3, &isnull));
+	owner_run(NULL,
+			  "SELECT days, auto_delete FROM mlint.retention_policy WHERE id = $1",
+			  SPI_OK_SELECT, 1, types, values, NULL);
+	values[2] = owner_column(1, &isnull);
+	values[3] = owner_column(2, &isnull);
+	owner_run(NULL,
+			  "WITH batch AS MATERIALIZED (SELECT a.id FROM mlint.archive a"
+			  " WHERE a.policy_id = $1 AND a.id > $2 ORDER BY a.id"
+			  " LIMIT " CppAsString2(REFRESH_BATCH) "),"
+			  " free AS MATERIALIZED (SELECT a.id, a.archived_at"
+			  " + '24:00'::interval * greatest($3, a.retention_days,"
+			  " (SELECT l.days FROM mlint.retention_level l"
+			  " WHERE l.level = a.compliance)) AS ends_at"
+			  " FROM mlint.archive a JOIN batch b ON b.id = a.id"
+			  " FOR NO KEY UPDATE OF a SKIP LOCKED),"
+			  " changed AS (UPDATE mlint.archive a SET expires_at = f.ends_at,"
+			  " announced_at = NULL FROM free f"
+			  " WHERE a.id = f.id AND a.policy_id = $1"
+			  " AND (a.expires_at <> f.ends_at"
+			  " OR ($4 AND a.announced_at IS NOT NULL)))"
+			  " SELECT (SELECT pg_catalog.count(*) FROM batch),"
+			  " (SELECT pg_catalog.count(*) FROM free),"
+			  " (SELECT b.id FROM batch b ORDER BY b.id DESC LIMIT 1)",
+			  SPI_OK_SELECT, 4, types, values, NULL);
+	found = DatumGetInt64(owner_column(1, &isnull));
+	locked = DatumGetInt64(owner_column(2, &isnull));
 	again |= locked < found;
-	values[1] = column(3, &isnull);
+	values[1] = owner_column(3, &isnull);
 	if (found == REFRESH_BATCH)
-		run(again ?
-			"UPDATE mlint.retention_stale SET after = $2, again = true"
-			" WHERE policy = $1" :
-			"UPDATE mlint.retention_stale SET after = $2 WHERE policy = $1",
-			SPI_OK_UPDATE, 2, types, values);
+		owner_run(NULL, again ?
+				  "UPDATE mlint.retention_stale SET after = $2, again = true"
+				  " WHERE policy = $1" :
+				  "UPDATE mlint.retention_stale SET after = $2 WHERE policy = $1",
+				  SPI_OK_UPDATE, 2, types, values, NULL);
 	else if (again)
 		/* For the next run, which clears the mark. */
-		run("UPDATE mlint.retention_stale SET after = NULL, again = true"
-			" WHERE policy = $1", SPI_OK_UPDATE, 1, types, values);
+		owner_run(NULL,
+				  "UPDATE mlint.retention_stale SET after = NULL, again = true"
+				  " WHERE policy = $1", SPI_OK_UPDATE, 1, types, values, NULL);
 	else
-		run("DELETE FROM mlint.retention_stale WHERE policy = $1",
-			SPI_OK_DELETE, 1, types, values);
+		owner_run(NULL,
+				  "DELETE FROM mlint.retention_stale WHERE policy = $1",
+				  SPI_OK_DELETE, 1, types, values, NULL);
 	owner_end(&scope);
 	INJECTION("expire-refresh");
 	return true;
@@ -180,10 +169,11 @@ refresh_begin(Run *r)
 	OwnerScope	scope;
 
 	owner_begin(&scope);
-	run("UPDATE mlint.retention_stale s SET again = false"
-		" FROM (SELECT i.policy FROM mlint.retention_stale i"
-		" WHERE i.again AND i.after IS NULL FOR UPDATE SKIP LOCKED) f"
-		" WHERE s.policy = f.policy", SPI_OK_UPDATE, 0, NULL, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.retention_stale s SET again = false"
+			  " FROM (SELECT i.policy FROM mlint.retention_stale i"
+			  " WHERE i.again AND i.after IS NULL FOR UPDATE SKIP LOCKED) f"
+			  " WHERE s.policy = f.policy", SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	owner_end(&scope);
 	return false;
 }
@@ -203,11 +193,12 @@ find_due(const Run *r, Due **due)
 	int			n;
 
 	owner_begin(&scope);
-	run("SELECT a.expires_at, a.id FROM mlint.archive a"
-		" WHERE a.announced_at IS NULL AND a.expires_at <= $3"
-		" AND (a.expires_at, a.id) > ($1, $2)"
-		" ORDER BY a.expires_at, a.id LIMIT " CppAsString2(EXPIRE_BATCH),
-		SPI_OK_SELECT, 3, types, values);
+	owner_run(NULL,
+			  "SELECT a.expires_at, a.id FROM mlint.archive a"
+			  " WHERE a.announced_at IS NULL AND a.expires_at <= $3"
+			  " AND (a.expires_at, a.id) > ($1, $2)"
+			  " ORDER BY a.expires_at, a.id LIMIT " CppAsString2(EXPIRE_BATCH),
+			  SPI_OK_SELECT, 3, types, values, NULL);
 	n = (int) SPI_processed;
 	*due = MemoryContextAlloc(context, n * sizeof(Due) + 1);
 	for (int i = 0; i < n; i++)
@@ -316,7 +307,7 @@ expire_one(Run *r, const pg_uuid_t *archive)
 			  SPI_OK_SELECT, 2, types, values, NULL);
 	if (SPI_processed == 0)
 		return;
-	if (!DatumGetBool(column(1, &isnull)))
+	if (!DatumGetBool(owner_column(1, &isnull)))
 	{
 		owner_run(&behind, "UPDATE mlint.archive a SET expires_at = v.ends_at"
 				  " FROM mlint.archive_periods v"
@@ -324,7 +315,7 @@ expire_one(Run *r, const pg_uuid_t *archive)
 				  SPI_OK_UPDATE, 1, types, values, NULL);
 		return;
 	}
-	if (DatumGetBool(column(2, &isnull)))
+	if (DatumGetBool(owner_column(2, &isnull)))
 	{
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		HeapTuple	row = SPI_tuptable->vals[0];
@@ -343,7 +334,7 @@ expire_one(Run *r, const pg_uuid_t *archive)
 		}
 		return;
 	}
-	data = DatumGetJsonbPCopy(column(6, &isnull));
+	data = DatumGetJsonbPCopy(owner_column(6, &isnull));
 	owner_run(&announce, "UPDATE mlint.archive SET announced_at ="
 			  " pg_catalog.clock_timestamp() WHERE id = $1",
 			  SPI_OK_UPDATE, 1, types, values, NULL);

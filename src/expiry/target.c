@@ -40,23 +40,6 @@ typedef struct Target
 	char	   *archive;		/* as text, or NULL */
 } Target;
 
-/* Run a statement of ours; what it is to be is in "expected". */
-static void
-run(const char *sql, int expected, int nargs, Oid *types, Datum *values,
-	const char *nulls)
-{
-	if (SPI_execute_with_args(sql, nargs, types, values, nulls, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
-static Datum
-column(int n, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n,
-						 isnull);
-}
-
 /*
  * Lock the session that $1 leads to, and fill in the target. The archive is
  * looked up in a statement of its own, which sees what was committed while we
@@ -68,17 +51,18 @@ lock_target(const char *which, Oid type, Datum value, Target *target)
 	Oid			types[] = {INT8OID};
 	bool		isnull;
 
-	run(psprintf("SELECT s.id, s.session_id::text FROM mlint.session s"
-				 " WHERE s.id = (%s) FOR KEY SHARE", which),
-		SPI_OK_SELECT, 1, &type, &value, NULL);
+	owner_run(NULL, psprintf("SELECT s.id, s.session_id::text FROM mlint.session s"
+							 " WHERE s.id = (%s) FOR KEY SHARE", which),
+			  SPI_OK_SELECT, 1, &type, &value, NULL);
 	if (SPI_processed == 0)
 		return false;
-	value = column(1, &isnull);
+	value = owner_column(1, &isnull);
 	target->session = DatumGetInt64(value);
 	target->session_id = SPI_getvalue(SPI_tuptable->vals[0],
 									  SPI_tuptable->tupdesc, 2);
-	run("SELECT id::text FROM mlint.archive WHERE session = $1",
-		SPI_OK_SELECT, 1, types, &value, NULL);
+	owner_run(NULL,
+			  "SELECT id::text FROM mlint.archive WHERE session = $1",
+			  SPI_OK_SELECT, 1, types, &value, NULL);
 	target->archive = SPI_processed == 0 ? NULL :
 		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	return true;
@@ -246,10 +230,11 @@ mlint_archive_release(PG_FUNCTION_ARGS)
 	if (released > 0)
 	{
 		values[0] = Int64GetDatum(target.session);
-		run("UPDATE mlint.archive a SET announced_at = NULL"
-			" FROM mlint.retention_policy p WHERE a.session = $1"
-			" AND a.announced_at IS NOT NULL AND p.id = a.policy_id"
-			" AND p.auto_delete", SPI_OK_UPDATE, 1, types, values, NULL);
+		owner_run(NULL,
+				  "UPDATE mlint.archive a SET announced_at = NULL"
+				  " FROM mlint.retention_policy p WHERE a.session = $1"
+				  " AND a.announced_at IS NOT NULL AND p.id = a.policy_id"
+				  " AND p.auto_delete", SPI_OK_UPDATE, 1, types, values, NULL);
 		audit_hold("hold.release", &target, one ? PG_GETARG_INT64(0) : 0,
 				   reason);
 	}
@@ -271,16 +256,17 @@ check_binding(Datum archive, const RetentionPolicy *policy)
 	bool		stays_unerasable;
 	bool		isnull;
 
-	run("SELECT coalesce(greatest(c.days, l.days), 0),"
-		" coalesce(l.erasable, true), NOT coalesce(c.erasable, true)"
-		" FROM mlint.archive a"
-		" LEFT JOIN mlint.retention_level c ON c.level = a.compliance"
-		" LEFT JOIN mlint.retention_policy p ON p.id = a.policy_id"
-		" LEFT JOIN mlint.retention_level l ON l.level = p.level"
-		" WHERE a.id = $1", SPI_OK_SELECT, 1, types, &archive, NULL);
-	days = DatumGetInt32(column(1, &isnull));
-	bound_erasable = DatumGetBool(column(2, &isnull));
-	stays_unerasable = DatumGetBool(column(3, &isnull));
+	owner_run(NULL,
+			  "SELECT coalesce(greatest(c.days, l.days), 0),"
+			  " coalesce(l.erasable, true), NOT coalesce(c.erasable, true)"
+			  " FROM mlint.archive a"
+			  " LEFT JOIN mlint.retention_level c ON c.level = a.compliance"
+			  " LEFT JOIN mlint.retention_policy p ON p.id = a.policy_id"
+			  " LEFT JOIN mlint.retention_level l ON l.level = p.level"
+			  " WHERE a.id = $1", SPI_OK_SELECT, 1, types, &archive, NULL);
+	days = DatumGetInt32(owner_column(1, &isnull));
+	bound_erasable = DatumGetBool(owner_column(2, &isnull));
+	stays_unerasable = DatumGetBool(owner_column(3, &isnull));
 	if (policy->days < days)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_HELD),
@@ -304,8 +290,9 @@ policy_name(int32 id)
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(id)};
 
-	run("SELECT name::text FROM mlint.retention_policy WHERE id = $1",
-		SPI_OK_SELECT, 1, types, values, NULL);
+	owner_run(NULL,
+			  "SELECT name::text FROM mlint.retention_policy WHERE id = $1",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -344,16 +331,18 @@ mlint_retention_policy_apply(PG_FUNCTION_ARGS)
 	retention_policy_find(name, (Datum) 0, NULL, &policy);
 	values[1] = Int32GetDatum(policy.id);
 	values[2] = Int32GetDatum(policy.days);
-	run("SELECT FROM mlint.archive WHERE id = $1 FOR NO KEY UPDATE",
-		SPI_OK_SELECT, 1, types, values, NULL);
+	owner_run(NULL,
+			  "SELECT FROM mlint.archive WHERE id = $1 FOR NO KEY UPDATE",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		no_archive(id);
 	check_binding(values[0], &policy);
-	run("UPDATE mlint.archive a SET policy_id = $2, announced_at = NULL,"
-		" expires_at = a.archived_at + '24:00'::interval * greatest($3,"
-		" a.retention_days, (SELECT l.days FROM mlint.retention_level l"
-		" WHERE l.level = a.compliance)) WHERE a.id = $1",
-		SPI_OK_UPDATE, 3, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.archive a SET policy_id = $2, announced_at = NULL,"
+			  " expires_at = a.archived_at + '24:00'::interval * greatest($3,"
+			  " a.retention_days, (SELECT l.days FROM mlint.retention_level l"
+			  " WHERE l.level = a.compliance)) WHERE a.id = $1",
+			  SPI_OK_UPDATE, 3, types, values, NULL);
 	initStringInfo(&details);
 	appendStringInfoString(&details, "{\"policy\": ");
 	escape_json(&details, name);

@@ -99,14 +99,6 @@ is_pattern(const char *name)
 	return strpbrk(name, "*?") != NULL;
 }
 
-static void
-run(const char *sql, int expected, int nargs, Oid *types, Datum *values)
-{
-	if (SPI_execute_with_args(sql, nargs, types, values, NULL, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
 static char *
 text_column(int row, int n)
 {
@@ -393,10 +385,11 @@ mlint_secret_mount_create(PG_FUNCTION_ARGS)
 	values[4] = ObjectIdGetDatum(GetUserId());
 
 	owner_begin(&scope);
-	run("INSERT INTO mlint.secret_mount (path, names, format, mode, created_by)"
-		" VALUES ($1, $2, $3, $4, $5)"
-		" ON CONFLICT (path) WHERE dropped_at IS NULL DO NOTHING",
-		SPI_OK_INSERT, 5, types, values);
+	owner_run(NULL,
+			  "INSERT INTO mlint.secret_mount (path, names, format, mode, created_by)"
+			  " VALUES ($1, $2, $3, $4, $5)"
+			  " ON CONFLICT (path) WHERE dropped_at IS NULL DO NOTHING",
+			  SPI_OK_INSERT, 5, types, values, NULL);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -418,9 +411,10 @@ mlint_secret_mount_drop(PG_FUNCTION_ARGS)
 	Datum		values[] = {CStringGetTextDatum(path)};
 
 	owner_begin(&scope);
-	run("UPDATE mlint.secret_mount SET dropped_at = pg_catalog.clock_timestamp()"
-		" WHERE path = $1 AND dropped_at IS NULL",
-		SPI_OK_UPDATE, 1, types, values);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_mount SET dropped_at = pg_catalog.clock_timestamp()"
+			  " WHERE path = $1 AND dropped_at IS NULL",
+			  SPI_OK_UPDATE, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -442,8 +436,9 @@ mlint_secret_mount_changed(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		elog(ERROR, "mlint.secret_mount_changed() is a trigger function");
 	owner_begin(&scope);
-	run("SELECT FROM mlint.secret_mount LIMIT 1", SPI_OK_SELECT, 0, NULL,
-		NULL);
+	owner_run(NULL,
+			  "SELECT FROM mlint.secret_mount LIMIT 1", SPI_OK_SELECT, 0, NULL,
+			  NULL, NULL);
 	some = SPI_processed > 0;
 	owner_end(&scope);
 	if (some)
@@ -461,8 +456,9 @@ add_matching(Members *members, const char *pattern)
 	MemoryContext context = CurrentMemoryContext;
 
 	owner_begin(&scope);
-	run("SELECT name, version FROM mlint.secret WHERE version > 0"
-		" ORDER BY name", SPI_OK_SELECT, 0, NULL, NULL);
+	owner_run(NULL,
+			  "SELECT name, version FROM mlint.secret WHERE version > 0"
+			  " ORDER BY name", SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		char	   *name = text_column(i, 1);
@@ -544,10 +540,11 @@ record(const Mount *mount, const char *versions, const char *file)
 	CStringGetTextDatum(file ? file : "")};
 
 	owner_begin(&scope);
-	run("UPDATE mlint.secret_mount SET versions = nullif($2, ''),"
-		" file = nullif($3, ''), error = NULL, written_at ="
-		" CASE WHEN $3 <> '' THEN pg_catalog.clock_timestamp() END"
-		" WHERE id = $1", SPI_OK_UPDATE, 3, types, values);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_mount SET versions = nullif($2, ''),"
+			  " file = nullif($3, ''), error = NULL, written_at ="
+			  " CASE WHEN $3 <> '' THEN pg_catalog.clock_timestamp() END"
+			  " WHERE id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
 	owner_end(&scope);
 }
 
@@ -560,9 +557,10 @@ record_error(const Mount *mount, const char *error)
 	CStringGetTextDatum(error ? error : "")};
 
 	owner_begin(&scope);
-	run("UPDATE mlint.secret_mount SET error = nullif($2, '')"
-		" WHERE id = $1 AND error IS DISTINCT FROM nullif($2, '')",
-		SPI_OK_UPDATE, 2, types, values);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_mount SET error = nullif($2, '')"
+			  " WHERE id = $1 AND error IS DISTINCT FROM nullif($2, '')",
+			  SPI_OK_UPDATE, 2, types, values, NULL);
 	owner_end(&scope);
 }
 
@@ -577,15 +575,18 @@ remove_mount(const Mount *mount)
 	bool		taken;
 
 	owner_begin(&scope);
-	run("SELECT FROM mlint.secret_mount WHERE path = $2"
-		" AND dropped_at IS NULL", SPI_OK_SELECT, 2, types, values);
+	owner_run(NULL,
+			  "SELECT FROM mlint.secret_mount WHERE path = $2"
+			  " AND dropped_at IS NULL", SPI_OK_SELECT, 2, types, values,
+			  NULL);
 	taken = SPI_processed > 0;
 	owner_end(&scope);
 	if (mount->file && !taken)
 		mount_file_remove(mount->path);
 	owner_begin(&scope);
-	run("DELETE FROM mlint.secret_mount WHERE id = $1", SPI_OK_DELETE, 1,
-		types, values);
+	owner_run(NULL,
+			  "DELETE FROM mlint.secret_mount WHERE id = $1", SPI_OK_DELETE, 1,
+			  types, values, NULL);
 	owner_end(&scope);
 }
 
@@ -598,8 +599,9 @@ announce(const Mount *mount)
 	Datum		values[] = {Int32GetDatum(mount->id)};
 
 	owner_begin(&scope);
-	run("UPDATE mlint.secret_mount SET file = '' WHERE id = $1",
-		SPI_OK_UPDATE, 1, types, values);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_mount SET file = '' WHERE id = $1",
+			  SPI_OK_UPDATE, 1, types, values, NULL);
 	owner_end(&scope);
 	/* On disk before the file is: workers do not wait for that otherwise. */
 	(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
@@ -692,9 +694,10 @@ load_mount(int id)
 	bool		isnull;
 
 	owner_begin(&scope);
-	run("SELECT path, names, format, mode, dropped_at IS NOT NULL, versions,"
-		" file FROM mlint.secret_mount WHERE id = $1 FOR UPDATE",
-		SPI_OK_SELECT, 1, types, values);
+	owner_run(NULL,
+			  "SELECT path, names, format, mode, dropped_at IS NOT NULL, versions,"
+			  " file FROM mlint.secret_mount WHERE id = $1 FOR UPDATE",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];
@@ -772,8 +775,9 @@ mlint_secret_mount_run(PG_FUNCTION_ARGS)
 
 	owner_begin(&scope);
 	/* Those that are to go first: another may be to come at the same path. */
-	run("SELECT id FROM mlint.secret_mount ORDER BY dropped_at IS NULL, id",
-		SPI_OK_SELECT, 0, NULL, NULL);
+	owner_run(NULL,
+			  "SELECT id FROM mlint.secret_mount ORDER BY dropped_at IS NULL, id",
+			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	n = SPI_processed;
 	ids = MemoryContextAlloc(own, sizeof(int) * (n + 1));
 	for (int i = 0; i < n; i++)

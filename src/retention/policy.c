@@ -67,23 +67,6 @@ typedef struct PolicyRow
 
 /* ---- levels ---- */
 
-/* Run a statement of ours; what it is to be is in "expected". */
-static void
-run(const char *sql, int expected, int nargs, Oid *types, Datum *values,
-	const char *nulls)
-{
-	if (SPI_execute_with_args(sql, nargs, types, values, nulls, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
-static Datum
-column(int n, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n,
-						 isnull);
-}
-
 int
 retention_level_days(const char *level, bool *erasable)
 {
@@ -94,22 +77,24 @@ retention_level_days(const char *level, bool *erasable)
 	int			days;
 
 	owner_begin(&scope);
-	run("SELECT days, erasable FROM mlint.retention_level WHERE level = $1",
-		SPI_OK_SELECT, 1, types, values, NULL);
+	owner_run(NULL,
+			  "SELECT days, erasable FROM mlint.retention_level WHERE level = $1",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
 	{
-		run("SELECT pg_catalog.string_agg(level, ', ' ORDER BY level)"
-			" FROM mlint.retention_level", SPI_OK_SELECT, 0, NULL, NULL,
-			NULL);
+		owner_run(NULL,
+				  "SELECT pg_catalog.string_agg(level, ', ' ORDER BY level)"
+				  " FROM mlint.retention_level", SPI_OK_SELECT, 0, NULL, NULL,
+				  NULL);
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("compliance level \"%s\" does not exist", level),
 				 errhint("It is one of: %s.",
-						 TextDatumGetCString(column(1, &isnull)))));
+						 TextDatumGetCString(owner_column(1, &isnull)))));
 	}
-	days = DatumGetInt32(column(1, &isnull));
+	days = DatumGetInt32(owner_column(1, &isnull));
 	if (erasable)
-		*erasable = DatumGetBool(column(2, &isnull));
+		*erasable = DatumGetBool(owner_column(2, &isnull));
 	owner_end(&scope);
 	return days;
 }
@@ -170,13 +155,13 @@ retention_policy_find(const char *name, Datum tags, Jsonb *metadata,
 	{
 		MemoryContext spi = MemoryContextSwitchTo(caller);
 
-		policy->id = DatumGetInt32(column(1, &isnull));
-		policy->name = TextDatumGetCString(column(2, &isnull));
-		policy->days = DatumGetInt32(column(3, &isnull));
-		policy->auto_delete = DatumGetBool(column(4, &isnull));
-		policy->level = TextDatumGetCString(column(5, &isnull));
-		policy->level_days = DatumGetInt32(column(6, &isnull));
-		policy->erasable = DatumGetBool(column(7, &isnull));
+		policy->id = DatumGetInt32(owner_column(1, &isnull));
+		policy->name = TextDatumGetCString(owner_column(2, &isnull));
+		policy->days = DatumGetInt32(owner_column(3, &isnull));
+		policy->auto_delete = DatumGetBool(owner_column(4, &isnull));
+		policy->level = TextDatumGetCString(owner_column(5, &isnull));
+		policy->level_days = DatumGetInt32(owner_column(6, &isnull));
+		policy->erasable = DatumGetBool(owner_column(7, &isnull));
 		MemoryContextSwitchTo(spi);
 	}
 	else if (name)
@@ -297,7 +282,7 @@ write_row(const char *sql, int expected, PolicyRow *row)
 		types[i] = fields[i].type;
 		nulls[i] = row->nulls[i] ? 'n' : ' ';
 	}
-	run(sql, expected, NFIELDS, types, row->values, nulls);
+	owner_run(NULL, sql, expected, NFIELDS, types, row->values, nulls);
 	return SPI_processed;
 }
 
@@ -330,7 +315,7 @@ mlint_retention_policy_create(PG_FUNCTION_ARGS)
 				 errmsg("retention policy \"%s\" already exists",
 						field_text(&row, NAME)),
 				 errhint("mlint.retention_policy_alter() changes it.")));
-	id = DatumGetInt32(column(1, &isnull));
+	id = DatumGetInt32(owner_column(1, &isnull));
 	owner_end(&scope);
 	PG_RETURN_INT32(id);
 }
@@ -367,9 +352,10 @@ mlint_retention_policy_alter(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("mlint.retention_policy_alter()");
 	owner_begin(&scope);
-	run("SELECT name::text, days, level, auto_delete, description, match_tag,"
-		" match_metadata FROM mlint.retention_policy WHERE name = $1"
-		" FOR NO KEY UPDATE", SPI_OK_SELECT, 1, types, values, NULL);
+	owner_run(NULL,
+			  "SELECT name::text, days, level, auto_delete, description, match_tag,"
+			  " match_metadata FROM mlint.retention_policy WHERE name = $1"
+			  " FOR NO KEY UPDATE", SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		policy_unknown(name);
 	heap_deform_tuple(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
@@ -395,10 +381,11 @@ mlint_retention_policy_alter(PG_FUNCTION_ARGS)
 					 " WHERE name = $1", SPI_OK_UPDATE, &row);
 	if (!PG_ARGISNULL(DAYS) || !PG_ARGISNULL(AUTO_DELETE))
 	{
-		run("INSERT INTO mlint.retention_stale (policy)"
-			" SELECT id FROM mlint.retention_policy WHERE name = $1"
-			" ON CONFLICT (policy) DO UPDATE SET after = NULL, again = false",
-			SPI_OK_INSERT, 1, types, values, NULL);
+		owner_run(NULL,
+				  "INSERT INTO mlint.retention_stale (policy)"
+				  " SELECT id FROM mlint.retention_policy WHERE name = $1"
+				  " ON CONFLICT (policy) DO UPDATE SET after = NULL, again = false",
+				  SPI_OK_INSERT, 1, types, values, NULL);
 		(void) job_request(RETENTION_JOB);
 	}
 	owner_end(&scope);
@@ -420,8 +407,9 @@ drop_policy(const char *name)
 		OwnerScope	scope;
 
 		owner_begin(&scope);
-		run("DELETE FROM mlint.retention_policy WHERE name = $1",
-			SPI_OK_DELETE, 1, types, values, NULL);
+		owner_run(NULL,
+				  "DELETE FROM mlint.retention_policy WHERE name = $1",
+				  SPI_OK_DELETE, 1, types, values, NULL);
 		if (SPI_processed == 0)
 			policy_unknown(name);
 		owner_end(&scope);

@@ -169,23 +169,6 @@ rotation_init(void)
 	credential_register_previous(previous_value);
 }
 
-/* Run a statement of ours; what it is to be is in "expected". */
-static void
-run(const char *sql, int expected, int nargs, Oid *types, Datum *values,
-	const char *nulls)
-{
-	if (SPI_execute_with_args(sql, nargs, types, values, nulls, false,
-							  0) != expected)
-		elog(ERROR, "unexpected result of: %s", sql);
-}
-
-static Datum
-column(int n, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n,
-						 isnull);
-}
-
 static void
 audit_rotation(AuditOutcome outcome, const char *action, const Rotation *r,
 			   const char *reason)
@@ -353,16 +336,17 @@ mlint_secret_rotation_set(PG_FUNCTION_ARGS)
 	nulls[5] = PG_ARGISNULL(4) ? 'n' : ' ';
 
 	owner_begin(&scope);
-	run("INSERT INTO mlint.secret_rotation AS r (secret_id, owner, every,"
-		" generator, apply, verify, grace, on_failure, warn_before, next_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,"
-		" pg_catalog.clock_timestamp() + $3)"
-		" ON CONFLICT (secret_id) DO UPDATE SET owner = $2, every = $3,"
-		" generator = $4, apply = $5, verify = $6, grace = $7,"
-		" on_failure = $8, warn_before = $9, paused = false, failures = 0,"
-		" last_error = NULL, next_at = coalesce(r.last_rotated_at,"
-		" r.created_at) + $3 WHERE r.state = 'idle'",
-		SPI_OK_INSERT, 9, types, values, nulls);
+	owner_run(NULL,
+			  "INSERT INTO mlint.secret_rotation AS r (secret_id, owner, every,"
+			  " generator, apply, verify, grace, on_failure, warn_before, next_at)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,"
+			  " pg_catalog.clock_timestamp() + $3)"
+			  " ON CONFLICT (secret_id) DO UPDATE SET owner = $2, every = $3,"
+			  " generator = $4, apply = $5, verify = $6, grace = $7,"
+			  " on_failure = $8, warn_before = $9, paused = false, failures = 0,"
+			  " last_error = NULL, next_at = coalesce(r.last_rotated_at,"
+			  " r.created_at) + $3 WHERE r.state = 'idle'",
+			  SPI_OK_INSERT, 9, types, values, nulls);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -383,14 +367,15 @@ lock_rotation(const char *name, int *version)
 	char	   *state;
 	bool		isnull;
 
-	run("SELECT r.state, coalesce(r.version, 0) FROM mlint.secret_rotation r"
-		" JOIN mlint.secret s ON s.id = r.secret_id"
-		" WHERE s.name = $1 FOR UPDATE OF r",
-		SPI_OK_SELECT, 1, types, values, NULL);
+	owner_run(NULL,
+			  "SELECT r.state, coalesce(r.version, 0) FROM mlint.secret_rotation r"
+			  " JOIN mlint.secret s ON s.id = r.secret_id"
+			  " WHERE s.name = $1 FOR UPDATE OF r",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		no_rotation(name);
-	state = TextDatumGetCString(column(1, &isnull));
-	*version = DatumGetInt32(column(2, &isnull));
+	state = TextDatumGetCString(owner_column(1, &isnull));
+	*version = DatumGetInt32(owner_column(2, &isnull));
 	for (int i = 0; i < lengthof(state_names); i++)
 	{
 		if (strcmp(state, state_names[i]) == 0)
@@ -422,9 +407,10 @@ mlint_secret_rotation_drop(PG_FUNCTION_ARGS)
 				 errhint("Try again when the state in mlint.rotations is idle. With force => true nothing is put right, and the version is kept.")));
 	if (state == ROTATION_GENERATED)
 		store_destroy(name, version);
-	run("DELETE FROM mlint.secret_rotation r USING mlint.secret s"
-		" WHERE s.id = r.secret_id AND s.name = $1",
-		SPI_OK_DELETE, 1, types, values, NULL);
+	owner_run(NULL,
+			  "DELETE FROM mlint.secret_rotation r USING mlint.secret s"
+			  " WHERE s.id = r.secret_id AND s.name = $1",
+			  SPI_OK_DELETE, 1, types, values, NULL);
 	owner_end(&scope);
 	audit(AUDIT_CHANGED, "rotation.drop", "secret", name, NULL);
 	PG_RETURN_VOID();
@@ -442,10 +428,11 @@ mlint_secret_rotate(PG_FUNCTION_ARGS)
 
 	owner_begin(&scope);
 	(void) lock_rotation(name, &version);
-	run("UPDATE mlint.secret_rotation r SET paused = false, failures = 0,"
-		" next_at = pg_catalog.clock_timestamp()"
-		" FROM mlint.secret s WHERE s.id = r.secret_id AND s.name = $1",
-		SPI_OK_UPDATE, 1, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_rotation r SET paused = false, failures = 0,"
+			  " next_at = pg_catalog.clock_timestamp()"
+			  " FROM mlint.secret s WHERE s.id = r.secret_id AND s.name = $1",
+			  SPI_OK_UPDATE, 1, types, values, NULL);
 	owner_end(&scope);
 	audit(AUDIT_CHANGED, "rotation.rotate", "secret", name, NULL);
 	(void) job_request(JOB);
@@ -478,8 +465,8 @@ rotation_rests(const char *name, bool *well)
 		elog(ERROR, "could not look at a rotation");
 	if (SPI_processed == 0)
 		no_rotation(name);
-	rests = DatumGetBool(column(1, &isnull));
-	*well = DatumGetBool(column(2, &isnull));
+	rests = DatumGetBool(owner_column(1, &isnull));
+	*well = DatumGetBool(owner_column(2, &isnull));
 	owner_end(&scope);
 	return rests;
 }
@@ -544,11 +531,12 @@ enter_state(Rotation *r, RotationState state)
 	Int32GetDatum(r->event_id == 0 ? 0 : DELIVERY_LOOK_MS)};
 
 	owner_begin(&scope);
-	run("UPDATE mlint.secret_rotation SET state = $2,"
-		" version = nullif($3, 0), old_version = nullif($4, -1),"
-		" event_id = nullif($5, 0), next_at = pg_catalog.clock_timestamp()"
-		" + pg_catalog.make_interval(secs => $6 / 1000.0)"
-		" WHERE secret_id = $1", SPI_OK_UPDATE, 6, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_rotation SET state = $2,"
+			  " version = nullif($3, 0), old_version = nullif($4, -1),"
+			  " event_id = nullif($5, 0), next_at = pg_catalog.clock_timestamp()"
+			  " + pg_catalog.make_interval(secs => $6 / 1000.0)"
+			  " WHERE secret_id = $1", SPI_OK_UPDATE, 6, types, values, NULL);
 	owner_end(&scope);
 	r->state = state;
 }
@@ -561,10 +549,11 @@ put_off(const Rotation *r, int64 delay_us)
 	Datum		values[] = {Int64GetDatum(r->secret_id),
 	Int64GetDatum(delay_us)};
 
-	run("UPDATE mlint.secret_rotation SET next_at ="
-		" pg_catalog.clock_timestamp()"
-		" + pg_catalog.make_interval(secs => $2 / 1000000.0)"
-		" WHERE secret_id = $1", SPI_OK_UPDATE, 2, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_rotation SET next_at ="
+			  " pg_catalog.clock_timestamp()"
+			  " + pg_catalog.make_interval(secs => $2 / 1000000.0)"
+			  " WHERE secret_id = $1", SPI_OK_UPDATE, 2, types, values, NULL);
 }
 
 /*
@@ -605,9 +594,10 @@ version_lives(const Rotation *r)
 	bool		lives;
 
 	owner_begin(&scope);
-	run("SELECT FROM mlint.secret_version WHERE secret_id = $1"
-		" AND version = $2 AND destroyed_at IS NULL FOR UPDATE",
-		SPI_OK_SELECT, 2, types, values, NULL);
+	owner_run(NULL,
+			  "SELECT FROM mlint.secret_version WHERE secret_id = $1"
+			  " AND version = $2 AND destroyed_at IS NULL FOR UPDATE",
+			  SPI_OK_SELECT, 2, types, values, NULL);
 	lives = SPI_processed > 0;
 	owner_end(&scope);
 	return lives;
@@ -628,9 +618,10 @@ require_unchanged(const Rotation *r, int expected)
 	int			current;
 
 	owner_begin(&scope);
-	run("SELECT version FROM mlint.secret WHERE id = $1 FOR NO KEY UPDATE",
-		SPI_OK_SELECT, 1, types, values, NULL);
-	current = SPI_processed == 0 ? 0 : DatumGetInt32(column(1, &isnull));
+	owner_run(NULL,
+			  "SELECT version FROM mlint.secret WHERE id = $1 FOR NO KEY UPDATE",
+			  SPI_OK_SELECT, 1, types, values, NULL);
+	current = SPI_processed == 0 ? 0 : DatumGetInt32(owner_column(1, &isnull));
 	owner_end(&scope);
 	if (current != expected)
 		ereport(ERROR,
@@ -661,9 +652,10 @@ step_generate(Rotation *r)
 		values[1] = Int32GetDatum(r->version);
 		values[2] = CStringGetTextDatum(made.public_key);
 		owner_begin(&scope);
-		run("INSERT INTO mlint.secret_public_key (secret_id, version,"
-			" public_key) VALUES ($1, $2, $3)", SPI_OK_INSERT, 3, types,
-			values, NULL);
+		owner_run(NULL,
+				  "INSERT INTO mlint.secret_public_key (secret_id, version,"
+				  " public_key) VALUES ($1, $2, $3)", SPI_OK_INSERT, 3, types,
+				  values, NULL);
 		owner_end(&scope);
 	}
 	enter_state(r, ROTATION_GENERATED);
@@ -764,17 +756,18 @@ finish(Rotation *r)
 	secret_make_current(r->name, r->version, r->grace_s);
 	audit_rotation(AUDIT_CHANGED, "rotation.finish", r, NULL);
 	owner_begin(&scope);
-	run("WITH done AS (UPDATE mlint.secret_rotation SET state = 'idle',"
-		" version = NULL, old_version = NULL, event_id = NULL, failures = 0,"
-		" last_error = NULL, last_rotated_at = pg_catalog.clock_timestamp(),"
-		" next_at = pg_catalog.clock_timestamp() + every,"
-		" overlap_until = CASE WHEN grace > '0' AND $4 > 0"
-		" THEN pg_catalog.clock_timestamp() + grace END"
-		" WHERE secret_id = $1 RETURNING next_at, overlap_until)"
-		" SELECT mlint.publish('secret.rotated', pg_catalog.jsonb_build_object("
-		"'name', $2, 'version', $3, 'previous_version', nullif($4, 0),"
-		" 'overlap_until', overlap_until, 'next_at', next_at)) FROM done",
-		SPI_OK_SELECT, 4, types, values, NULL);
+	owner_run(NULL,
+			  "WITH done AS (UPDATE mlint.secret_rotation SET state = 'idle',"
+			  " version = NULL, old_version = NULL, event_id = NULL, failures = 0,"
+			  " last_error = NULL, last_rotated_at = pg_catalog.clock_timestamp(),"
+			  " next_at = pg_catalog.clock_timestamp() + every,"
+			  " overlap_until = CASE WHEN grace > '0' AND $4 > 0"
+			  " THEN pg_catalog.clock_timestamp() + grace END"
+			  " WHERE secret_id = $1 RETURNING next_at, overlap_until)"
+			  " SELECT mlint.publish('secret.rotated', pg_catalog.jsonb_build_object("
+			  "'name', $2, 'version', $3, 'previous_version', nullif($4, 0),"
+			  " 'overlap_until', overlap_until, 'next_at', next_at)) FROM done",
+			  SPI_OK_SELECT, 4, types, values, NULL);
 	owner_end(&scope);
 	r->state = ROTATION_IDLE;
 }
@@ -800,12 +793,14 @@ abandon(Rotation *r, int64 delay_us, bool pause)
 	if (version_lives(r))
 		store_destroy(r->name, r->version);
 	owner_begin(&scope);
-	run("DELETE FROM mlint.secret_public_key"
-		" WHERE secret_id = $1 AND version = $2", SPI_OK_DELETE, 2, types,
-		values, NULL);
-	run("UPDATE mlint.secret_rotation SET state = 'idle', version = NULL,"
-		" old_version = NULL, event_id = NULL, paused = $3"
-		" WHERE secret_id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
+	owner_run(NULL,
+			  "DELETE FROM mlint.secret_public_key"
+			  " WHERE secret_id = $1 AND version = $2", SPI_OK_DELETE, 2, types,
+			  values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_rotation SET state = 'idle', version = NULL,"
+			  " old_version = NULL, event_id = NULL, paused = $3"
+			  " WHERE secret_id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
 	put_off(r, delay_us);
 	owner_end(&scope);
 	r->state = ROTATION_IDLE;
@@ -946,13 +941,14 @@ publish_failed(const Rotation *r, RotationState failed, int version,
 	CStringGetTextDatum(step_names[failed]), CStringGetTextDatum(reason)};
 
 	owner_begin(&scope);
-	run("SELECT mlint.publish('secret.rotation_failed',"
-		" pg_catalog.jsonb_build_object('name', $2, 'version', nullif($3, 0),"
-		" 'step', $4, 'reason', $5, 'failures', r.failures,"
-		" 'paused', r.paused,"
-		" 'next_at', CASE WHEN NOT r.paused THEN r.next_at END))"
-		" FROM mlint.secret_rotation r WHERE r.secret_id = $1",
-		SPI_OK_SELECT, 5, types, values, NULL);
+	owner_run(NULL,
+			  "SELECT mlint.publish('secret.rotation_failed',"
+			  " pg_catalog.jsonb_build_object('name', $2, 'version', nullif($3, 0),"
+			  " 'step', $4, 'reason', $5, 'failures', r.failures,"
+			  " 'paused', r.paused,"
+			  " 'next_at', CASE WHEN NOT r.paused THEN r.next_at END))"
+			  " FROM mlint.secret_rotation r WHERE r.secret_id = $1",
+			  SPI_OK_SELECT, 5, types, values, NULL);
 	owner_end(&scope);
 }
 
@@ -979,8 +975,9 @@ step_failed(Rotation *r, const char *reason)
 	values[1] = CStringGetTextDatum(reason);
 	values[2] = Int32GetDatum(r->failures);
 	owner_begin(&scope);
-	run("UPDATE mlint.secret_rotation SET last_error = $2, failures = $3"
-		" WHERE secret_id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_rotation SET last_error = $2, failures = $3"
+			  " WHERE secret_id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
 	owner_end(&scope);
 
 	if (!must_restore(r))
@@ -1008,40 +1005,41 @@ next_due(void)
 	char	   *state;
 
 	owner_begin(&scope);
-	run("SELECT r.secret_id, s.name, r.owner, r.generator, r.apply, r.verify,"
-		" r.on_failure, EXTRACT(epoch FROM r.grace)::int, r.state,"
-		" coalesce(r.version, 0), coalesce(r.old_version, -1),"
-		" coalesce(r.event_id, 0), r.failures, s.version"
-		" FROM mlint.secret_rotation r"
-		" JOIN mlint.secret s ON s.id = r.secret_id"
-		" WHERE NOT r.paused AND r.next_at <= pg_catalog.clock_timestamp()"
-		" ORDER BY r.state = 'idle', r.next_at LIMIT 1"
-		" FOR UPDATE OF r SKIP LOCKED"
-		" FOR KEY SHARE OF s SKIP LOCKED", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	owner_run(NULL,
+			  "SELECT r.secret_id, s.name, r.owner, r.generator, r.apply, r.verify,"
+			  " r.on_failure, EXTRACT(epoch FROM r.grace)::int, r.state,"
+			  " coalesce(r.version, 0), coalesce(r.old_version, -1),"
+			  " coalesce(r.event_id, 0), r.failures, s.version"
+			  " FROM mlint.secret_rotation r"
+			  " JOIN mlint.secret s ON s.id = r.secret_id"
+			  " WHERE NOT r.paused AND r.next_at <= pg_catalog.clock_timestamp()"
+			  " ORDER BY r.state = 'idle', r.next_at LIMIT 1"
+			  " FOR UPDATE OF r SKIP LOCKED"
+			  " FOR KEY SHARE OF s SKIP LOCKED", SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed > 0)
 	{
 		old = MemoryContextSwitchTo(context);
 		r = palloc0(sizeof(Rotation));
-		r->secret_id = DatumGetInt64(column(1, &isnull));
-		r->name = TextDatumGetCString(column(2, &isnull));
-		r->owner = DatumGetObjectId(column(3, &isnull));
-		r->generator = DatumGetJsonbPCopy(column(4, &isnull));
-		r->apply = (Jsonb *) DatumGetPointer(column(5, &isnull));
+		r->secret_id = DatumGetInt64(owner_column(1, &isnull));
+		r->name = TextDatumGetCString(owner_column(2, &isnull));
+		r->owner = DatumGetObjectId(owner_column(3, &isnull));
+		r->generator = DatumGetJsonbPCopy(owner_column(4, &isnull));
+		r->apply = (Jsonb *) DatumGetPointer(owner_column(5, &isnull));
 		r->apply = isnull ? NULL :
 			DatumGetJsonbPCopy(PointerGetDatum(r->apply));
-		r->verify = (Jsonb *) DatumGetPointer(column(6, &isnull));
+		r->verify = (Jsonb *) DatumGetPointer(owner_column(6, &isnull));
 		r->verify = isnull ? NULL :
 			DatumGetJsonbPCopy(PointerGetDatum(r->verify));
-		r->on_failure = DatumGetJsonbPCopy(column(7, &isnull));
-		r->grace_s = DatumGetInt32(column(8, &isnull));
-		state = TextDatumGetCString(column(9, &isnull));
+		r->on_failure = DatumGetJsonbPCopy(owner_column(7, &isnull));
+		r->grace_s = DatumGetInt32(owner_column(8, &isnull));
+		state = TextDatumGetCString(owner_column(9, &isnull));
 		while (strcmp(state, state_names[r->state]) != 0)
 			r->state++;
-		r->version = DatumGetInt32(column(10, &isnull));
-		r->old_version = DatumGetInt32(column(11, &isnull));
-		r->event_id = DatumGetInt64(column(12, &isnull));
-		r->failures = DatumGetInt32(column(13, &isnull));
-		r->current = DatumGetInt32(column(14, &isnull));
+		r->version = DatumGetInt32(owner_column(10, &isnull));
+		r->old_version = DatumGetInt32(owner_column(11, &isnull));
+		r->event_id = DatumGetInt64(owner_column(12, &isnull));
+		r->failures = DatumGetInt32(owner_column(13, &isnull));
+		r->current = DatumGetInt32(owner_column(14, &isnull));
 		MemoryContextSwitchTo(old);
 	}
 	owner_end(&scope);
@@ -1102,14 +1100,16 @@ end_overlaps(void)
 	OwnerScope	scope;
 
 	owner_begin(&scope);
-	run("UPDATE mlint.secret_rotation SET overlap_until = NULL"
-		" WHERE overlap_until <= pg_catalog.clock_timestamp()",
-		SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.secret_rotation SET overlap_until = NULL"
+			  " WHERE overlap_until <= pg_catalog.clock_timestamp()",
+			  SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	/* The secret's own word: the rotation may be gone meanwhile. */
-	run("UPDATE mlint.secret SET previous_until = '-infinity'"
-		" WHERE previous_until > '-infinity'"
-		" AND previous_until <= pg_catalog.clock_timestamp()",
-		SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.secret SET previous_until = '-infinity'"
+			  " WHERE previous_until > '-infinity'"
+			  " AND previous_until <= pg_catalog.clock_timestamp()",
+			  SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	if (SPI_processed > 0)
 		secret_values_changed();
 	owner_end(&scope);
@@ -1122,20 +1122,21 @@ publish_expiring(void)
 	OwnerScope	scope;
 
 	owner_begin(&scope);
-	run("WITH expiring AS (UPDATE mlint.secret_rotation r"
-		" SET warned_version = s.version FROM mlint.secret s"
-		" WHERE s.id = r.secret_id AND r.state = 'idle'"
-		" AND r.warned_version IS DISTINCT FROM s.version"
-		" AND pg_catalog.clock_timestamp() >="
-		" coalesce(r.last_rotated_at, r.created_at) + r.every - r.warn_before"
-		" AND (r.paused OR r.next_at > pg_catalog.clock_timestamp())"
-		" RETURNING s.name, s.version, r.paused, r.next_at,"
-		" coalesce(r.last_rotated_at, r.created_at) + r.every AS due_at)"
-		" SELECT mlint.publish('secret.expiring',"
-		" pg_catalog.jsonb_build_object('name', name, 'version', version,"
-		" 'due_at', due_at, 'overdue', due_at <= pg_catalog.clock_timestamp(),"
-		" 'paused', paused, 'next_at', CASE WHEN NOT paused THEN next_at END))"
-		" FROM expiring", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	owner_run(NULL,
+			  "WITH expiring AS (UPDATE mlint.secret_rotation r"
+			  " SET warned_version = s.version FROM mlint.secret s"
+			  " WHERE s.id = r.secret_id AND r.state = 'idle'"
+			  " AND r.warned_version IS DISTINCT FROM s.version"
+			  " AND pg_catalog.clock_timestamp() >="
+			  " coalesce(r.last_rotated_at, r.created_at) + r.every - r.warn_before"
+			  " AND (r.paused OR r.next_at > pg_catalog.clock_timestamp())"
+			  " RETURNING s.name, s.version, r.paused, r.next_at,"
+			  " coalesce(r.last_rotated_at, r.created_at) + r.every AS due_at)"
+			  " SELECT mlint.publish('secret.expiring',"
+			  " pg_catalog.jsonb_build_object('name', name, 'version', version,"
+			  " 'due_at', due_at, 'overdue', due_at <= pg_catalog.clock_timestamp(),"
+			  " 'paused', paused, 'next_at', CASE WHEN NOT paused THEN next_at END))"
+			  " FROM expiring", SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	owner_end(&scope);
 }
 
@@ -1147,9 +1148,10 @@ deliveries_under_way(void)
 	bool		some;
 
 	owner_begin(&scope);
-	run("SELECT FROM mlint.secret_rotation"
-		" WHERE event_id IS NOT NULL AND NOT paused LIMIT 1",
-		SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	owner_run(NULL,
+			  "SELECT FROM mlint.secret_rotation"
+			  " WHERE event_id IS NOT NULL AND NOT paused LIMIT 1",
+			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	some = SPI_processed > 0;
 	owner_end(&scope);
 	return some;
