@@ -5,9 +5,11 @@ EXTENSION = mlint
 MODULE_big = mlint
 DATA = mlint--1.0.sql
 
-# The rooms, in the order in which their SQL must run.
-ROOMS = common worker delivery audit secrets rotation mounts scan ratelimit \
-	sessions usage retention archive expiry
+# The rooms, in the order in which their SQL must run. What is to be watched in
+# one is in its observe.sql.
+ROOMS = common observe worker delivery audit secrets rotation mounts scan ratelimit \
+	sessions usage retention archive expiry certs certs/dns certs/targets \
+	certs/health owned
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
 INCLUDES = $(sort $(wildcard src/*.h src/*/*.h src/*/*/*.h))
@@ -15,7 +17,10 @@ APART = $(sort $(wildcard modules/*/*.c modules/*/*.h))
 OBJS = $(SOURCES:.c=.o)
 
 PG_CONFIG ?= pg_config
-PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
+# Workers run where the extension's version is the library's.
+MLINT_VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" mlint.control)
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) \
+	-DMLINT_SQL_VERSION='"$(MLINT_VERSION)"'
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare
 # A server that gcc built passes on flags that clang knows by no name.
@@ -27,7 +32,8 @@ endif
 ifdef MLINT_INJECTION
 PG_CPPFLAGS += -DMLINT_INJECTION_POINTS
 endif
-SHLIB_LINK = $(libpq) -lcurl -lcrypto -ljansson -lzstd -lpthread
+SHLIB_LINK = $(libpq) -lcurl -lssl -lcrypto -ljansson -lzstd -lmicrohttpd \
+	-lldns -lidn2 -lpthread
 
 EXTRA_CLEAN = src/*.bc
 
@@ -41,7 +47,7 @@ override with_llvm = no
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-$(OBJS): $(INCLUDES) Makefile
+$(OBJS): $(INCLUDES) Makefile mlint.control
 
 all: mlint--1.0.sql
 
@@ -67,11 +73,12 @@ modules-clean:
 	+$(MODULE_MAKE) -C modules/redis clean
 
 # The installation script, assembled from the rooms and committed.
-mlint--1.0.sql: mlint--1.0.sql.header $(foreach r,$(ROOMS),src/$(r)/room.sql) \
+mlint--1.0.sql: mlint--1.0.sql.header \
+	$(foreach r,$(ROOMS),src/$(r)/room.sql $(wildcard src/$(r)/observe.sql)) \
 	mlint--1.0.sql.footer
 	cat $^ >$@.tmp && mv $@.tmp $@
 
-.PHONY: objects format format-check bench
+.PHONY: objects format format-check analyse bench
 
 objects: $(OBJS)
 
@@ -80,6 +87,9 @@ format:
 
 format-check:
 	sh test/format.sh check $(SOURCES) $(INCLUDES) $(APART)
+
+analyse:
+	PG_CONFIG='$(PG_CONFIG)' sh test/analyse.sh
 
 bench:
 	sh test/bench/run.sh

@@ -46,6 +46,28 @@ GRANT mlint_user, mlint_reader TO mlint_admin;
 GRANT mlint_reader TO pg_monitor;
 GRANT USAGE ON SCHEMA mlint TO mlint_admin, mlint_user, mlint_reader;
 
+-- A role in a row of ours: its number here, its name in a dump, so that
+-- ALTER ROLE RENAME needs nothing and no number is taken to another cluster.
+CREATE TYPE mlint.role_id;
+CREATE FUNCTION mlint.role_id_in(cstring) RETURNS mlint.role_id
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'mlint_role_id_in';
+COMMENT ON FUNCTION mlint.role_id_in(cstring) IS
+	'The role of this name; none, with a warning, when there is no such role';
+CREATE FUNCTION mlint.role_id_out(mlint.role_id) RETURNS cstring
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'mlint_role_id_out';
+COMMENT ON FUNCTION mlint.role_id_out(mlint.role_id) IS
+	'The name of a role; empty when it is gone';
+REVOKE ALL ON FUNCTION mlint.role_id_in(cstring), mlint.role_id_out(mlint.role_id)
+	FROM PUBLIC;
+CREATE TYPE mlint.role_id (INPUT = mlint.role_id_in, OUTPUT = mlint.role_id_out,
+	LIKE = oid);
+COMMENT ON TYPE mlint.role_id IS 'A role: kept as its oid, written as its name';
+REVOKE ALL ON TYPE mlint.role_id FROM PUBLIC;
+CREATE CAST (mlint.role_id AS oid) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (oid AS mlint.role_id) WITHOUT FUNCTION AS ASSIGNMENT;
+
 CREATE TABLE mlint.generation (
 	room text PRIMARY KEY,
 	generation bigint NOT NULL
@@ -78,7 +100,7 @@ GRANT EXECUTE ON FUNCTION mlint.http(text, text, jsonb, text, interval) TO mlint
 -- Default privileges of whoever creates the extension must not open what is
 -- private: take back what anybody but the owner was given of tables, and
 -- anybody but the owner and our roles of the rest; of views nobody may more
--- than read.
+-- than read. Types are PUBLIC's unless that is taken back, too.
 CREATE FUNCTION mlint.privileges_close() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -115,12 +137,197 @@ BEGIN
 	LOOP
 		EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s', r.object, r.grantee);
 	END LOOP;
+	FOR r IN SELECT t.oid::regtype AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+		FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid,
+			aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) a
+		WHERE t.typnamespace = 'mlint'::regnamespace AND t.typelem = 0
+			AND a.grantee <> t.typowner
+			AND NOT (coalesce(c.relkind IN ('c', 'v'), true) AND a.grantee::regrole::text IN
+				('mlint_admin', 'mlint_user', 'mlint_reader'))
+	LOOP
+		EXECUTE format('REVOKE ALL ON TYPE %s FROM %s', r.object, r.grantee);
+	END LOOP;
 END
 $$;
 COMMENT ON FUNCTION mlint.privileges_close() IS
 	'Takes back what default privileges gave to others than the owner and mlint''s roles';
 REVOKE ALL ON FUNCTION mlint.privileges_close() FROM PUBLIC;
 
+-- observe: what is wrong, and every counter in the form that Prometheus reads.
+--
+-- What there is to look at each room says itself, in its observe.sql: rows of
+-- the tables below. A check is a query for what is wrong: (level, why, remedy),
+-- level 1 a warning, 2 critical; without rows all is well. A source of metrics
+-- is a query whose columns are labels and values. They run as the owner, and
+-- tell nothing that mlint_reader could not see: of secrets that are not
+-- certificates' only how many. Each reads a bounded number of rows, by index,
+-- whatever is in the log.
+
+CREATE TABLE mlint.health_check (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	room text NOT NULL,
+	name text NOT NULL UNIQUE,
+	-- Whether there is anything to see on a standby.
+	on_standby boolean NOT NULL,
+	findings text NOT NULL
+);
+COMMENT ON TABLE mlint.health_check IS 'What mlint.health() looks at: a query for what is wrong';
+
+CREATE TABLE mlint.metric_source (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	room text NOT NULL,
+	name text NOT NULL UNIQUE,
+	on_standby boolean NOT NULL,
+	labels text[] NOT NULL,
+	query text NOT NULL
+);
+COMMENT ON TABLE mlint.metric_source IS 'What mlint.metrics() reads: queries whose columns are labels and values';
+
+-- A histogram's value is {"sum", "count", "buckets": [[upper bound, count up to
+-- it], ...]}, a summary's {"sum", "count"}.
+CREATE TABLE mlint.metric (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	source text NOT NULL REFERENCES mlint.metric_source (name),
+	"column" text NOT NULL,
+	name text NOT NULL UNIQUE CHECK (name ~ '^mlint_[a-z_]+$'),
+	type text NOT NULL CHECK (type IN ('counter', 'gauge', 'histogram', 'summary')),
+	help text NOT NULL,
+	CHECK ((type = 'counter') = (name ~ '_total$'))
+);
+COMMENT ON TABLE mlint.metric IS 'What mlint.metrics() shows of its sources';
+
+-- Nothing that is slow, waits for long or takes processes: a lock is an answer,
+-- too. What is large is read by index whatever the statistics say.
+CREATE FUNCTION mlint.health(OUT room text, OUT name text, OUT status text,
+	OUT why text, OUT remedy text) RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE ROWS 30
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET max_parallel_workers_per_gather = 0
+SET jit = off AS $$
+DECLARE
+	c mlint.health_check;
+BEGIN
+	FOR c IN SELECT * FROM mlint.health_check h ORDER BY h.id LOOP
+		room := c.room;
+		name := c.name;
+		status := 'ok';
+		why := NULL;
+		remedy := NULL;
+		BEGIN
+			IF pg_is_in_recovery() AND NOT c.on_standby THEN
+				why := 'not looked at on a standby';
+			ELSE
+				EXECUTE format('SELECT (''{ok,warning,critical}''::text[])[1 + coalesce(max(f.level), 0)],
+						string_agg(left(f.why, 300), ''; '' ORDER BY f.rank) FILTER (WHERE f.rank <= 3)
+							|| CASE WHEN count(*) > 3 THEN format(''; and %%s more'', count(*) - 3) ELSE '''' END,
+						(array_agg(f.remedy ORDER BY f.rank))[1]
+					FROM (SELECT f.*, row_number() OVER (ORDER BY f.level DESC, f.why) AS rank
+						FROM (%s) f (level, why, remedy)) f', c.findings)
+				INTO status, why, remedy;
+			END IF;
+		EXCEPTION WHEN OTHERS THEN
+			status := 'critical';
+			why := format('it could not be looked at: %s', SQLERRM);
+			remedy := 'If something has the tables locked, look again; else the error is what is wrong.';
+		END;
+		RETURN NEXT;
+		-- Without the library nothing else can be told.
+		EXIT WHEN c.name = 'loaded' AND status <> 'ok';
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mlint.health() IS
+	'A row for each thing that is looked at, over all rooms: ok, warning or critical, why, and what to do';
+
+CREATE FUNCTION mlint.metric_label(name text, value text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN name || '="' || pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
+	coalesce(value, ''), E'\\', E'\\\\'), '"', E'\\"'), E'\n', E'\\n') || '"';
+COMMENT ON FUNCTION mlint.metric_label(text, text) IS 'A label as Prometheus reads it';
+
+-- The lines of one sample.
+CREATE FUNCTION mlint.metric_sample(name text, type text, labels text, value jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+		WHEN type IN ('counter', 'gauge') THEN format(E'%s{%s} %s\n', name, labels,
+			CASE value WHEN 'true' THEN '1' WHEN 'false' THEN '0'
+				WHEN '"Infinity"' THEN '+Inf' WHEN '"-Infinity"' THEN '-Inf'
+				ELSE value #>> '{}' END)
+		ELSE coalesce((SELECT string_agg(format(E'%s_bucket{%s,%s} %s\n', name, labels,
+					mlint.metric_label('le', b.bucket ->> 0), b.bucket ->> 1), '' ORDER BY b.n)
+				FROM jsonb_array_elements(value -> 'buckets') WITH ORDINALITY b (bucket, n)), '')
+			|| CASE type WHEN 'histogram' THEN format(E'%s_bucket{%s,le="+Inf"} %s\n',
+				name, labels, value ->> 'count') ELSE '' END
+			|| format(E'%1$s_sum{%2$s} %3$s\n%1$s_count{%2$s} %4$s\n', name, labels,
+				value ->> 'sum', value ->> 'count')
+		END
+$$;
+COMMENT ON FUNCTION mlint.metric_sample(text, text, text, jsonb) IS 'One sample as Prometheus reads it; a histogram has several lines';
+
+CREATE FUNCTION mlint.metrics() RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET max_parallel_workers_per_gather = 0
+SET jit = off
+SET extra_float_digits = 1 AS $$
+DECLARE
+	s mlint.metric_source;
+	found jsonb;
+	failed text[] := '{}';
+	database text := mlint.metric_label('database', current_database());
+	result text := '';
+BEGIN
+	FOR s IN SELECT * FROM mlint.metric_source m ORDER BY m.id LOOP
+		CONTINUE WHEN pg_is_in_recovery() AND NOT s.on_standby;
+		BEGIN
+			EXECUTE format('SELECT jsonb_agg(to_jsonb(q)) FROM (%s) q', s.query) INTO found;
+		EXCEPTION WHEN OTHERS THEN
+			failed := failed || s.name;
+			CONTINUE;
+		END;
+		result := result || coalesce((SELECT string_agg(family.lines, '' ORDER BY family.id)
+			FROM (SELECT m.id, format(E'# HELP %1$s %2$s\n# TYPE %1$s %3$s\n', m.name,
+					replace(replace(m.help, E'\\', E'\\\\'), E'\n', E'\\n'), m.type)
+					|| string_agg(mlint.metric_sample(m.name, m.type, l.labels,
+						r.row -> m."column"), '' ORDER BY r.n) AS lines
+				FROM mlint.metric m
+				JOIN jsonb_array_elements(found) WITH ORDINALITY r (row, n)
+					ON r.row -> m."column" <> 'null'
+				CROSS JOIN LATERAL (SELECT database || coalesce(string_agg(',' ||
+						mlint.metric_label(k.label, r.row ->> k.label), '' ORDER BY k.n), '')
+					FROM unnest(s.labels) WITH ORDINALITY k (label, n)) l (labels)
+				WHERE m.source = s.name
+				GROUP BY m.id, m.name, m.help, m.type) family), '');
+	END LOOP;
+	RETURN result || (SELECT E'# HELP mlint_metrics_failed Whether these metrics could not be read\n# TYPE mlint_metrics_failed gauge\n'
+			|| string_agg(mlint.metric_sample('mlint_metrics_failed', 'gauge',
+				database || ',' || mlint.metric_label('source', m.name),
+				to_jsonb(m.name = ANY (failed))), '' ORDER BY m.id)
+		FROM mlint.metric_source m);
+END
+$$;
+COMMENT ON FUNCTION mlint.metrics() IS
+	'All counters and gauges of this database in Prometheus''s text format';
+
+REVOKE ALL ON FUNCTION mlint.health(), mlint.metric_label(text, text),
+	mlint.metric_sample(text, text, text, jsonb), mlint.metrics() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.health(), mlint.metrics() TO mlint_reader;
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('observe', 'health', true, '{room,check}', $$
+	SELECT h.room, h.name AS "check",
+		CASE h.status WHEN 'ok' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END AS status
+	FROM mlint.health() h$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('health', 'status', 'mlint_health_status', 'gauge', 'What mlint.health() says: 0 ok, 1 warning, 2 critical');
 -- worker: jobs, and what the processes are doing.
 
 CREATE TABLE mlint.job (
@@ -150,14 +357,18 @@ COMMENT ON TABLE mlint.job_run IS 'The last hundred runs of each job';
 -- the scheduler updates. A request goes when a run begins that sees what was
 -- committed with it, so none is lost.
 CREATE TABLE mlint.job_request (
-	job_id int NOT NULL
+	job_id int NOT NULL,
+	at timestamptz NOT NULL DEFAULT '-infinity'
 );
-COMMENT ON TABLE mlint.job_request IS 'Jobs to be run at once';
+-- It has no key; a publication FOR ALL TABLES must not stop us all the same.
+ALTER TABLE mlint.job_request REPLICA IDENTITY FULL;
+COMMENT ON TABLE mlint.job_request IS 'Jobs to be run at once, or at a time before their interval is over';
 
 -- One run has begun: count it as a failure until it says otherwise, so that a
 -- job whose process dies is put off like one that fails.
 CREATE FUNCTION mlint.job_begin(job_id int) RETURNS void
-LANGUAGE sql VOLATILE AS $$
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
 	DELETE FROM mlint.job_request r WHERE r.job_id = job_begin.job_id;
 	UPDATE mlint.job
 	SET started_at = pg_catalog.clock_timestamp(),
@@ -169,7 +380,8 @@ $$;
 COMMENT ON FUNCTION mlint.job_begin(int) IS 'The scheduler''s: marks a run as begun';
 
 CREATE FUNCTION mlint.job_end(job_id int, message text) RETURNS void
-LANGUAGE sql VOLATILE AS $$
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
 	INSERT INTO mlint.job_run (job_id, started_at, finished_at, error)
 	SELECT id, started_at, pg_catalog.clock_timestamp(), message
 	FROM mlint.job WHERE id = job_id;
@@ -188,14 +400,14 @@ AS 'MODULE_PATHNAME', 'mlint_job_run_now';
 COMMENT ON FUNCTION mlint.job_run_now(text) IS 'Makes a job due at once, when the transaction commits';
 
 -- Whatever makes the rows, a dump that is restored too, whose other tables may
--- still be on their way.
+-- still be on their way; and which has tables without any.
 CREATE FUNCTION mlint.job_enable() RETURNS trigger
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	UPDATE mlint.job
 	SET enabled = true, next_run_at = clock_timestamp() + '1 hour'
-	WHERE name = TG_ARGV[0] AND NOT enabled;
+	WHERE name = TG_ARGV[0] AND NOT enabled AND EXISTS (SELECT FROM added);
 	RETURN NULL;
 END
 $$;
@@ -219,17 +431,17 @@ FROM mlint.worker_slots() w
 LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database;
 COMMENT ON VIEW mlint.stat_workers IS 'The processes of mlint, in all databases of the cluster';
 COMMENT ON COLUMN mlint.stat_workers.pid IS 'Process id, as in pg_stat_activity';
-COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, auditor, dispatcher or job';
-COMMENT ON COLUMN mlint.stat_workers.database IS 'Database that the process works in; null for the launcher';
+COMMENT ON COLUMN mlint.stat_workers.kind IS 'launcher, scheduler, auditor, dispatcher, job or gateway';
+COMMENT ON COLUMN mlint.stat_workers.database IS 'Database that the process works in; null for the launcher and the gateway';
 COMMENT ON COLUMN mlint.stat_workers.lane IS 'Dispatcher: its share of the destinations, 0 for those that run SQL; job: the job''s id';
 COMMENT ON COLUMN mlint.stat_workers.state IS 'starting or running';
 COMMENT ON COLUMN mlint.stat_workers.started_at IS 'When the process was started';
 COMMENT ON COLUMN mlint.stat_workers.active_at IS 'When it last had work';
 COMMENT ON COLUMN mlint.stat_workers.wakeups IS 'How often it woke up, work or not';
 COMMENT ON COLUMN mlint.stat_workers.batches IS 'Batches that a dispatcher or an auditor committed';
-COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log; entries that an auditor wrote';
+COMMENT ON COLUMN mlint.stat_workers.events IS 'Events that a dispatcher read from the log; entries that an auditor wrote; requests that the gateway answered';
 COMMENT ON COLUMN mlint.stat_workers.deliveries IS 'Attempts that a dispatcher ended';
-COMMENT ON COLUMN mlint.stat_workers.in_flight IS 'Attempts under way';
+COMMENT ON COLUMN mlint.stat_workers.in_flight IS 'Attempts under way; the gateway''s connections';
 COMMENT ON COLUMN mlint.stat_workers.memory IS 'Bytes that the process has allocated in its memory contexts';
 
 CREATE VIEW mlint.jobs AS
@@ -264,19 +476,355 @@ COMMENT ON COLUMN mlint.job_runs.started_at IS 'When it began';
 COMMENT ON COLUMN mlint.job_runs.finished_at IS 'When it ended';
 COMMENT ON COLUMN mlint.job_runs.error IS 'Why it failed; null if it did not';
 
+-- ---- restoring a dump ----
+
+-- See restore.c. A row while rows are restored and not settled; problem: why
+-- they cannot be.
+CREATE TABLE mlint.restore (
+	began_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	copied boolean NOT NULL,
+	server_started_at timestamptz NOT NULL DEFAULT pg_catalog.pg_postmaster_start_time(),
+	problem text
+);
+ALTER TABLE mlint.restore REPLICA IDENTITY FULL;
+COMMENT ON TABLE mlint.restore IS 'That rows of a dump are being restored, or were and are not complete';
+
+-- Empty; what pg_dump finds in it is what else it has found.
+CREATE TABLE mlint.dump (
+	name text NOT NULL,
+	rows bigint NOT NULL
+);
+ALTER TABLE mlint.dump REPLICA IDENTITY FULL;
+COMMENT ON TABLE mlint.dump IS 'Of the dump that is being restored: how many rows its tables have, and the number of the last event';
+
+CREATE FUNCTION mlint.dump_rows() RETURNS SETOF mlint.dump
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	t record;
+BEGIN
+	FOR t IN SELECT format('mlint.%I', c.relname) AS name, u.condition
+		FROM pg_extension e, unnest(e.extconfig, e.extcondition) u (oid, condition)
+		JOIN pg_class c ON c.oid = u.oid
+		WHERE e.extname = 'mlint' AND c.relkind = 'r' AND c.relname <> 'dump'
+		ORDER BY c.relname
+	LOOP
+		RETURN QUERY EXECUTE format(
+			'SELECT %L, count(*) FROM (SELECT * FROM %s %s) r', t.name, t.name,
+			t.condition);
+	END LOOP;
+	RETURN QUERY SELECT 'mlint.event_id', s.last_value FROM mlint.event_id s;
+END
+$$;
+COMMENT ON FUNCTION mlint.dump_rows() IS 'How many rows pg_dump takes along of each table, so that a restore can tell when it is complete';
+SELECT pg_catalog.pg_extension_config_dump('mlint.dump',
+	'WHERE false UNION ALL SELECT * FROM mlint.dump_rows()');
+
+CREATE FUNCTION mlint.restore_fence() RETURNS trigger
+LANGUAGE c VOLATILE
+AS 'MODULE_PATHNAME', 'mlint_restore_fence';
+COMMENT ON FUNCTION mlint.restore_fence() IS 'Trigger: keeps the workers away while a session restores rows of a dump';
+
+-- What lacks of a dump; null: nothing.
+CREATE FUNCTION mlint.restore_lacks() RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	d mlint.dump;
+	n bigint;
+	lacks text[];
+BEGIN
+	IF NOT EXISTS (SELECT FROM mlint.dump) THEN
+		IF EXISTS (SELECT FROM mlint.restore r WHERE r.copied
+			OR r.server_started_at <> pg_postmaster_start_time())
+		THEN
+			RETURN 'mlint.dump, which tells what else there is, was not restored';
+		END IF;
+		RETURN NULL;
+	END IF;
+	FOR d IN SELECT * FROM mlint.dump WHERE name <> 'mlint.event_id' AND rows > 0
+		ORDER BY name
+	LOOP
+		IF to_regclass(d.name) IS NULL THEN
+			lacks := lacks || format('%s, of which it has %s rows, is no table of this version', d.name, d.rows);
+			CONTINUE;
+		END IF;
+		EXECUTE format('SELECT count(*) FROM %s', d.name::regclass) INTO n;
+		IF n < d.rows THEN
+			lacks := lacks || format('%s has %s of %s rows', d.name, n, d.rows);
+		END IF;
+	END LOOP;
+	RETURN array_to_string(lacks, '; ');
+END
+$$;
+COMMENT ON FUNCTION mlint.restore_lacks() IS 'Which rows of the dump that was restored are not there; null: all are';
+
+-- Nobody restores any more: put everything in its place, and let the workers
+-- go on. Why not, if not; again: it may be otherwise soon.
+CREATE FUNCTION mlint.restore_settle(accept boolean, OUT why text, OUT again boolean)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	before text;
+BEGIN
+	again := false;
+	SELECT r.problem INTO before FROM mlint.restore r
+	ORDER BY r.began_at LIMIT 1;
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	IF NOT accept THEN
+		why := mlint.restore_lacks();
+	END IF;
+	IF why IS NULL THEN
+		BEGIN
+			PERFORM mlint.event_settle();
+			DELETE FROM mlint.dump;
+			DELETE FROM mlint.restore;
+			RAISE LOG 'mlint: what was restored is complete, the workers go on';
+		EXCEPTION WHEN OTHERS THEN
+			why := SQLERRM;
+			again := true;
+		END;
+	END IF;
+	IF why IS DISTINCT FROM before AND why IS NOT NULL THEN
+		UPDATE mlint.restore SET problem = why;
+		RAISE LOG 'mlint: what was restored is not complete, and the workers do nothing: %', why
+			USING HINT = 'Restore the whole dump into a new database; or SELECT mlint.restore_accept() if what is there is what is wanted.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION mlint.restore_settle(boolean) IS 'The scheduler''s: has the workers go on when all that a dump had is there; returns why not';
+
+CREATE FUNCTION mlint.restore_accept() RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'mlint_restore_accept';
+COMMENT ON FUNCTION mlint.restore_accept() IS
+'Has the workers go on with what is there, after a restore that lacks rows of the dump';
+
+CREATE VIEW mlint.restores AS
+SELECT r.began_at, l.pids, r.problem
+FROM (SELECT min(began_at) AS began_at, min(problem) AS problem
+	FROM mlint.restore) r
+CROSS JOIN (SELECT coalesce(array_agg(l.pid ORDER BY l.pid), '{}') AS pids
+	FROM pg_catalog.pg_locks l
+	WHERE l.locktype = 'advisory' AND l.objsubid = 19788 AND l.objid = 1001
+		AND l.mode = 'RowExclusiveLock' AND l.granted
+		AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+			WHERE d.datname = pg_catalog.current_database())) l
+WHERE r.began_at IS NOT NULL OR l.pids <> '{}';
+COMMENT ON VIEW mlint.restores IS 'A row while a dump is being restored, or is not complete: the workers do nothing';
+COMMENT ON COLUMN mlint.restores.began_at IS 'When its first rows came; null: they have not been committed';
+COMMENT ON COLUMN mlint.restores.pids IS 'Sessions that restore';
+COMMENT ON COLUMN mlint.restores.problem IS 'When they have ended: which rows of the dump are not there';
+
 REVOKE ALL ON FUNCTION mlint.job_begin(int), mlint.job_end(int, text),
-	mlint.job_run_now(text), mlint.job_enable(), mlint.worker_slots() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION mlint.job_run_now(text) TO mlint_admin;
-GRANT EXECUTE ON FUNCTION mlint.worker_slots() TO mlint_reader;
-GRANT SELECT ON mlint.stat_workers, mlint.jobs, mlint.job_runs TO mlint_reader;
+	mlint.job_run_now(text), mlint.job_enable(), mlint.worker_slots(),
+	mlint.dump_rows(), mlint.restore_fence(), mlint.restore_lacks(),
+	mlint.restore_settle(boolean), mlint.restore_accept() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.job_run_now(text), mlint.restore_accept()
+TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.worker_slots(), mlint.dump_rows() TO mlint_reader;
+GRANT SELECT ON mlint.stat_workers, mlint.jobs, mlint.job_runs, mlint.restores
+TO mlint_reader;
+
+-- worker, observed: whether the processes are there, and jobs run.
+
+-- A job that is switched off, for checks of rooms that need it.
+CREATE FUNCTION mlint.job_off(job text, OUT level int, OUT why text, OUT remedy text)
+RETURNS SETOF record
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 2, format('the job %s is switched off, or gone', job),
+		'A superuser switches it on: UPDATE mlint.job SET enabled = true WHERE name = ...'
+	WHERE NOT EXISTS (SELECT FROM mlint.job j WHERE j.name = job AND j.enabled)
+$$;
+COMMENT ON FUNCTION mlint.job_off(text) IS 'For checks of mlint.health(): a finding if the job is not enabled';
+REVOKE ALL ON FUNCTION mlint.job_off(text) FROM PUBLIC;
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('worker', 'loaded', true, $$
+	SELECT 2, 'mlint is not loaded: nothing is delivered, renewed or archived, and no function works',
+		'Add mlint to shared_preload_libraries, and restart the server.'
+	WHERE NOT EXISTS (SELECT FROM pg_settings WHERE name = 'mlint.dispatchers')$$),
+
+('worker', 'workers', false, $$
+	WITH wanted (kind, lane) AS (
+		VALUES ('launcher', NULL::int), ('scheduler', NULL), ('auditor', NULL)
+		UNION ALL
+		SELECT 'dispatcher', n FROM generate_series(1, current_setting('mlint.dispatchers')::int) n
+		UNION ALL
+		SELECT 'dispatcher', 0 WHERE EXISTS (SELECT FROM mlint.log_cursor WHERE lane = 0)
+		UNION ALL
+		SELECT 'gateway', NULL WHERE current_setting('mlint.gateway_listen') <> ''
+	)
+	SELECT 2, format('there is no %s%s', w.kind, ' for lane ' || w.lane),
+		'It is started again within a minute; if not, the server''s log says why: perhaps max_worker_processes are used up.'
+	FROM wanted w
+	WHERE NOT EXISTS (SELECT FROM mlint.worker_slots() s
+		WHERE s.kind = w.kind AND s.state = 'running'
+			AND (w.lane IS NULL OR s.lane = w.lane)
+			AND (s.database IS NULL OR s.database = (SELECT d.oid FROM pg_database d
+				WHERE d.datname = current_database())))
+	UNION ALL
+	SELECT 2, 'gateway: ' || a.query,
+		'The server''s log says why; it goes on trying.'
+	FROM pg_stat_activity a
+	WHERE a.backend_type = 'mlint gateway' AND a.query LIKE '%cannot listen at%'$$),
+
+-- With every worker that mlint may start, and those that others have now,
+-- without parallel ones, which come and go.
+('worker', 'worker_processes', false, $$
+	WITH place AS (
+		SELECT current_setting('max_worker_processes')::int AS all,
+			(SELECT count(*) FROM mlint.worker_slots()) AS ours,
+			count(*) AS taken,
+			count(*) FILTER (WHERE backend_type !~ '^(mlint |parallel worker)') AS others,
+			(SELECT 1 + (current_setting('mlint.gateway_listen') <> '')::int
+					+ count(*) FILTER (WHERE kind IN ('scheduler', 'auditor', 'dispatcher'))
+					+ count(*) FILTER (WHERE kind = 'scheduler') * current_setting('mlint.job_workers')::int
+				FROM mlint.worker_slots()) AS wanted
+		FROM pg_stat_activity
+		WHERE backend_type NOT IN ('client backend', 'autovacuum launcher',
+			'autovacuum worker', 'background writer', 'checkpointer', 'walwriter',
+			'walsender', 'walreceiver', 'startup', 'archiver', 'logger',
+			'standalone backend', 'walsummarizer', 'slotsync worker', 'io worker')
+	)
+	SELECT 1, format('mlint may need %s worker processes, others have %s, and max_worker_processes is %s',
+			wanted, others, "all"),
+		'Raise max_worker_processes, and restart the server; or lower mlint.job_workers.'
+	FROM place WHERE wanted + others > "all"
+	UNION ALL
+	SELECT 1, format('all of max_worker_processes (%s) are taken', "all"),
+		'Jobs wait meanwhile. If it lasts, raise max_worker_processes, and restart the server.'
+	FROM place WHERE taken >= "all"$$),
+
+('worker', 'restore', false, $$
+	SELECT 2, 'what was restored is not complete, and the workers do nothing: ' || r.problem,
+		'Restore the whole dump into a new database; or SELECT mlint.restore_accept() if what is there is what is wanted.'
+	FROM mlint.restores r WHERE r.pids = '{}' AND r.problem IS NOT NULL
+	UNION ALL
+	SELECT 1, format('rows of a dump are being restored by process %s, and the workers do nothing',
+			array_to_string(r.pids, ', ')),
+		'They go on when these sessions have ended.'
+	FROM mlint.restores r WHERE r.pids <> '{}'$$),
+
+-- What began last is the job's row, what ended last its newest run.
+('worker', 'jobs', false, $$
+	WITH job AS (
+		SELECT j.name, j.enabled, j.every, j.started_at, clock_timestamp() AS now,
+			least(j.next_run_at, (SELECT min(q.at) FROM mlint.job_request q
+				WHERE q.job_id = j.id AND q.at > '-infinity')) AS due_at,
+			r.error, coalesce(r.started_at = j.started_at, j.started_at IS NULL) AS ended,
+			j.failures - (r.started_at IS DISTINCT FROM j.started_at)::int AS failures,
+			EXISTS (SELECT FROM mlint.worker_slots() w
+				WHERE w.kind = 'job' AND w.lane = j.id AND w.database = (SELECT d.oid
+					FROM pg_database d WHERE d.datname = current_database())) AS running
+		FROM mlint.job j
+		LEFT JOIN LATERAL (SELECT * FROM mlint.job_run r WHERE r.job_id = j.id
+			ORDER BY r.id DESC LIMIT 1) r ON true
+	)
+	SELECT CASE WHEN failures >= 10 THEN 2 ELSE 1 END,
+		format('job %s has failed %s in a row: %s', name,
+			CASE failures WHEN 1 THEN 'once' ELSE failures || ' times' END,
+			coalesce(error, 'its process died')),
+		'mlint.job_runs has the errors; put right what they name. It is tried again by itself, or at once by mlint.job_run_now().'
+	FROM job WHERE failures > 0 AND enabled
+	UNION ALL
+	SELECT 1, format('the process of job %s died', name),
+		'The server''s log says why; the job is tried again by itself.'
+	FROM job WHERE enabled AND NOT ended AND NOT running AND failures = 0
+		AND started_at < now - '1 minute'::interval
+	UNION ALL
+	SELECT CASE WHEN due_at < now - '1 hour'::interval THEN 2 ELSE 1 END,
+		format('job %s is due since %s, and does not run', name, to_char(due_at, 'YYYY-MM-DD HH24:MI')),
+		'Is there a scheduler in mlint.stat_workers, and are fewer jobs running than mlint.job_workers?'
+	FROM job WHERE enabled AND NOT running AND due_at < now - '5 minutes'::interval
+	UNION ALL
+	SELECT 1, format('job %s runs since %s', name, to_char(started_at, 'YYYY-MM-DD HH24:MI')),
+		'pg_stat_activity shows what it waits for; pg_terminate_backend() ends it, and it is tried again.'
+	FROM job WHERE running AND NOT ended
+		AND started_at < now - greatest('6 hours'::interval, 10 * every)$$),
+
+('worker', 'settings', true, $$
+	SELECT 1, format('%s was changed, and takes effect with a restart', name),
+		'Restart the server.'
+	FROM pg_settings
+	WHERE pending_restart AND (name LIKE 'mlint.%'
+		OR name IN ('shared_preload_libraries', 'max_worker_processes'))
+	UNION ALL
+	-- Not what it says, nor where: some are for superusers to see.
+	SELECT 1, format('%s cannot be what the file says: %s', f.name, f.error),
+		'Correct it, and reload the settings: pg_file_settings has the file and line, the server''s log what it may be.'
+	FROM pg_file_settings f
+	WHERE f.name LIKE 'mlint.%' AND f.error IS NOT NULL
+		AND NOT EXISTS (SELECT FROM pg_settings s WHERE s.name = f.name AND s.pending_restart)
+	UNION ALL
+	SELECT 1, 'mlint.master_key_file is set, and is not used: mlint.master_key_command is set, too',
+		'Take back the one that is not meant.'
+	WHERE current_setting('mlint.master_key_command') <> ''
+		AND current_setting('mlint.master_key_file') <> ''
+	UNION ALL
+	SELECT 1, format('mlint.event_max_bytes is %s: events of mlint''s own may not fit',
+			current_setting('mlint.event_max_bytes')),
+		'Let it be 16kB or more.'
+	FROM pg_settings WHERE name = 'mlint.event_max_bytes'
+		AND setting::bigint < 16384$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('worker', 'workers', true, '{kind}', $$
+	SELECT k.kind, count(s.pid) AS running, coalesce(sum(s.memory), 0) AS memory,
+		coalesce(sum(s.in_flight), 0) AS in_flight
+	FROM (VALUES ('launcher'), ('scheduler'), ('auditor'), ('dispatcher'), ('job'),
+		('gateway')) k (kind)
+	LEFT JOIN mlint.worker_slots() s ON s.kind = k.kind
+		AND (s.database IS NULL OR s.database = (SELECT d.oid FROM pg_database d
+			WHERE d.datname = current_database()))
+	GROUP BY k.kind ORDER BY k.kind$$),
+('worker', 'dispatchers', false, '{lane}', $$
+	SELECT s.lane, s.events, s.batches, s.deliveries
+	FROM mlint.worker_slots() s
+	WHERE s.kind = 'dispatcher' AND s.pid IS NOT NULL
+		AND s.database = (SELECT d.oid FROM pg_database d
+			WHERE d.datname = current_database())
+	ORDER BY s.lane$$),
+('worker', 'gateway', false, '{}', $$
+	SELECT s.events FROM mlint.worker_slots() s WHERE s.kind = 'gateway' LIMIT 1$$),
+('worker', 'jobs', false, '{job}', $$
+	SELECT j.name AS job, j.enabled, w.lane IS NOT NULL AS running, j.failures,
+		r.seconds, date_part('epoch', r.success_at) AS success_at,
+		CASE WHEN j.enabled AND w.lane IS NULL THEN greatest(0,
+			date_part('epoch', clock_timestamp() - j.next_run_at)) ELSE 0 END AS late
+	FROM mlint.job j
+	LEFT JOIN mlint.worker_slots() w ON w.kind = 'job' AND w.lane = j.id
+		AND w.database = (SELECT d.oid FROM pg_database d
+			WHERE d.datname = current_database())
+	LEFT JOIN LATERAL (SELECT max(r.finished_at) FILTER (WHERE r.error IS NULL) AS success_at,
+			(array_agg(date_part('epoch', r.finished_at - r.started_at) ORDER BY r.id DESC))[1] AS seconds
+		FROM mlint.job_run r WHERE r.job_id = j.id) r ON true
+	ORDER BY j.name$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('workers', 'running', 'mlint_workers', 'gauge', 'Processes of mlint, of this database or of the whole server'),
+('workers', 'memory', 'mlint_worker_memory_bytes', 'gauge', 'What they have allocated in their memory contexts'),
+('workers', 'in_flight', 'mlint_worker_in_flight', 'gauge', 'Attempts that dispatchers have under way; connections of the gateway'),
+('dispatchers', 'events', 'mlint_dispatcher_events_total', 'counter', 'Events that the dispatcher of a lane has read, since it started'),
+('dispatchers', 'batches', 'mlint_dispatcher_batches_total', 'counter', 'Batches that it has committed'),
+('dispatchers', 'deliveries', 'mlint_dispatcher_attempts_total', 'counter', 'Attempts that it has ended'),
+('gateway', 'events', 'mlint_gateway_requests_total', 'counter', 'Requests that the gateway has answered, since it started'),
+('jobs', 'enabled', 'mlint_job_enabled', 'gauge', 'Whether the scheduler runs the job'),
+('jobs', 'running', 'mlint_job_running', 'gauge', 'Whether it is running now'),
+('jobs', 'failures', 'mlint_job_failures', 'gauge', 'Runs in a row that failed or died; one that is under way counts'),
+('jobs', 'seconds', 'mlint_job_last_duration_seconds', 'gauge', 'How long the last run took'),
+('jobs', 'success_at', 'mlint_job_last_success_timestamp_seconds', 'gauge', 'When a run last ended without an error'),
+('jobs', 'late', 'mlint_job_late_seconds', 'gauge', 'For how long it has been due');
 
 -- delivery: the event log, destinations, outcomes.
 
 -- The log is cut into segments, each a partition of mlint.event and one of
 -- mlint.delivery. Publishers write to the newest; a job begins a new one as
 -- time goes by and drops whole segments that are finished and old. The token
--- makes event ids unique in the world: webhook-id is evt_<token><oid of the
--- database>_<id>.
+-- makes event ids unique in the world: webhook-id is evt_<token><life><oid of
+-- the database>_<id>.
 CREATE TABLE mlint.segment (
 	segment int PRIMARY KEY,
 	token text NOT NULL,
@@ -287,9 +835,13 @@ COMMENT ON TABLE mlint.segment IS 'Stretches of the event log, dropped as a whol
 
 CREATE SEQUENCE mlint.event_id AS bigint;
 
+-- life stands for the run of the server that took the event. A standby that is
+-- promoted behind its primary, and a backup that is restored, give ids again
+-- that receivers have seen; the life sets these events apart.
 CREATE TABLE mlint.event (
 	id bigint NOT NULL,
 	segment int NOT NULL,
+	life int NOT NULL,
 	xid xid8 NOT NULL,
 	published_at timestamptz NOT NULL,
 	deliver_at timestamptz,
@@ -298,6 +850,8 @@ CREATE TABLE mlint.event (
 	key text,
 	data jsonb NOT NULL,
 	metadata jsonb NOT NULL,
+	-- Of an event that came from a dump: the one it had, which receivers know.
+	webhook_id text,
 	PRIMARY KEY (id, segment)
 ) PARTITION BY LIST (segment);
 -- The dispatchers read the log in this order.
@@ -346,7 +900,7 @@ CREATE TABLE mlint.destination (
 	events text[] NOT NULL,
 	enabled boolean NOT NULL,
 	disabled_reason text,
-	owner oid NOT NULL,
+	owner mlint.role_id NOT NULL,
 	runs_sql boolean NOT NULL,
 	after_event_id bigint NOT NULL,
 	generation bigint NOT NULL,
@@ -432,6 +986,21 @@ END
 $$;
 COMMENT ON FUNCTION mlint.segment_begin() IS 'The scheduler''s: begins a new segment of the event log';
 SELECT mlint.segment_begin();
+
+-- Lane 0 begins when there is something for it, from here: what is visible now
+-- was published before the destination existed. But for what this transaction
+-- has published itself: a snapshot never lists its own transaction as in
+-- progress, so the cursor must end before it.
+CREATE FUNCTION mlint.sql_lane_begin() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO mlint.log_cursor
+	SELECT 0, 1, format('%1$s:%1$s:', least(
+			pg_snapshot_xmin(pg_current_snapshot())::text::numeric,
+			pg_current_xact_id()::text::numeric))::pg_snapshot, '0', 0
+	ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION mlint.sql_lane_begin() IS 'Has the dispatcher for destinations that run SQL begin with what is published from now on';
 
 -- Has a cursor passed this event?
 CREATE FUNCTION mlint.cursor_covers(c mlint.log_cursor, xid xid8, id bigint)
@@ -792,11 +1361,12 @@ CREATE FUNCTION mlint.destination_stats(OUT destination_id int,
 	OUT delivered bigint, OUT failed bigint, OUT retried bigint,
 	OUT dead bigint, OUT bytes bigint, OUT p50 interval, OUT p95 interval,
 	OUT p99 interval, OUT breaker text, OUT breaker_until timestamptz,
-	OUT last_error text, OUT last_error_at timestamptz)
+	OUT last_error text, OUT last_error_at timestamptz,
+	OUT latency_seconds double precision, OUT latency_octaves bigint[])
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'mlint_destination_stats';
-COMMENT ON FUNCTION mlint.destination_stats() IS 'Behind the view mlint.stat_destinations';
+COMMENT ON FUNCTION mlint.destination_stats() IS 'Behind the view mlint.stat_destinations and mlint.metrics(); latency_octaves: attempts up to 2^10, 2^11 ... 2^26 microseconds, and all';
 
 CREATE VIEW mlint.event_types AS SELECT * FROM mlint.event_type;
 COMMENT ON VIEW mlint.event_types IS 'Event types with a meaning of their own; any other name is as good';
@@ -805,7 +1375,7 @@ COMMENT ON COLUMN mlint.event_types.description IS 'What it means';
 
 CREATE VIEW mlint.destinations AS
 SELECT d.id, d.name, d.driver, d.events, d.enabled, d.disabled_reason,
-	pg_catalog.pg_get_userbyid(d.owner) AS owner, d.options, d.created_at,
+	nullif(d.owner::text, '') AS owner, d.options, d.created_at,
 	d.altered_at
 FROM mlint.destination d
 WHERE d.dropped_at IS NULL;
@@ -816,7 +1386,7 @@ COMMENT ON COLUMN mlint.destinations.driver IS 'What carries events to it';
 COMMENT ON COLUMN mlint.destinations.events IS 'Glob patterns of the event types that go there';
 COMMENT ON COLUMN mlint.destinations.enabled IS 'Whether deliveries are made; else they are held';
 COMMENT ON COLUMN mlint.destinations.disabled_reason IS 'Why mlint disabled it, if it did';
-COMMENT ON COLUMN mlint.destinations.owner IS 'The role that created it, as which its functions run';
+COMMENT ON COLUMN mlint.destinations.owner IS 'The role that created it, as which its functions run; null when that is gone';
 COMMENT ON COLUMN mlint.destinations.options IS 'Its options; credentials appear as references only';
 COMMENT ON COLUMN mlint.destinations.created_at IS 'When it was created';
 COMMENT ON COLUMN mlint.destinations.altered_at IS 'When it was last changed';
@@ -835,6 +1405,17 @@ COMMENT ON COLUMN mlint.events.destination IS 'Sent to this destination alone; n
 COMMENT ON COLUMN mlint.events.key IS 'Idempotency key';
 COMMENT ON COLUMN mlint.events.data IS 'The payload';
 COMMENT ON COLUMN mlint.events.metadata IS 'What goes with it';
+
+-- Does this lane deliver the event there, once it reads it?
+CREATE FUNCTION mlint.lane_delivers(c mlint.log_cursor, e mlint.event,
+	d mlint.destination) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN c.lane = CASE WHEN d.runs_sql THEN 0 ELSE 1 + d.id % c.lanes END
+	AND d.dropped_at IS NULL AND e.id > d.after_event_id
+	AND CASE WHEN e.destination_id IS NOT NULL THEN e.destination_id = d.id
+		ELSE mlint.event_type_matches(d.events, e.type) END;
+COMMENT ON FUNCTION mlint.lane_delivers(mlint.log_cursor, mlint.event, mlint.destination) IS
+'Whether a dispatcher lane that reads an event delivers it to a destination';
 
 CREATE VIEW mlint.deliveries AS
 SELECT l.event_id, d.name AS destination, e.type AS event_type,
@@ -864,11 +1445,7 @@ FROM mlint.log_cursor c
 JOIN mlint.event e
 	ON e.xid >= pg_catalog.pg_snapshot_xmin(c.snapshot)
 	AND NOT mlint.cursor_covers(c, e.xid, e.id)
-JOIN mlint.destination d
-	ON c.lane = CASE WHEN d.runs_sql THEN 0 ELSE 1 + d.id % c.lanes END
-	AND d.dropped_at IS NULL AND e.id > d.after_event_id
-	AND CASE WHEN e.destination_id IS NOT NULL THEN e.destination_id = d.id
-		ELSE mlint.event_type_matches(d.events, e.type) END
+JOIN mlint.destination d ON mlint.lane_delivers(c, e, d)
 LEFT JOIN mlint.in_flight() f
 	ON f.event_id = e.id AND f.destination_id = d.id
 WHERE NOT EXISTS (SELECT FROM mlint.delivery l WHERE l.event_id = e.id
@@ -941,7 +1518,188 @@ COMMENT ON COLUMN mlint.stat_destinations.oldest_pending_age IS 'Age of the olde
 COMMENT ON COLUMN mlint.stat_destinations.last_error IS 'Why the last failed attempt failed';
 COMMENT ON COLUMN mlint.stat_destinations.last_error_at IS 'When that was';
 
+-- ---- dump and restore ----
+
+-- A destination that is restored (generation 0) begins at this server's place in
+-- the log. (One whose owner is not here belongs to nobody, and what it is to run
+-- waits: mlint.role_id.)
+CREATE FUNCTION mlint.destination_restored() RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END
+	INTO NEW.after_event_id FROM mlint.event_id s;
+	UPDATE mlint.generation g SET generation = g.generation + 1
+	WHERE g.room = 'destinations' RETURNING g.generation INTO NEW.generation;
+	IF NEW.runs_sql THEN
+		PERFORM mlint.sql_lane_begin();
+	END IF;
+	RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION mlint.destination_restored() IS 'Trigger: makes a destination that comes from a dump one of this server';
+CREATE TRIGGER restored BEFORE INSERT ON mlint.destination
+	FOR EACH ROW WHEN (NEW.generation = 0) EXECUTE FUNCTION mlint.destination_restored();
+ALTER TABLE mlint.destination ENABLE ALWAYS TRIGGER restored;
+SELECT pg_catalog.pg_extension_config_dump('mlint.destination', $$WHERE false
+	UNION ALL SELECT id, name, driver, options, events, enabled, disabled_reason,
+		owner, runs_sql, 0, 0, created_at, altered_at, NULL
+	FROM mlint.destination WHERE dropped_at IS NULL$$);
+SELECT pg_catalog.pg_extension_config_dump('mlint.destination_id_seq', '');
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.event_key',
+	$$WHERE published_at >= pg_catalog.now() - '24 hours'::pg_catalog.interval$$);
+
+-- The log itself means nothing elsewhere: its order is that of this server's
+-- transactions. What of it is not delivered travels in two tables, which are
+-- empty but between a restore and its end, when event_settle() moves their rows
+-- to where they belong.
+CREATE TABLE mlint.dump_event (
+	id bigint PRIMARY KEY,
+	webhook_id text NOT NULL,
+	published_at timestamptz NOT NULL,
+	deliver_at timestamptz,
+	destination text,
+	type text NOT NULL,
+	key text,
+	data jsonb NOT NULL,
+	metadata jsonb NOT NULL,
+	new_id bigint
+);
+COMMENT ON TABLE mlint.dump_event IS 'Events of a dump that are not delivered everywhere, until the restore has ended; new_id where another event has their number';
+CREATE TABLE mlint.dump_delivery (
+	event_id bigint NOT NULL,
+	destination text NOT NULL,
+	dead boolean NOT NULL,
+	attempts int NOT NULL,
+	at timestamptz NOT NULL,
+	first_attempt_at timestamptz,
+	status_code int,
+	error text,
+	latency_us bigint,
+	-- One that is replayed is both.
+	PRIMARY KEY (event_id, destination, dead)
+);
+COMMENT ON TABLE mlint.dump_delivery IS 'Deliveries of a dump that are pending or dead, until the restore has ended; at: when they are due, or died';
+
+CREATE FUNCTION mlint.webhook_id(e mlint.event) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(e.webhook_id, pg_catalog.format('evt_%s%s%s_%s',
+	(SELECT s.token FROM mlint.segment s WHERE s.segment = e.segment),
+	pg_catalog.lpad(pg_catalog.to_hex(e.life), 8, '0'),
+	(SELECT pg_catalog.to_hex(d.oid::bigint) FROM pg_catalog.pg_database d
+		WHERE d.datname = pg_catalog.current_database()), e.id));
+COMMENT ON FUNCTION mlint.webhook_id(mlint.event) IS 'The webhook-id that an event is delivered under';
+
+CREATE FUNCTION mlint.dump_deliveries() RETURNS SETOF mlint.dump_delivery
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT p.event_id, d.name, false, p.attempts, p.next_attempt_at,
+		p.first_attempt_at, p.status_code, p.error, NULL::bigint
+	FROM mlint.pending p
+	JOIN mlint.destination d ON d.id = p.destination_id AND d.dropped_at IS NULL
+	UNION ALL
+	SELECT l.event_id, d.name, true, l.attempts, l.finished_at,
+		l.first_attempt_at, l.status_code, l.error, l.latency_us
+	FROM mlint.delivery l
+	JOIN mlint.destination d ON d.id = l.destination_id AND d.dropped_at IS NULL
+	WHERE l.state = 'x'
+	UNION ALL
+	-- As in mlint.deliveries, which pg_dump refuses to read: it is a view.
+	SELECT e.id, d.name, false, 0, coalesce(e.deliver_at, e.published_at), NULL,
+		NULL, NULL, NULL
+	FROM mlint.log_cursor c
+	JOIN mlint.event e ON e.xid >= pg_snapshot_xmin(c.snapshot)
+		AND NOT mlint.cursor_covers(c, e.xid, e.id)
+	JOIN mlint.destination d ON mlint.lane_delivers(c, e, d)
+	WHERE NOT EXISTS (SELECT FROM mlint.delivery l WHERE l.event_id = e.id
+			AND l.destination_id = d.id AND l.segment = e.segment)
+		AND NOT EXISTS (SELECT FROM mlint.pending p WHERE p.event_id = e.id
+			AND p.destination_id = d.id)
+$$;
+COMMENT ON FUNCTION mlint.dump_deliveries() IS 'What pg_dump takes along of deliveries: those that have not ended well';
+CREATE FUNCTION mlint.dump_events() RETURNS SETOF mlint.dump_event
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT e.id, mlint.webhook_id(e), e.published_at, e.deliver_at, d.name, e.type,
+		e.key, e.data, e.metadata, NULL::bigint
+	FROM mlint.event e
+	LEFT JOIN mlint.destination d ON d.id = e.destination_id
+	WHERE e.id IN (SELECT l.event_id FROM mlint.dump_deliveries() l)
+$$;
+COMMENT ON FUNCTION mlint.dump_events() IS 'What pg_dump takes along of the event log: events with deliveries that have not ended well';
+SELECT pg_catalog.pg_extension_config_dump('mlint.dump_event',
+	'UNION ALL SELECT * FROM mlint.dump_events()');
+SELECT pg_catalog.pg_extension_config_dump('mlint.dump_delivery',
+	'UNION ALL SELECT * FROM mlint.dump_deliveries()');
+
+-- Move what came from a dump into the log, where the dispatchers' cursors are
+-- past it (no snapshot is before transaction 0): its deliveries are pending.
+CREATE FUNCTION mlint.event_settle() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	newest int := (SELECT s.segment FROM mlint.segment s WHERE s.closed_at IS NULL);
+	last bigint := (SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END FROM mlint.event_id s);
+	wanted bigint := (SELECT max(m.n) FROM (
+		SELECT d.rows FROM mlint.dump d WHERE d.name = 'mlint.event_id'
+		UNION ALL SELECT max(id) FROM mlint.dump_event) m (n));
+	g bigint;
+BEGIN
+	-- Numbers go on behind the dump's. Who publishes takes some meanwhile.
+	IF wanted > last THEN
+		PERFORM setval('mlint.event_id',
+			wanted + CASE WHEN last > 0 AND wanted - last < 10000 THEN 10000 ELSE 0 END);
+	END IF;
+
+	-- The same event again: the dump was restored before, or here it was made.
+	DELETE FROM mlint.dump_event n USING mlint.event e
+	WHERE e.id = n.id AND mlint.webhook_id(e) = n.webhook_id;
+	DELETE FROM mlint.dump_event n USING mlint.event e
+	WHERE e.webhook_id = n.webhook_id;
+	UPDATE mlint.dump_event n SET new_id = nextval('mlint.event_id')
+	WHERE EXISTS (SELECT FROM mlint.event e WHERE e.id = n.id);
+	UPDATE mlint.event_key k SET event_id = n.new_id FROM mlint.dump_event n
+	WHERE k.key = n.key AND k.event_id = n.id AND n.new_id IS NOT NULL;
+
+	INSERT INTO mlint.event (id, segment, life, xid, published_at, deliver_at,
+		destination_id, type, key, data, metadata, webhook_id)
+	SELECT coalesce(n.new_id, n.id), newest, 0, '0', n.published_at, n.deliver_at,
+		d.id, n.type, n.key, n.data, n.metadata, n.webhook_id
+	FROM mlint.dump_event n
+	LEFT JOIN mlint.destination d
+		ON d.name = n.destination AND d.dropped_at IS NULL;
+	INSERT INTO mlint.pending (event_id, destination_id, segment, attempts,
+		next_attempt_at, first_attempt_at, status_code, error)
+	SELECT coalesce(n.new_id, n.id), d.id, newest, l.attempts, l.at,
+		l.first_attempt_at, l.status_code, l.error
+	FROM mlint.dump_delivery l
+	JOIN mlint.dump_event n ON n.id = l.event_id
+	JOIN mlint.destination d ON d.name = l.destination AND d.dropped_at IS NULL
+	WHERE NOT l.dead;
+	INSERT INTO mlint.delivery (event_id, destination_id, segment, state, attempts,
+		status_code, error, first_attempt_at, finished_at, latency_us)
+	SELECT coalesce(n.new_id, n.id), d.id, newest, 'x', l.attempts, l.status_code,
+		l.error, l.first_attempt_at, l.at, l.latency_us
+	FROM mlint.dump_delivery l
+	JOIN mlint.dump_event n ON n.id = l.event_id
+	JOIN mlint.destination d ON d.name = l.destination AND d.dropped_at IS NULL
+	WHERE l.dead;
+	DELETE FROM mlint.dump_event;
+	DELETE FROM mlint.dump_delivery;
+
+	-- Dispatchers look anew at what is pending.
+	UPDATE mlint.generation o SET generation = o.generation + 1
+	WHERE o.room = 'destinations' RETURNING o.generation INTO g;
+	UPDATE mlint.destination d SET generation = g WHERE d.dropped_at IS NULL;
+END
+$$;
+COMMENT ON FUNCTION mlint.event_settle() IS 'When a restore has ended: puts the events that came with it into the log';
+
 REVOKE ALL ON FUNCTION
+	mlint.sql_lane_begin(), mlint.destination_restored(), mlint.event_settle(),
+	mlint.lane_delivers(mlint.log_cursor, mlint.event, mlint.destination),
+	mlint.webhook_id(mlint.event), mlint.dump_deliveries(), mlint.dump_events(),
 	mlint.segment_begin(), mlint.segment_finished(int),
 	mlint.event_retention_run(),
 	mlint.cursor_covers(mlint.log_cursor, xid8, bigint),
@@ -981,7 +1739,9 @@ TO mlint_admin;
 GRANT EXECUTE ON FUNCTION
 	mlint.cursor_covers(mlint.log_cursor, xid8, bigint),
 	mlint.event_type_matches(text[], text), mlint.driver_options(),
-	mlint.in_flight(), mlint.destination_stats()
+	mlint.in_flight(), mlint.destination_stats(),
+	mlint.lane_delivers(mlint.log_cursor, mlint.event, mlint.destination),
+	mlint.webhook_id(mlint.event), mlint.dump_deliveries(), mlint.dump_events()
 TO mlint_reader;
 GRANT SELECT ON mlint.event_types, mlint.drivers TO mlint_user, mlint_reader;
 GRANT EXECUTE ON FUNCTION mlint.driver_options() TO mlint_user;
@@ -1009,6 +1769,167 @@ REVOKE ALL ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text),
 	mlint.webhook_verify(text, jsonb, text, interval, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlint.webhook_sign(text, text, text, timestamptz, text),
 	mlint.webhook_verify(text, jsonb, text, interval, text) TO mlint_user;
+
+-- delivery, observed: how far the log is read, and what waits for whom.
+
+-- The oldest event that a lane has not read; null if it has read all. What the
+-- cursor's snapshot does not see is above its xmax, or was under way then; of
+-- one transaction a part may have been read. Each is one look at an index.
+CREATE FUNCTION mlint.log_unread_since(c mlint.log_cursor) RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT min(u.published_at) FROM (
+		(SELECT e.published_at FROM mlint.event e
+			WHERE e.xid >= pg_snapshot_xmax(c.snapshot) AND e.xid < c.partial_xid
+			ORDER BY e.xid, e.id LIMIT 1)
+		UNION ALL
+		(SELECT e.published_at FROM mlint.event e
+			WHERE e.xid >= pg_snapshot_xmax(c.snapshot) AND e.xid > c.partial_xid
+			ORDER BY e.xid, e.id LIMIT 1)
+		UNION ALL
+		(SELECT e.published_at FROM mlint.event e
+			WHERE e.xid = c.partial_xid AND e.id > c.partial_id
+				AND NOT pg_visible_in_snapshot(c.partial_xid, c.snapshot)
+			ORDER BY e.id LIMIT 1)
+		UNION ALL
+		SELECT o.published_at FROM pg_snapshot_xip(c.snapshot) x,
+			LATERAL (SELECT e.published_at FROM mlint.event e WHERE e.xid = x
+				ORDER BY e.id LIMIT 1) o
+		WHERE x <> c.partial_xid) u
+$$;
+COMMENT ON FUNCTION mlint.log_unread_since(mlint.log_cursor) IS 'When the oldest event was published that a dispatcher lane has not read yet';
+
+-- What waits for a destination that could have been delivered by now; of more
+-- than "up_to" those that are due first.
+CREATE FUNCTION mlint.destination_waiting(destination_id int, up_to int,
+	OUT waiting bigint, OUT since timestamptz)
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT w.n, greatest(e.published_at, e.deliver_at)
+	FROM (SELECT count(*) AS n, min(p.event_id) AS oldest
+		FROM (SELECT p.event_id, p.attempts, p.next_attempt_at
+			FROM mlint.pending p
+			WHERE p.destination_id = destination_waiting.destination_id
+			ORDER BY p.next_attempt_at, p.event_id LIMIT up_to) p
+		WHERE p.attempts > 0 OR p.next_attempt_at <= clock_timestamp()) w
+	LEFT JOIN mlint.event e ON e.id = w.oldest
+$$;
+COMMENT ON FUNCTION mlint.destination_waiting(int, int) IS 'Deliveries of a destination that wait and are not scheduled for later, and since when the oldest does';
+REVOKE ALL ON FUNCTION mlint.log_unread_since(mlint.log_cursor),
+	mlint.destination_waiting(int, int) FROM PUBLIC;
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('delivery', 'event_log', true, $$
+	SELECT CASE WHEN u.since < clock_timestamp() - '10 minutes'::interval THEN 2 ELSE 1 END,
+		format('lane %s has not read the log since %s', c.lane, to_char(u.since, 'YYYY-MM-DD HH24:MI:SS')),
+		'Is there a dispatcher for it in mlint.stat_workers? What it waits for is in pg_stat_activity, and its errors are in the server''s log.'
+	FROM mlint.log_cursor c, mlint.log_unread_since(c) u (since)
+	WHERE u.since < clock_timestamp() - '1 minute'::interval$$),
+
+('delivery', 'segments', true, $$
+	SELECT CASE WHEN s.closed_at < clock_timestamp() - 3 * r.retention THEN 2 ELSE 1 END,
+		format('segment %s of the event log is kept beyond mlint.event_retention: %s', s.segment,
+			CASE WHEN p.segment <= s.segment
+				THEN format('deliveries to destination "%s" are pending since then', p.name)
+				ELSE 'it is not read, or is locked by whoever reads it in a long transaction' END),
+		CASE WHEN p.segment <= s.segment THEN 'Enable the destination, or drop it.'
+			ELSE 'End old transactions (pg_stat_activity.xact_start, pg_prepared_xacts).' END
+	FROM (SELECT current_setting('mlint.event_retention')::interval AS retention) r
+	JOIN mlint.segment s ON s.closed_at < clock_timestamp() - r.retention
+		- greatest('1 hour'::interval, r.retention / 7)
+	LEFT JOIN LATERAL (SELECT p.segment, d.name FROM mlint.pending p
+		LEFT JOIN mlint.destination d ON d.id = p.destination_id
+		ORDER BY p.event_id LIMIT 1) p ON true
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('event_retention') o$$),
+
+('delivery', 'destinations', true, $$
+	WITH d AS (
+		SELECT d.*, coalesce(s.breaker, 'closed') AS breaker, s.last_error, w.waiting, w.since,
+			clock_timestamp() AS now
+		FROM mlint.destination d
+		LEFT JOIN mlint.destination_stats() s ON s.destination_id = d.id
+		CROSS JOIN LATERAL mlint.destination_waiting(d.id, 10000) w
+		WHERE d.dropped_at IS NULL
+	)
+	SELECT 2, format('destination "%s" was disabled: %s', name, disabled_reason),
+		'mlint.destination_alter(..., enabled => true) delivers what waits, mlint.destination_drop() gives it up.'
+	FROM d WHERE NOT enabled AND disabled_reason IS NOT NULL
+	UNION ALL
+	SELECT 1, format('destination "%s" is disabled, and has deliveries waiting since %s', name,
+			to_char(since, 'YYYY-MM-DD HH24:MI')),
+		'Enable it, or drop it: the log is kept as long as they wait.'
+	FROM d WHERE NOT enabled AND disabled_reason IS NULL AND since < now - '1 day'::interval
+	UNION ALL
+	SELECT CASE WHEN since < now - '1 hour'::interval THEN 2 ELSE 1 END,
+		format('destination "%s" fails, its breaker is %s: %s', name, breaker, last_error),
+		'Put right what the error names; one delivery is tried from time to time, at once after mlint.breaker_reset().'
+	FROM d WHERE enabled AND breaker <> 'closed'
+	UNION ALL
+	SELECT CASE WHEN since < now - '1 hour'::interval THEN 2 ELSE 1 END,
+		format('destination "%s" has deliveries waiting (%s), the oldest since %s%s', name,
+			CASE WHEN waiting >= 10000 THEN '10000 or more' ELSE waiting::text END,
+			to_char(since, 'YYYY-MM-DD HH24:MI'), ': ' || last_error),
+		'mlint.deliveries tells why each waits, and when it is tried again.'
+	FROM d WHERE enabled AND breaker = 'closed' AND since < now - '5 minutes'::interval
+	UNION ALL
+	SELECT 2, format('destination "%s": there is no function %s(jsonb)', name, f.fn),
+		'Create the function, or name another with mlint.destination_alter().'
+	FROM d, LATERAL (VALUES (d.options ->> 'transform'),
+		(CASE WHEN d.driver = 'function' THEN d.options ->> 'fn' END)) f (fn)
+	WHERE f.fn IS NOT NULL AND to_regprocedure(f.fn || '(jsonb)') IS NULL$$),
+
+('delivery', 'dead_letters', true, $$
+	SELECT 1, format('deliveries to destination "%s" were given up in the last 24 hours (%s), the last: %s',
+			d.name, CASE WHEN x.n >= 1000 THEN '1000 or more' ELSE x.n::text END,
+			coalesce(x.error, 'no reason is known')),
+		'See mlint.dead_letters; when the cause is gone, mlint.dead_letter_replay() delivers them.'
+	FROM mlint.destination d
+	CROSS JOIN LATERAL (SELECT count(*) AS n, (array_agg(l.error))[1] AS error
+		FROM (SELECT l.error FROM mlint.delivery l
+			WHERE l.state = 'x' AND l.destination_id = d.id
+				AND l.finished_at > clock_timestamp() - '24 hours'::interval
+			ORDER BY l.finished_at DESC LIMIT 1000) l) x
+	WHERE d.dropped_at IS NULL AND x.n > 0$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('delivery', 'event_log', true, '{lane}', $$
+	SELECT c.lane, coalesce(greatest(0, date_part('epoch', clock_timestamp()
+		- mlint.log_unread_since(c))), 0) AS unread
+	FROM mlint.log_cursor c ORDER BY c.lane$$),
+('delivery', 'segments', true, '{}', $$
+	SELECT (SELECT count(*) FROM mlint.segment) AS segments,
+		(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM mlint.event_id) AS published$$),
+('delivery', 'destinations', true, '{destination}', $$
+	SELECT d.name AS destination, coalesce(s.delivered, 0) AS delivered,
+		coalesce(s.failed, 0) AS failed, coalesce(s.retried, 0) AS retried,
+		coalesce(s.dead, 0) AS dead, coalesce(s.bytes, 0) AS bytes, d.enabled,
+		coalesce(s.breaker <> 'closed', false) AS breaker_open, w.waiting,
+		coalesce(greatest(0, date_part('epoch', clock_timestamp() - w.since)), 0) AS age,
+		CASE WHEN s.latency_octaves IS NOT NULL THEN jsonb_build_object(
+			'sum', s.latency_seconds,
+			'count', s.latency_octaves[cardinality(s.latency_octaves)],
+			'buckets', (SELECT jsonb_agg(jsonb_build_array(2 ^ (9 + o.n) / 1000000.0, o.count) ORDER BY o.n)
+				FROM unnest(trim_array(s.latency_octaves, 1)) WITH ORDINALITY o (count, n)))
+			END AS latency
+	FROM mlint.destination d
+	LEFT JOIN mlint.destination_stats() s ON s.destination_id = d.id
+	CROSS JOIN LATERAL mlint.destination_waiting(d.id, 10000) w
+	WHERE d.dropped_at IS NULL ORDER BY d.name$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('event_log', 'unread', 'mlint_event_log_unread_seconds', 'gauge', 'Age of the oldest event that a lane has not read; 0: it has read all'),
+('segments', 'segments', 'mlint_event_log_segments', 'gauge', 'Segments of the event log'),
+('segments', 'published', 'mlint_events_published_total', 'counter', 'Events that were published, those that were rolled back too'),
+('destinations', 'delivered', 'mlint_destination_delivered_total', 'counter', 'Deliveries that succeeded'),
+('destinations', 'failed', 'mlint_destination_failed_total', 'counter', 'Attempts that failed'),
+('destinations', 'retried', 'mlint_destination_retried_total', 'counter', 'Failed attempts that were or will be tried again'),
+('destinations', 'dead', 'mlint_destination_dead_total', 'counter', 'Deliveries given up'),
+('destinations', 'bytes', 'mlint_destination_sent_bytes_total', 'counter', 'Bytes of bodies sent'),
+('destinations', 'latency', 'mlint_destination_attempt_duration_seconds', 'histogram', 'How long attempts took'),
+('destinations', 'enabled', 'mlint_destination_enabled', 'gauge', 'Whether deliveries are made'),
+('destinations', 'breaker_open', 'mlint_destination_breaker_open', 'gauge', 'Whether the circuit breaker is open, or half-open'),
+('destinations', 'waiting', 'mlint_destination_waiting', 'gauge', 'Deliveries that wait and are not scheduled for later; counted up to 10000'),
+('destinations', 'age', 'mlint_destination_oldest_waiting_seconds', 'gauge', 'For how long the oldest of these has waited');
 
 -- audit: the log of who did what, chained by hash.
 
@@ -1136,6 +2057,13 @@ AS 'MODULE_PATHNAME', 'mlint_audit_verify';
 COMMENT ON FUNCTION mlint.audit_verify(bigint, bigint) IS
 'The first entry of the audit log that was changed, removed or inserted by somebody else than mlint; null when none was. From an entry on, up to another, or all that is kept';
 
+CREATE FUNCTION mlint.audit_buffer(OUT open boolean, OUT waiting_bytes bigint,
+	OUT size_bytes bigint, OUT oldest_at timestamptz, OUT last_seq bigint)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_audit_buffer';
+COMMENT ON FUNCTION mlint.audit_buffer() IS
+'Entries on their way into the audit log: whether an auditor takes them, how many bytes wait and how many could, since when the oldest does, and the number of the last that was written';
+
 CREATE VIEW mlint.audit_log AS
 SELECT e.seq, e.at, pg_catalog.current_database() AS database, e.role,
 	e.session_role, e.application,
@@ -1166,11 +2094,53 @@ COMMENT ON COLUMN mlint.audit_log.subxid IS 'For a change: the transaction or su
 
 REVOKE ALL ON FUNCTION mlint.audit_month_begin(int),
 	mlint.audit_note(text, text, text, jsonb, text), mlint.audit_retention_run(),
-	mlint.audit_verify(bigint, bigint) FROM PUBLIC;
+	mlint.audit_buffer(), mlint.audit_verify(bigint, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlint.audit_verify(bigint, bigint)
 	TO mlint_admin, mlint_reader;
 -- Names of secrets and of roles lie in it.
 GRANT SELECT ON mlint.audit_log TO mlint_admin;
+
+-- audit, observed: whether entries get into the log, and stay there.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('audit', 'audit_buffer', false, $$
+	SELECT 2, 'nobody writes the audit log: what must be entered there does not happen (ML012)',
+		'The server''s log says why there is no auditor; it takes one of max_worker_processes.'
+	FROM mlint.audit_buffer() b WHERE NOT b.open
+	UNION ALL
+	SELECT CASE WHEN b.oldest_at < clock_timestamp() - '1 minute'::interval THEN 2 ELSE 1 END,
+		format('entries wait to be written to the audit log since %s', to_char(b.oldest_at, 'YYYY-MM-DD HH24:MI:SS')),
+		'pg_stat_activity shows what the auditor waits for; those who act wait for it.'
+	FROM mlint.audit_buffer() b
+	WHERE b.oldest_at < clock_timestamp() - '10 seconds'::interval
+	UNION ALL
+	SELECT 1, 'the buffer before the audit log is nearly full: those who act have to wait',
+		'See whether the disk keeps up, and what else the auditor waits for in pg_stat_activity.'
+	FROM mlint.audit_buffer() b WHERE b.waiting_bytes > b.size_bytes * 0.9
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('audit_retention') o$$),
+
+-- Whoever takes entries away takes the last ones, since that leaves no gap. The
+-- number comes from a sequence, which is ahead of an older snapshot; so what
+-- seems to be missing is looked for in the newest one.
+('audit', 'audit_log', true, $$
+	SELECT 2, format('the last entry of the audit log is %s, and there have been %s: some were removed',
+			coalesce(e.seq, 0), h.last_value),
+		'Compare with the last audit.checkpoint that was delivered elsewhere, and with a backup; mlint.audit_verify() checks the rest.'
+	FROM mlint.audit_head h
+	LEFT JOIN LATERAL (SELECT e.seq FROM mlint.audit_entry e ORDER BY e.seq DESC LIMIT 1) e ON true
+	WHERE h.is_called AND CASE WHEN h.last_value > coalesce(e.seq, 0)
+		THEN mlint.audit_verify(h.last_value, h.last_value) IS NOT NULL END$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('audit', 'audit', false, '{}', $$
+	SELECT b.last_seq, b.waiting_bytes, coalesce(greatest(0, date_part('epoch',
+		clock_timestamp() - b.oldest_at)), 0) AS age
+	FROM mlint.audit_buffer() b$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('audit', 'last_seq', 'mlint_audit_entries_total', 'counter', 'Entries of the audit log'),
+('audit', 'waiting_bytes', 'mlint_audit_buffer_bytes', 'gauge', 'Entries that wait to be written'),
+('audit', 'age', 'mlint_audit_buffer_oldest_seconds', 'gauge', 'For how long the oldest of these has waited');
 
 -- secrets: the local store, who may use it, and the backends beside it.
 
@@ -1224,19 +2194,23 @@ CREATE TABLE mlint.secret_grant (
 	pattern text COLLATE "C" NOT NULL
 		CHECK (pattern ~ '^[A-Za-z0-9_./:*?-]+$'
 			AND pg_catalog.length(pattern) <= 511),
-	role regrole NOT NULL,
+	role mlint.role_id NOT NULL,
 	privilege text NOT NULL
 		CHECK (privilege IN ('read', 'write', 'rotate', 'admin', 'owner')),
 	granted_by text NOT NULL,
-	granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	PRIMARY KEY (pattern, role, privilege)
+	granted_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+-- By name. Those that were restored for roles that are not here may repeat
+-- each other, and are looked for by nobody.
+CREATE UNIQUE INDEX secret_grant_role ON mlint.secret_grant (pattern, role, privilege)
+	WHERE role <> '0'::oid;
 -- Grants on patterns, which every session keeps in memory.
 CREATE INDEX secret_grant_wild ON mlint.secret_grant (pattern)
 	WHERE pattern ~ '[*?]';
 -- A secret has one owner.
 CREATE UNIQUE INDEX secret_grant_owner ON mlint.secret_grant (pattern)
 	WHERE privilege = 'owner';
+ALTER TABLE mlint.secret_grant REPLICA IDENTITY FULL;
 COMMENT ON TABLE mlint.secret_grant IS 'What which role may do with the secrets of which names';
 
 -- No statistics: a planner's estimate would tell names to whoever asks for
@@ -1253,7 +2227,7 @@ SELECT pg_catalog.pg_extension_config_dump('mlint.wrapping_key', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret_version', '');
--- A role that is gone is a number, which may be another role's elsewhere.
+-- What was granted to a role that is gone is granted to nobody.
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret_grant',
 	'WHERE role::oid IN (SELECT r.oid FROM pg_catalog.pg_roles r)');
 
@@ -1269,7 +2243,7 @@ COMMENT ON FUNCTION mlint.secret_privileges(text) IS
 -- there is a name that the caller must not know.
 CREATE VIEW mlint.secrets WITH (security_barrier) AS
 SELECT s.name, s.type, s.description,
-	(SELECT g.role::text FROM mlint.secret_grant g
+	(SELECT nullif(g.role::text, '') FROM mlint.secret_grant g
 	 WHERE g.pattern = s.name AND g.privilege = 'owner') AS owner,
 	s.privileges,
 	nullif(s.version, 0) AS version,
@@ -1299,7 +2273,7 @@ COMMENT ON COLUMN mlint.secrets.created_at IS 'When the first version was stored
 COMMENT ON COLUMN mlint.secrets.updated_at IS 'When the current version became it';
 
 CREATE VIEW mlint.secret_grants WITH (security_barrier) AS
-SELECT g.pattern, g.role::text AS role, g.privilege, g.granted_by, g.granted_at
+SELECT g.pattern, nullif(g.role::text, '') AS role, g.privilege, g.granted_by, g.granted_at
 FROM (SELECT a.*, 'admin' = ANY (mlint.secret_privileges(a.pattern))
 		OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.role::oid
 			AND pg_catalog.pg_has_role(current_user, r.oid, 'USAGE')) AS visible
@@ -1307,7 +2281,7 @@ FROM (SELECT a.*, 'admin' = ANY (mlint.secret_privileges(a.pattern))
 WHERE g.visible;
 COMMENT ON VIEW mlint.secret_grants IS 'Who may do what with which secrets, as far as it is the current user''s or his to change';
 COMMENT ON COLUMN mlint.secret_grants.pattern IS 'Name of a secret, or a pattern of names: * stands for any characters, ? for one';
-COMMENT ON COLUMN mlint.secret_grants.role IS 'Role that may, and with it its members';
+COMMENT ON COLUMN mlint.secret_grants.role IS 'Role that may, and with it its members; null when it is gone';
 COMMENT ON COLUMN mlint.secret_grants.privilege IS 'read, write, rotate or admin (all of these, and to grant them); owner for whoever stored it first';
 COMMENT ON COLUMN mlint.secret_grants.granted_by IS 'Who granted it';
 COMMENT ON COLUMN mlint.secret_grants.granted_at IS 'When';
@@ -1394,13 +2368,14 @@ CREATE FUNCTION mlint.secret_revoke(name_pattern text, role text, privilege text
 COMMENT ON FUNCTION mlint.secret_revoke(text, text, text) IS
 	'Take back what mlint.secret_grant gave, with the same pattern';
 
-CREATE FUNCTION mlint.master_keys(OUT key_id integer, OUT state text,
+CREATE FUNCTION mlint.master_keys(counted boolean DEFAULT true,
+	OUT key_id integer, OUT state text,
 	OUT source text, OUT created_at timestamptz, OUT versions bigint,
 	OUT data_keys bigint, OUT available boolean, OUT warning text)
 	RETURNS SETOF record
-	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 ROWS 2
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE COST 1000 ROWS 2
 	AS 'MODULE_PATHNAME', 'mlint_master_keys';
-COMMENT ON FUNCTION mlint.master_keys() IS 'What mlint.master_key shows';
+COMMENT ON FUNCTION mlint.master_keys(boolean) IS 'What mlint.master_key shows; not counted: without going through all that is sealed, so of older keys it is not known whether anything needs them';
 
 CREATE VIEW mlint.master_key AS
 SELECT k.key_id, k.state, k.source, k.created_at,
@@ -1444,7 +2419,7 @@ CREATE PROCEDURE mlint.secret_rewrap_all()
 LANGUAGE plpgsql AS $$
 DECLARE
 	position bigint := 0;
-	began timestamptz;
+	began pg_catalog.timestamptz;
 BEGIN
 	-- While a dump is restored, keys are there before what they are wrapped with.
 	IF NOT EXISTS (SELECT FROM mlint.wrapping_key) THEN
@@ -1516,7 +2491,7 @@ SELECT pg_catalog.pg_extension_config_dump('mlint.data_key', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_destroyed', '');
 CREATE TRIGGER job_enable AFTER INSERT ON mlint.data_key_destroyed
-	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('data_key_erase');
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('data_key_erase');
 ALTER TABLE mlint.data_key_destroyed ENABLE ALWAYS TRIGGER job_enable;
 
 CREATE FUNCTION mlint.data_key_erase(OUT erased bigint, OUT more boolean)
@@ -1564,7 +2539,7 @@ SELECT s.source, s.in_data_directory, s.available, s.bytes, k.keys,
 		WHEN s.problem IS NOT NULL THEN s.problem
 		WHEN k.elsewhere OR d.elsewhere THEN 'there are data keys of another erasure key file: they do not open, nor can they be erased, without that'
 		WHEN s.in_data_directory AND (k.keys > 0 OR d.destroyed > 0)
-			THEN 'the file lies in the data directory: base backups contain it, so what was destroyed can still be read from them; see mlint.erasure_key_file'
+			THEN 'the file lies in the data directory: base backups contain it, so what was destroyed can still be read from them, and pg_rewind replaces or removes it; see mlint.erasure_key_file'
 	END AS warning
 FROM mlint.erasure_key_state() s,
 	LATERAL (SELECT pg_catalog.count(*) AS keys,
@@ -1603,7 +2578,7 @@ REVOKE ALL ON FUNCTION
 	mlint.secret_drop(text, text),
 	mlint.secret_alter(text, text, text, jsonb, text),
 	mlint.secret_grant(text, text, text), mlint.secret_revoke(text, text, text),
-	mlint.master_keys(), mlint.master_key_rotate(),
+	mlint.master_keys(boolean), mlint.master_key_rotate(),
 	mlint.secret_rewrap(bigint, integer) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE mlint.secret_rewrap_all() FROM PUBLIC;
 -- Each asks for the privilege on the secret itself.
@@ -1619,7 +2594,7 @@ GRANT EXECUTE ON FUNCTION
 	mlint.secret_grant(text, text, text), mlint.secret_revoke(text, text, text)
 	TO mlint_user;
 GRANT EXECUTE ON FUNCTION mlint.secret_privileges(text) TO mlint_user, mlint_reader;
-GRANT EXECUTE ON FUNCTION mlint.master_keys() TO mlint_reader;
+GRANT EXECUTE ON FUNCTION mlint.master_keys(boolean) TO mlint_reader;
 GRANT EXECUTE ON FUNCTION mlint.master_key_rotate() TO mlint_admin;
 GRANT SELECT ON mlint.secrets, mlint.secret_grants TO mlint_user, mlint_reader;
 GRANT SELECT ON mlint.master_key TO mlint_reader;
@@ -1765,6 +2740,89 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION mlint.secret_backend_options(),
 	mlint.secret_backend_state(int) TO mlint_reader;
 GRANT SELECT ON mlint.secret_backend_kinds, mlint.secret_backends TO mlint_reader;
+-- secrets, observed: the keys, and the systems that keep secrets for us.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+-- What older keys still seal is the oldest there is: looking at some will do.
+-- That a key lies in the data directory is no failure; mlint.master_key says so.
+('secrets', 'master_key', true, $$
+	WITH k AS MATERIALIZED (SELECT * FROM mlint.master_keys(counted => false)),
+	used AS (
+		SELECT key_id FROM (SELECT v.key_id FROM mlint.secret_version v
+			WHERE v.destroyed_at IS NULL ORDER BY v.secret_id, v.version LIMIT 10000) v
+		UNION
+		SELECT key_id FROM (SELECT a.key_id FROM mlint.data_key a ORDER BY a.id LIMIT 10000) a
+	)
+	SELECT 2, format('master key %s is not to be had: %s', k.key_id, k.warning),
+		'Put back the file, or correct mlint.master_key_file or mlint.master_key_command: nothing that is sealed with it opens.'
+	FROM k WHERE k.state = 'current' AND NOT k.available
+	UNION ALL
+	SELECT 2, format('master key %s, which is still needed, is not to be had', k.key_id),
+		'Let the source give it beside the current one, and run mlint.job_run_now(''master_key_rewrap'').'
+	FROM k WHERE k.state IS DISTINCT FROM 'current' AND NOT k.available
+		AND k.key_id IN (SELECT key_id FROM used)
+	UNION ALL
+	SELECT 1, format('what master key %s seals is not all sealed anew, a day after the next one came', k.key_id),
+		'mlint.jobs tells how the job master_key_rewrap goes.'
+	FROM k WHERE k.state IS DISTINCT FROM 'current' AND k.available
+		AND k.key_id IN (SELECT key_id FROM used)
+		AND (SELECT max(n.created_at) FROM k n) < clock_timestamp() - '1 day'::interval
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('master_key_rewrap') o WHERE EXISTS (SELECT FROM k)$$),
+
+('secrets', 'erasure_key', true, $$
+	WITH s AS MATERIALIZED (SELECT * FROM mlint.erasure_key_state()),
+	-- The first and the last: one file is made after the other.
+	a AS (
+		(SELECT a.tree FROM mlint.data_key a ORDER BY a.id LIMIT 1)
+		UNION
+		(SELECT a.tree FROM mlint.data_key a ORDER BY a.id DESC LIMIT 1)
+	), waiting AS (
+		SELECT count(*) AS n, min(d.destroyed_at) AS since, bool_or(d.tree <> s.tree) AS elsewhere
+		FROM (SELECT d.tree, d.destroyed_at FROM mlint.data_key_destroyed d
+			WHERE d.erased_at IS NULL LIMIT 10000) d, s
+	)
+	SELECT 2, s.problem,
+		'Put the file back where mlint.erasure_key says: without it no archive opens.'
+	FROM s WHERE s.problem IS NOT NULL AND (EXISTS (SELECT FROM a) OR (SELECT w.n FROM waiting w) > 0)
+	UNION ALL
+	SELECT 2, 'there are data keys of another erasure key file: they do not open without that',
+		'Let mlint.erasure_key_file be the file that they were made with.'
+	FROM s WHERE s.problem IS NULL AND EXISTS (SELECT FROM a WHERE a.tree <> s.tree)
+	UNION ALL
+	SELECT 2, format('data keys that were destroyed are not erased from the file yet (%s), the oldest since %s%s',
+			CASE WHEN w.n >= 10000 THEN '10000 or more' ELSE w.n::text END,
+			to_char(w.since, 'YYYY-MM-DD HH24:MI'),
+			CASE WHEN w.elsewhere THEN '; some are of another file' ELSE '' END),
+		'mlint.jobs tells why the job data_key_erase does not get on: until then they can be read from backups.'
+	FROM waiting w WHERE w.since < clock_timestamp() - '1 hour'::interval
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('data_key_erase') o, waiting w WHERE w.n > 0$$),
+
+('secrets', 'secret_backends', false, $$
+	SELECT 2, format('secret backend "%s" fails, its breaker is %s: %s', b.name, s.breaker, s.last_error),
+		'Put right what the error names; mlint.secret_backend_test() tries it. Values that are kept in memory serve meanwhile.'
+	FROM mlint.secret_backend b, mlint.secret_backend_state(b.id) s
+	WHERE s.breaker <> 'closed'
+	UNION ALL
+	SELECT 1, format('secret backend "%s" failed at its last call: %s', b.name, s.last_error),
+		'Put right what the error names; mlint.secret_backend_test() tries it.'
+	FROM mlint.secret_backend b, mlint.secret_backend_state(b.id) s
+	WHERE s.breaker = 'closed' AND s.last_error_at > coalesce(s.last_success_at, '-infinity')$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('secrets', 'secret_backends', false, '{backend}', $$
+	SELECT b.name AS backend, s.breaker <> 'closed' AS breaker_open, s.cached, s.hits,
+		s.misses, s.stale, date_part('epoch', s.last_success_at) AS success_at
+	FROM mlint.secret_backend b, mlint.secret_backend_state(b.id) s ORDER BY b.name$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('secret_backends', 'breaker_open', 'mlint_secret_backend_breaker_open', 'gauge', 'Whether the circuit breaker is open, or half-open'),
+('secret_backends', 'cached', 'mlint_secret_backend_cached_values', 'gauge', 'Values that are kept in memory, sealed'),
+('secret_backends', 'hits', 'mlint_secret_backend_hits_total', 'counter', 'Reads that a kept value answered'),
+('secret_backends', 'misses', 'mlint_secret_backend_misses_total', 'counter', 'Reads that went to the backend'),
+('secret_backends', 'stale', 'mlint_secret_backend_stale_total', 'counter', 'Reads among these that a kept value answered after its time, because the backend was down'),
+('secret_backends', 'success_at', 'mlint_secret_backend_last_success_timestamp_seconds', 'gauge', 'When a call last succeeded');
+
 -- rotation: secrets that change by themselves.
 
 -- The state is how far the version being tried has got: generated (stored, and
@@ -1772,7 +2830,7 @@ GRANT SELECT ON mlint.secret_backend_kinds, mlint.secret_backends TO mlint_reade
 -- has it), restoring (the target may have it, and is to have the current one).
 CREATE TABLE mlint.secret_rotation (
 	secret_id bigint PRIMARY KEY REFERENCES mlint.secret ON DELETE CASCADE,
-	owner oid NOT NULL,
+	owner mlint.role_id NOT NULL,
 	every interval NOT NULL CHECK (every > '0'),
 	generator jsonb NOT NULL,
 	apply jsonb,
@@ -1795,6 +2853,13 @@ CREATE TABLE mlint.secret_rotation (
 	warned_version int
 );
 COMMENT ON TABLE mlint.secret_rotation IS 'Which secrets are rotated, how, and how far that has got';
+-- A copy must not change the passwords of what it was copied from, unasked.
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_rotation', $$WHERE false
+	UNION ALL SELECT secret_id, owner, every, generator, apply, verify, grace,
+		warn_before, on_failure, state, true, version, old_version, event_id,
+		created_at, next_at, last_rotated_at, overlap_until, failures, last_error,
+		warned_version
+	FROM mlint.secret_rotation$$);
 
 CREATE TABLE mlint.secret_public_key (
 	secret_id bigint NOT NULL REFERENCES mlint.secret ON DELETE CASCADE,
@@ -1819,7 +2884,7 @@ SELECT s.name, CASE WHEN r.paused THEN 'paused' ELSE r.state END AS state,
 	CASE WHEN r.state <> 'idle' THEN r.state END AS step,
 	s.version AS current_version, r.version AS trying_version,
 	r.overlap_until, r.generator, r.apply, r.verify, r.grace, r.warn_before,
-	r.on_failure, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.created_at
+	r.on_failure, nullif(r.owner::text, '') AS owner, r.created_at
 FROM mlint.secret_rotation r
 JOIN (SELECT a.id, a.name, a.version,
 		mlint.secret_privileges(a.name) AS privileges
@@ -1843,7 +2908,7 @@ COMMENT ON COLUMN mlint.rotations.verify IS 'How it is found out that it works t
 COMMENT ON COLUMN mlint.rotations.grace IS 'How long a version stays valid beside its successor';
 COMMENT ON COLUMN mlint.rotations.warn_before IS 'How long before it is due secret.expiring is published';
 COMMENT ON COLUMN mlint.rotations.on_failure IS 'When a failed attempt is made again';
-COMMENT ON COLUMN mlint.rotations.owner IS 'Role that set the rotation, as which functions run';
+COMMENT ON COLUMN mlint.rotations.owner IS 'Role that set the rotation, as which functions run; null when that is gone';
 COMMENT ON COLUMN mlint.rotations.created_at IS 'When the rotation was first set';
 
 CREATE VIEW mlint.secret_public_keys WITH (security_barrier) AS
@@ -1895,6 +2960,9 @@ COMMENT ON PROCEDURE mlint.secret_rotation_run() IS
 -- From the first use on.
 INSERT INTO mlint.job (name, command, every, enabled)
 VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute', false);
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.secret_rotation
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('secret_rotation');
+ALTER TABLE mlint.secret_rotation ENABLE ALWAYS TRIGGER job_enable;
 
 REVOKE ALL ON FUNCTION
 	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),
@@ -1906,6 +2974,40 @@ GRANT EXECUTE ON FUNCTION
 	mlint.secret_rotation_drop(text, boolean), mlint.secret_rotate(text),
 	mlint.secret_rotate_wait(text, interval) TO mlint_user;
 GRANT SELECT ON mlint.rotations, mlint.secret_public_keys TO mlint_user, mlint_reader;
+-- rotation, observed: how many, since their names are not for everybody.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('rotation', 'rotations', true, $$
+	SELECT 2, format('rotations of secrets are paused (%s)', r.n),
+		'mlint.rotations tells which, to those who may know, and why; mlint.secret_rotate() goes on with one.'
+	FROM (SELECT count(*) AS n FROM mlint.secret_rotation WHERE paused) r WHERE r.n > 0
+	UNION ALL
+	SELECT 1, format('rotations of secrets have failed, and are tried again (%s)', r.n),
+		'mlint.rotations tells which, to those who may know, and why.'
+	FROM (SELECT count(*) AS n FROM mlint.secret_rotation WHERE failures > 0 AND NOT paused) r
+	WHERE r.n > 0
+	UNION ALL
+	SELECT 1, format('rotations of secrets are overdue (%s)', r.n),
+		'mlint.jobs tells whether the job secret_rotation runs.'
+	FROM (SELECT count(*) AS n FROM mlint.secret_rotation WHERE NOT paused
+		AND next_at < clock_timestamp() - '1 hour'::interval) r
+	WHERE r.n > 0
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('secret_rotation') o
+	WHERE EXISTS (SELECT FROM mlint.secret_rotation)$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('rotation', 'rotations', true, '{}', $$
+	SELECT count(*) AS rotations, count(*) FILTER (WHERE failures > 0) AS failing,
+		count(*) FILTER (WHERE paused) AS paused,
+		count(*) FILTER (WHERE NOT paused AND next_at < clock_timestamp() - '1 hour'::interval) AS overdue
+	FROM mlint.secret_rotation$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('rotations', 'rotations', 'mlint_secret_rotations', 'gauge', 'Secrets that are rotated'),
+('rotations', 'failing', 'mlint_secret_rotations_failing', 'gauge', 'Those among them whose last attempt failed'),
+('rotations', 'paused', 'mlint_secret_rotations_paused', 'gauge', 'Those that are paused'),
+('rotations', 'overdue', 'mlint_secret_rotations_overdue', 'gauge', 'Those that have been due for an hour');
+
 -- mounts: secrets as files, for programs that read files.
 
 -- What was written, and how the file is known again; a file that is to go is
@@ -1916,7 +3018,7 @@ CREATE TABLE mlint.secret_mount (
 	names text[] NOT NULL,
 	format text NOT NULL CHECK (format IN ('raw', 'dotenv', 'json')),
 	mode int NOT NULL,
-	created_by oid NOT NULL,
+	created_by mlint.role_id NOT NULL,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	dropped_at timestamptz,
 	versions text,
@@ -1936,7 +3038,7 @@ SELECT m.path, m.names, m.format, '0' || pg_catalog.to_char(m.mode / 64 * 100
 		WHEN m.error IS NOT NULL THEN 'failed'
 		WHEN coalesce(m.file, '') = '' THEN 'waiting' ELSE 'written' END AS state,
 	m.versions::jsonb AS versions, m.written_at, m.error,
-	pg_catalog.pg_get_userbyid(m.created_by) AS created_by, m.created_at
+	nullif(m.created_by::text, '') AS created_by, m.created_at
 FROM mlint.secret_mount m;
 COMMENT ON VIEW mlint.secret_mounts IS 'Secrets that are written to files, and what was written';
 COMMENT ON COLUMN mlint.secret_mounts.path IS 'File, below mlint.secret_mount_directory';
@@ -1947,7 +3049,7 @@ COMMENT ON COLUMN mlint.secret_mounts.state IS 'waiting, written, failed; removi
 COMMENT ON COLUMN mlint.secret_mounts.versions IS 'Versions that the file has, by name of the secret';
 COMMENT ON COLUMN mlint.secret_mounts.written_at IS 'When it was last written';
 COMMENT ON COLUMN mlint.secret_mounts.error IS 'Why the file is not as it should be; null if it is';
-COMMENT ON COLUMN mlint.secret_mounts.created_by IS 'Role that created the mount';
+COMMENT ON COLUMN mlint.secret_mounts.created_by IS 'Role that created the mount; null when that is gone';
 COMMENT ON COLUMN mlint.secret_mounts.created_at IS 'When it was created';
 
 CREATE FUNCTION mlint.secret_mount_create(name text, path text,
@@ -1977,6 +3079,15 @@ COMMENT ON PROCEDURE mlint.secret_mount_run() IS
 -- From the first use on.
 INSERT INTO mlint.job (name, command, every, enabled)
 VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute', false);
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.secret_mount
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('secret_mounts');
+ALTER TABLE mlint.secret_mount ENABLE ALWAYS TRIGGER job_enable;
+-- What was written was written there.
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_mount', $$WHERE false
+	UNION ALL SELECT id, path, names, format, mode, created_by, created_at, NULL,
+		NULL, NULL, NULL, NULL
+	FROM mlint.secret_mount WHERE dropped_at IS NULL$$);
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_mount_id_seq', '');
 
 CREATE FUNCTION mlint.secret_mount_changed() RETURNS trigger
 	LANGUAGE c VOLATILE
@@ -1998,6 +3109,38 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION mlint.secret_env(text[]) TO mlint_user;
 -- It names secrets.
 GRANT SELECT ON mlint.secret_mounts TO mlint_admin;
+-- mounts, observed: how many, since they name secrets.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('mounts', 'mounts', true, $$
+	SELECT 2, 'there are secrets to be written as files, and mlint.secret_mount_directory is empty',
+		'Set it, and reload the settings; or drop the mounts.'
+	WHERE current_setting('mlint.secret_mount_directory') = ''
+		AND EXISTS (SELECT FROM mlint.secret_mount)
+	UNION ALL
+	SELECT 2, format('files with secrets are not as they should be (%s)', m.n),
+		'mlint.secret_mounts tells administrators which, and why; it is tried again each minute.'
+	FROM (SELECT count(*) AS n FROM mlint.secret_mount WHERE error IS NOT NULL) m WHERE m.n > 0
+	UNION ALL
+	SELECT 1, format('files with secrets wait to be written or removed (%s)', m.n),
+		'mlint.jobs tells whether the job secret_mounts runs.'
+	FROM (SELECT count(*) AS n FROM mlint.secret_mount WHERE error IS NULL
+		AND (coalesce(file, '') = '' AND created_at < clock_timestamp() - '5 minutes'::interval
+			OR dropped_at < clock_timestamp() - '5 minutes'::interval)) m
+	WHERE m.n > 0
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('secret_mounts') o
+	WHERE EXISTS (SELECT FROM mlint.secret_mount)$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('mounts', 'mounts', true, '{}', $$
+	SELECT count(*) FILTER (WHERE dropped_at IS NULL) AS mounts,
+		count(*) FILTER (WHERE error IS NOT NULL) AS failing
+	FROM mlint.secret_mount$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('mounts', 'mounts', 'mlint_secret_mounts', 'gauge', 'Files that secrets are written to'),
+('mounts', 'failing', 'mlint_secret_mounts_failing', 'gauge', 'Those among them that are not as they should be');
+
 -- scan: credentials that lie where they should not.
 
 CREATE TABLE mlint.secret_rule (
@@ -2147,6 +3290,8 @@ CREATE INDEX rate_override_rule ON mlint.rate_override (rule_id);
 -- An identifier may be longer than an entry of a btree, and of any bytes.
 ALTER TABLE mlint.rate_override ADD CONSTRAINT rate_override_key
 	EXCLUDE USING hash ((rule_id::text || ':' || identifier) WITH =);
+-- No primary key: a publication FOR ALL TABLES must not stop us all the same.
+ALTER TABLE mlint.rate_override REPLICA IDENTITY FULL;
 COMMENT ON TABLE mlint.rate_override IS 'Identifiers for which a rule does not hold as it is written';
 
 -- pg_dump takes the rows along.
@@ -2548,6 +3693,55 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION mlint.rate_backend_options(),
 	mlint.rate_backend_state(int) TO mlint_reader;
 GRANT SELECT ON mlint.rate_backend_kinds, mlint.rate_backends TO mlint_reader;
+-- ratelimit, observed: whether there is room for all, and the backends.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('ratelimit', 'rate_limits', true, $$
+	SELECT 1, format('the table of rate limits is nearly full (%s of %s), and %s decisions were on shared keys',
+			t.identifiers, current_setting('mlint.rate_max_keys'), t.crowded),
+		'Raise mlint.rate_max_keys, and restart the server; mlint.stat_rate_limits tells which limits remember most.'
+	FROM (SELECT sum(identifiers) AS identifiers, sum(crowded) AS crowded
+		FROM mlint.rate_totals()) t
+	WHERE t.crowded > 0
+		AND t.identifiers > 0.9 * current_setting('mlint.rate_max_keys')::bigint
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('rate_lease_return') o
+	WHERE NOT pg_is_in_recovery()
+		AND EXISTS (SELECT FROM mlint.rate_rule WHERE mode = 'leased' AND backend IS NOT NULL)$$),
+
+('ratelimit', 'rate_backends', true, $$
+	SELECT CASE WHEN EXISTS (SELECT FROM mlint.rate_rule r
+			WHERE r.backend = b.name AND r.fail = 'closed') THEN 2 ELSE 1 END,
+		format('rate backend "%s" is away, its breaker is %s: %s', b.name, s.breaker, s.last_error),
+		'Each limit does what its fail says meanwhile. mlint.rate_backend_test() tries it at once.'
+	FROM mlint.rate_backend b, mlint.rate_backend_state(b.id) s
+	WHERE s.breaker <> 'closed'$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('ratelimit', 'rate_limits', true, '{rule}', $$
+	SELECT r.name AS rule, coalesce(t.allowed, 0) AS allowed, coalesce(t.refused, 0) AS refused,
+		coalesce(t.crowded, 0) AS crowded, coalesce(t.waited, 0) AS waited,
+		coalesce(t.identifiers, 0) AS identifiers, coalesce(t.evictions, 0) AS evictions,
+		date_part('epoch', t.wait_p50) AS wait_p50, date_part('epoch', t.wait_p99) AS wait_p99
+	FROM mlint.rate_rule r LEFT JOIN mlint.rate_totals() t ON t.rule_id = r.id
+	ORDER BY r.name$$),
+('ratelimit', 'rate_backends', true, '{backend}', $$
+	SELECT b.name AS backend, s.breaker <> 'closed' AS breaker_open, s.failures,
+		date_part('epoch', s.last_success_at) AS success_at
+	FROM mlint.rate_backend b, mlint.rate_backend_state(b.id) s ORDER BY b.name$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('rate_limits', 'allowed', 'mlint_rate_limit_allowed_total', 'counter', 'Decisions that let pass'),
+('rate_limits', 'refused', 'mlint_rate_limit_refused_total', 'counter', 'Decisions that refused'),
+('rate_limits', 'crowded', 'mlint_rate_limit_crowded_total', 'counter', 'Decisions on an identifier that had to share a key with others'),
+('rate_limits', 'waited', 'mlint_rate_limit_waited_total', 'counter', 'Calls of rate_acquire that waited'),
+('rate_limits', 'identifiers', 'mlint_rate_limit_identifiers', 'gauge', 'Identifiers that are remembered now'),
+('rate_limits', 'evictions', 'mlint_rate_limit_evictions_total', 'counter', 'Idle identifiers that were forgotten to make room'),
+('rate_limits', 'wait_p50', 'mlint_rate_limit_wait_median_seconds', 'gauge', 'Half of those who waited did so no longer than that'),
+('rate_limits', 'wait_p99', 'mlint_rate_limit_wait_long_seconds', 'gauge', '99 in a hundred of those who waited did so no longer than that'),
+('rate_backends', 'breaker_open', 'mlint_rate_backend_breaker_open', 'gauge', 'Whether the circuit breaker is open, or half-open'),
+('rate_backends', 'failures', 'mlint_rate_backend_failures_total', 'counter', 'Calls that failed'),
+('rate_backends', 'success_at', 'mlint_rate_backend_last_success_timestamp_seconds', 'gauge', 'When a call last succeeded');
+
 -- sessions: sessions of language models, what was said in them, and the models.
 
 CREATE TABLE mlint.session (
@@ -3785,6 +4979,91 @@ GRANT EXECUTE ON FUNCTION
 	mlint.usage_budget_drop(text, text) TO mlint_admin;
 GRANT SELECT ON mlint.usage_by_day, mlint.usage_by_tag, mlint.stat_models,
 	mlint.stat_sessions, mlint.model_prices, mlint.usage_budgets TO mlint_reader;
+-- usage, observed: the fold, budgets, and what models are used. What is not in
+-- the totals yet is not looked at: it could be much when the fold is behind.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('usage', 'usage_fold', true, $$
+	SELECT CASE WHEN l.bytes > 4 * 268435456::bigint THEN 2 ELSE 1 END,
+		format('the log of usage has grown to %s: it is not folded, or cannot be emptied', pg_size_pretty(l.bytes)),
+		'mlint.jobs tells how the job usage_fold goes; old transactions keep it from emptying a table (pg_stat_activity.xact_start, pg_prepared_xacts).'
+	FROM (SELECT pg_relation_size('mlint.usage_log_1') + pg_relation_size('mlint.usage_log_2') AS bytes) l
+	WHERE l.bytes > 268435456
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('usage_fold') o$$),
+
+-- As of the last fold, which notes each budget that is spent, once in a period.
+('usage', 'usage_budgets', true, $$
+	SELECT 1, format('the budget of %s %s is spent%s', mlint.usage_scope(b.scope, b.name),
+			CASE b.per WHEN 'ever' THEN 'for ever' ELSE 'for this ' || b.per END,
+			CASE b.action WHEN 'refuse' THEN ', and prompts are refused' ELSE '' END),
+		'mlint.usage_budgets tells how far; mlint.usage_budget_set() raises it.'
+	FROM mlint.usage_budget b
+	CROSS JOIN LATERAL mlint.usage_period(b.per, clock_timestamp()) p
+	JOIN mlint.usage_notice n ON (n.scope, n.name, n.per, n.period, n.percent)
+		= (b.scope, b.name, b.per, p.begins, 100)$$);
+
+-- Of the totals, by what they are of, the one of all times: a model's hours
+-- and days lie in between, so one goes from name to name. A hundred at most.
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('usage', 'models', true, '{model}', $$
+	WITH RECURSIVE model (name, n) AS (
+		(SELECT t.name, 1 FROM mlint.usage_total t WHERE t.scope = 'm' ORDER BY t.name LIMIT 1)
+		UNION ALL
+		SELECT x.name, m.n + 1 FROM model m
+		CROSS JOIN LATERAL (SELECT t.name FROM mlint.usage_total t
+			WHERE t.scope = 'm' AND t.name > m.name ORDER BY t.name LIMIT 1) x
+		WHERE m.n < 100
+	)
+	SELECT m.name AS model, t.prompts, t.responses, t.prompt_tokens, t.completion_tokens,
+		jsonb_build_object('sum', coalesce(t.latency_us, 0) / 1000000.0,
+			'count', coalesce(t.latencies, 0)) AS latency
+	FROM model m
+	JOIN mlint.usage_total t ON t.scope = 'm' AND t.name = m.name AND t.step = 'e'
+		AND t.period = '-infinity' AND t.kind = 'u' AND t.key = ''
+	ORDER BY m.name$$),
+('usage', 'model_costs', true, '{model,currency}', $$
+	WITH RECURSIVE model (name, n) AS (
+		(SELECT t.name, 1 FROM mlint.usage_total t WHERE t.scope = 'm' ORDER BY t.name LIMIT 1)
+		UNION ALL
+		SELECT x.name, m.n + 1 FROM model m
+		CROSS JOIN LATERAL (SELECT t.name FROM mlint.usage_total t
+			WHERE t.scope = 'm' AND t.name > m.name ORDER BY t.name LIMIT 1) x
+		WHERE m.n < 100
+	)
+	SELECT m.name AS model, t.key AS currency, t.amount
+	FROM model m
+	JOIN mlint.usage_total t ON t.scope = 'm' AND t.name = m.name AND t.step = 'e'
+		AND t.period = '-infinity' AND t.kind = 'c'
+	ORDER BY m.name, t.key$$),
+('usage', 'usage', true, '{}', $$
+	SELECT coalesce(t.prompts, 0) AS prompts, coalesce(t.responses, 0) AS responses,
+		coalesce(t.prompt_tokens, 0) AS prompt_tokens,
+		coalesce(t.completion_tokens, 0) AS completion_tokens,
+		pg_relation_size('mlint.usage_log_1') + pg_relation_size('mlint.usage_log_2') AS log_bytes,
+		(SELECT count(*) FROM mlint.usage_budget) AS budgets,
+		(SELECT count(*) FROM mlint.usage_budget b
+			CROSS JOIN LATERAL mlint.usage_period(b.per, clock_timestamp()) p
+			JOIN mlint.usage_notice n ON (n.scope, n.name, n.per, n.period, n.percent)
+				= (b.scope, b.name, b.per, p.begins, 100)) AS spent
+	FROM (SELECT) one
+	LEFT JOIN mlint.usage_total t ON t.scope = 'a' AND t.name = '' AND t.step = 'e'
+		AND t.period = '-infinity' AND t.kind = 'u' AND t.key = ''$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('models', 'prompts', 'mlint_model_prompts_total', 'counter', 'Prompts that were reported, as of the last fold; the first 100 models by name'),
+('models', 'responses', 'mlint_model_responses_total', 'counter', 'Those among them that had a response'),
+('models', 'prompt_tokens', 'mlint_model_prompt_tokens_total', 'counter', 'Tokens of the prompts'),
+('models', 'completion_tokens', 'mlint_model_completion_tokens_total', 'counter', 'Tokens of the responses'),
+('models', 'latency', 'mlint_model_latency_seconds', 'summary', 'How long responses took, of those that were reported with a latency'),
+('model_costs', 'amount', 'mlint_model_cost_total', 'counter', 'What it cost, by currency'),
+('usage', 'prompts', 'mlint_usage_prompts_total', 'counter', 'Prompts of all models, as of the last fold'),
+('usage', 'responses', 'mlint_usage_responses_total', 'counter', 'Those among them that had a response'),
+('usage', 'prompt_tokens', 'mlint_usage_prompt_tokens_total', 'counter', 'Tokens of the prompts'),
+('usage', 'completion_tokens', 'mlint_usage_completion_tokens_total', 'counter', 'Tokens of the responses'),
+('usage', 'log_bytes', 'mlint_usage_log_bytes', 'gauge', 'Size of the log that reports of usage are appended to'),
+('usage', 'budgets', 'mlint_usage_budgets', 'gauge', 'Budgets'),
+('usage', 'spent', 'mlint_usage_budgets_spent', 'gauge', 'Those among them that are spent in their present period');
+
 -- retention: how long archives are kept, and what must not be deleted.
 
 CREATE TABLE mlint.retention_level (
@@ -3948,7 +5227,7 @@ CREATE TABLE mlint.archive_store (
 		CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$' AND name <> 'database'),
 	kind text NOT NULL,
 	options jsonb NOT NULL CHECK (pg_catalog.jsonb_typeof(options) = 'object'),
-	active boolean NOT NULL DEFAULT true,
+	active boolean NOT NULL DEFAULT false,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	altered_at timestamptz
 );
@@ -4057,7 +5336,7 @@ COMMENT ON TABLE mlint.archive_store_state IS 'How the stores do: their breakers
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store_id_seq', '');
 CREATE TRIGGER job_enable AFTER INSERT ON mlint.archive_store
-	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('archive_move');
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('archive_move');
 ALTER TABLE mlint.archive_store ENABLE ALWAYS TRIGGER job_enable;
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage_id_seq', '');
@@ -4133,8 +5412,8 @@ LANGUAGE plpgsql AS $$
 DECLARE
 	entry bigint := 0;
 	store_id int;
-	archive_id uuid := '00000000-0000-0000-0000-000000000000';
-	at timestamptz := '-infinity';
+	archive_id pg_catalog.uuid := '00000000-0000-0000-0000-000000000000';
+	at pg_catalog.timestamptz := '-infinity';
 	failed boolean;
 	failures bigint := 0;
 BEGIN
@@ -4662,6 +5941,135 @@ GRANT EXECUTE ON FUNCTION
 GRANT SELECT ON mlint.archival_settings, mlint.archival_runs,
 	mlint.archival_progress, mlint.archival_failures, mlint.stat_archival
 	TO mlint_reader;
+-- archive, observed: the scheduler, and the stores that archives are moved to.
+
+-- What an overview needs of a store, counted no further than 10,000.
+CREATE FUNCTION mlint.archive_store_backlog(store int, active boolean,
+	OUT waiting bigint, OUT since timestamptz, OUT garbage bigint, OUT stuck bigint)
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT w.n, w.since, g.n, g.stuck
+	FROM (SELECT count(*) AS n, min(a.archived_at) AS since
+			FROM (SELECT a.archived_at FROM mlint.archive a
+				WHERE a.store IS NULL AND active
+				ORDER BY a.archived_at, a.id LIMIT 10000) a) w,
+		(SELECT count(*) AS n, count(*) FILTER (WHERE g.attempts >= 5) AS stuck
+			FROM (SELECT g.store, g.attempts FROM mlint.archive_garbage g
+				ORDER BY g.id LIMIT 10000) g
+			WHERE g.store = archive_store_backlog.store) g
+$$;
+COMMENT ON FUNCTION mlint.archive_store_backlog(int, boolean) IS
+	'Archives that wait for a store, up to 10,000, and objects in it that are to be deleted, among the oldest 10,000';
+REVOKE ALL ON FUNCTION mlint.archive_store_backlog(int, boolean) FROM PUBLIC;
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('archive', 'archival', true, $$
+	SELECT 1, format('the last run of the archival scheduler %s%s', CASE r.state
+			WHEN 'failed' THEN 'was broken off' ELSE 'crashed' END, ': ' || r.error),
+		'It is tried again at the next interval, or at once by mlint.archival_run().'
+	FROM (SELECT * FROM mlint.archival_runs WHERE state <> 'requested'
+		ORDER BY id DESC LIMIT 1) r
+	WHERE r.state IN ('failed', 'crashed') AND NOT pg_is_in_recovery()
+	UNION ALL
+	SELECT 1, format('sessions could not be archived (%s), the last because of: %s', f.n, f.error),
+		'mlint.archival_failures lists them; each run tries them again.'
+	FROM (SELECT count(*) AS n, (array_agg(f.error ORDER BY f.failed_at DESC))[1] AS error
+		FROM (SELECT f.* FROM mlint.archival_failure f JOIN mlint.session s ON s.id = f.session
+			WHERE s.status <> 'archived' LIMIT 10000) f) f
+	WHERE f.n > 0
+	UNION ALL
+	-- It has had three intervals, and a day.
+	SELECT 1, format('sessions wait to be archived since %s', to_char(s.active_at, 'YYYY-MM-DD')),
+		'mlint.stat_archival tells how many; give runs more time (interval_hours), or see why they fail.'
+	FROM mlint.archival a
+	CROSS JOIN LATERAL (SELECT s.active_at FROM mlint.session s WHERE s.status <> 'archived'
+		AND NOT EXISTS (SELECT FROM mlint.archival_failure f WHERE f.session = s.id)
+		ORDER BY s.active_at, s.id LIMIT 1) s
+	WHERE a.enabled AND a.set_at < clock_timestamp() - make_interval(hours => 3 * a.interval_hours + 24)
+		AND s.active_at < clock_timestamp()
+			- make_interval(hours => a.archive_after_days * 24 + 3 * a.interval_hours + 24)
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('archival') o
+	WHERE EXISTS (SELECT FROM mlint.archival WHERE enabled)$$),
+
+('archive', 'archive_stores', true, $$
+	WITH s AS (
+		SELECT s.name, s.kind, coalesce(t.breaker, 0) AS breaker, t.last_error, b.*,
+			clock_timestamp() AS now
+		FROM mlint.archive_store s
+		LEFT JOIN mlint.archive_store_state t ON t.store = s.id
+		CROSS JOIN LATERAL mlint.archive_store_backlog(s.id, s.active) b
+	)
+	SELECT CASE WHEN since < now - '1 day'::interval THEN 2 ELSE 1 END,
+		format('archive store "%s" fails, its breaker is open: %s', name, last_error),
+		'Put right what the error names; mlint.archive_store_test() tries it. Archives stay in the database meanwhile.'
+	FROM s WHERE breaker <> 0
+	UNION ALL
+	SELECT CASE WHEN since < now - '1 day'::interval THEN 2 ELSE 1 END,
+		format('archives wait to be moved to store "%s" (%s), the oldest since %s', name,
+			CASE WHEN waiting >= 10000 THEN '10000 or more' ELSE waiting::text END,
+			to_char(since, 'YYYY-MM-DD HH24:MI')),
+		'mlint.archive_stores.last_error tells why, mlint.jobs whether the job archive_move runs.'
+	FROM s WHERE breaker = 0 AND since < now - '1 hour'::interval
+	UNION ALL
+	SELECT 1, format('archives could not be moved so far (%s), the last because of: %s', m.n, m.error),
+		'Each is tried again by itself.'
+	FROM (SELECT count(*) AS n, (array_agg(m.error ORDER BY m.failed_at DESC))[1] AS error
+		FROM (SELECT * FROM mlint.archive_move LIMIT 10000) m) m
+	WHERE m.n > 0 AND EXISTS (SELECT FROM s)
+	UNION ALL
+	SELECT 1, format('objects in archive store "%s" could not be deleted (%s)', name, stuck),
+		'Their archives are gone; what is left there is to go, too. mlint.archive_stores.last_error tells why.'
+	FROM s WHERE stuck > 0
+	UNION ALL
+	SELECT 2, format('archive store "%s" is of kind file, and mlint.archive_directory is empty', name),
+		'Set it, and reload the settings.'
+	FROM s WHERE kind = 'file' AND current_setting('mlint.archive_directory') = ''
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('archive_move') o WHERE EXISTS (SELECT FROM s)$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('archive', 'archival', true, '{}', $$
+	SELECT t.runs, t.archived, t.failed, t.skipped, t.bytes,
+		(SELECT count(*) FROM mlint.archival_failures) AS failing,
+		date_part('epoch', (SELECT r.finished_at FROM mlint.archival_run r
+			WHERE r.state = 'completed' ORDER BY r.id DESC LIMIT 1)) AS completed_at,
+		coalesce(greatest(0, date_part('epoch', (SELECT clock_timestamp()
+				- make_interval(hours => a.archive_after_days * 24) - s.active_at
+			FROM mlint.archival a, LATERAL (SELECT s.active_at FROM mlint.session s
+				WHERE s.status <> 'archived' ORDER BY s.active_at, s.id LIMIT 1) s
+			WHERE a.enabled))), 0) AS due
+	FROM (SELECT count(*) FILTER (WHERE r.state <> 'requested') AS runs,
+			coalesce(sum(r.archived), 0) AS archived, coalesce(sum(r.failed), 0) AS failed,
+			coalesce(sum(r.skipped), 0) AS skipped, coalesce(sum(r.bytes), 0) AS bytes
+		FROM mlint.archival_run r) t$$),
+('archive', 'archive_stores', true, '{store}', $$
+	SELECT s.name AS store, s.active, coalesce(t.breaker, 0) <> 0 AS breaker_open,
+		b.waiting, b.garbage, coalesce(t.moved, 0) AS moved,
+		coalesce(t.moved_bytes, 0) AS moved_bytes, coalesce(t.deleted, 0) AS deleted,
+		date_part('epoch', t.last_success_at) AS success_at
+	FROM mlint.archive_store s
+	LEFT JOIN mlint.archive_store_state t ON t.store = s.id
+	CROSS JOIN LATERAL mlint.archive_store_backlog(s.id, s.active) b
+	ORDER BY s.name$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('archival', 'runs', 'mlint_archival_runs_total', 'counter', 'Runs of the archival scheduler'),
+('archival', 'archived', 'mlint_archival_archived_total', 'counter', 'Sessions that they archived'),
+('archival', 'failed', 'mlint_archival_failed_total', 'counter', 'How often a session could not be archived'),
+('archival', 'skipped', 'mlint_archival_skipped_total', 'counter', 'How often a session was skipped'),
+('archival', 'bytes', 'mlint_archival_document_bytes_total', 'counter', 'Size of the documents that they archived, before compression'),
+('archival', 'failing', 'mlint_archival_failing_sessions', 'gauge', 'Sessions that could not be archived so far'),
+('archival', 'completed_at', 'mlint_archival_last_completed_timestamp_seconds', 'gauge', 'When a run was last completed'),
+('archival', 'due', 'mlint_archival_due_seconds', 'gauge', 'For how long the oldest session has been due'),
+('archive_stores', 'active', 'mlint_archive_store_active', 'gauge', 'Whether new archives go to the store'),
+('archive_stores', 'breaker_open', 'mlint_archive_store_breaker_open', 'gauge', 'Whether the circuit breaker is open, or half-open'),
+('archive_stores', 'waiting', 'mlint_archive_store_waiting', 'gauge', 'Archives in the database that are to go there; counted up to 10000'),
+('archive_stores', 'garbage', 'mlint_archive_store_garbage', 'gauge', 'Objects in it that are to be deleted; counted up to 10000'),
+('archive_stores', 'moved', 'mlint_archive_store_moved_total', 'counter', 'Archives that were moved there'),
+('archive_stores', 'moved_bytes', 'mlint_archive_store_moved_bytes_total', 'counter', 'Bytes of these'),
+('archive_stores', 'deleted', 'mlint_archive_store_deleted_total', 'counter', 'Objects that were deleted there'),
+('archive_stores', 'success_at', 'mlint_archive_store_last_success_timestamp_seconds', 'gauge', 'When something was last moved or deleted there');
+
 -- expiry: what is done when a retention period ends, and erasure on request.
 
 -- What is due and was not dealt with: the job archive_expire, and
@@ -4907,4 +6315,1263 @@ GRANT EXECUTE ON FUNCTION mlint.erase_subject(text, text),
 GRANT EXECUTE ON FUNCTION mlint.erasure_receipt_verify(jsonb) TO mlint_reader, mlint_user;
 -- Not for mlint_reader, which pg_monitor is a member of: session ids, receipts.
 GRANT SELECT ON mlint.erasures, mlint.erasure_refusals TO mlint_admin;
+-- expiry, observed: what should be gone by now. Of erasures only how many, since
+-- they are for administrators.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('expiry', 'retention', true, $$
+	SELECT CASE WHEN a.expires_at < clock_timestamp() - '3 days'::interval THEN 2 ELSE 1 END,
+		format('archives have been due since %s, and were neither deleted nor announced',
+			to_char(a.expires_at, 'YYYY-MM-DD HH24:MI')),
+		'mlint.jobs tells why the job archive_expire does not get on; mlint.retention_report(now()) what is due.'
+	FROM (SELECT a.expires_at FROM mlint.archive a WHERE a.announced_at IS NULL
+		ORDER BY a.expires_at, a.id LIMIT 1) a
+	WHERE a.expires_at < clock_timestamp() - '3 hours'::interval
+	UNION ALL
+	SELECT 1, format('archives of retention policy "%s", which was altered, do not all follow yet', p.name),
+		'mlint.jobs tells how the job archive_expire goes.'
+	FROM mlint.retention_stale s JOIN mlint.retention_policy p ON p.id = s.policy
+	WHERE p.altered_at < clock_timestamp() - '1 day'::interval
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('archive_expire') o$$),
+
+('expiry', 'erasures', true, $$
+	SELECT 1, format('sessions or archives that erasure had to leave could be erased by now (%s)', r.n),
+		'Call mlint.erase_subject() again: mlint.erasure_refusals tells administrators which, and what they were kept for.'
+	FROM (SELECT count(*) AS n FROM (SELECT FROM mlint.erasure_refusal r
+			JOIN mlint.session s ON s.session_id = r.session_id
+			WHERE r.until < clock_timestamp()
+				OR r.reason = 'hold' AND NOT EXISTS (SELECT FROM mlint.hold h
+					WHERE h.session = s.id AND h.released_at IS NULL)
+			LIMIT 10000) r) r
+	WHERE r.n > 0
+	UNION ALL
+	SELECT 1, format('what was erased (in %s requests) can still be read from base backups: the erasure key file lay in the data directory', e.n),
+		'Destroy backups that are older than the erasure; then set mlint.erasure_key_file to a place outside, for those to come.'
+	FROM (SELECT count(*) AS n FROM mlint.erasure WHERE in_backups
+		AND requested_at > clock_timestamp() - '90 days'::interval) e
+	WHERE e.n > 0$$);
+
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('expiry', 'retention', true, '{}', $$
+	SELECT coalesce(greatest(0, date_part('epoch', clock_timestamp() - (SELECT a.expires_at
+			FROM mlint.archive a WHERE a.announced_at IS NULL
+			ORDER BY a.expires_at, a.id LIMIT 1))), 0) AS overdue,
+		(SELECT count(*) FROM mlint.erasure) AS erasures,
+		(SELECT count(*) FROM (SELECT FROM mlint.data_key_destroyed d
+			WHERE d.erased_at IS NULL LIMIT 10000) d) AS waiting$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('retention', 'overdue', 'mlint_retention_overdue_seconds', 'gauge', 'For how long the oldest archive has been due that was not dealt with'),
+('retention', 'erasures', 'mlint_erasures_total', 'counter', 'Requests for erasure'),
+('retention', 'waiting', 'mlint_erasure_keys_waiting', 'gauge', 'Destroyed data keys that are not yet erased from the file; counted up to 10000');
+
+-- certs: certificates, from whom they come, and how long they are good.
+
+-- Who we are to a certificate authority. The account's key is the secret
+-- key_secret in version key_version; new_key_version is what a rollover is on
+-- its way to.
+CREATE TABLE mlint.acme_account (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
+	directory_url text NOT NULL,
+	email text,
+	eab jsonb,
+	ca jsonb,
+	key_secret text NOT NULL,
+	key_version int,
+	new_key_version int,
+	status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending',
+		'valid', 'failed', 'deactivating', 'deactivated')),
+	url text,
+	orders_url text,
+	directory jsonb,
+	directory_at timestamptz,
+	-- No more than max_orders new orders in any window of this length.
+	max_orders int NOT NULL CHECK (max_orders > 0),
+	max_orders_per interval NOT NULL CHECK (max_orders_per > '0'),
+	-- The server has asked to be left alone until then.
+	not_before timestamptz NOT NULL DEFAULT '-infinity',
+	-- When something is to be done about the account itself; null: nothing is.
+	next_at timestamptz DEFAULT pg_catalog.clock_timestamp(),
+	attempts int NOT NULL DEFAULT 0,
+	error text,
+	created_by mlint.role_id NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE mlint.acme_account IS 'Accounts at certificate authorities that speak ACME (RFC 8555)';
+
+CREATE TABLE mlint.certificate (
+	id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+	name text COLLATE "C" NOT NULL UNIQUE
+		CHECK (name ~ '^[A-Za-z0-9_.-]{1,200}$'),
+	-- As they are in the certificate: lower case, A-labels, no final dot.
+	domains text[] NOT NULL CHECK (pg_catalog.cardinality(domains) > 0),
+	-- null: imported.
+	account_id int REFERENCES mlint.acme_account,
+	challenge text CHECK (challenge IN ('http-01', 'dns-01')),
+	solver text,
+	key_type text CHECK (key_type IN ('ec256', 'ec384', 'rsa2048', 'rsa4096')),
+	auto_renew boolean NOT NULL,
+	reuse_key boolean NOT NULL DEFAULT false,
+	renew_before interval CHECK (renew_before > '0'),
+	state text NOT NULL CHECK (state IN ('REQUESTED', 'ISSUING', 'ISSUED',
+		'ACTIVE', 'RENEWING', 'FAILED', 'REVOKED', 'EXPIRED')),
+	key_secret text NOT NULL,
+	-- What is in use, and what waits to be: for targets that must have it first.
+	-- No foreign keys: a dump restores one table after the other, and those two
+	-- refer to each other.
+	version_id bigint,
+	next_version_id bigint,
+	-- When the next order is to begin, or since when it waits for the limits of
+	-- the account; null: one is under way, or there will be none.
+	due_at timestamptz,
+	-- When to ask the server for its renewal window (RFC 9773); null: never.
+	ari_at timestamptz,
+	-- The smallest number of days left that was told of in certificate.expiring.
+	warned_days int,
+	attempts int NOT NULL DEFAULT 0,
+	error text,
+	error_at timestamptz,
+	created_by mlint.role_id NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	state_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	CHECK ((account_id IS NULL) = (challenge IS NULL))
+);
+COMMENT ON TABLE mlint.certificate IS 'Certificates that are kept valid, or watched';
+-- What is to be ordered: renewals, and then what nobody has yet.
+CREATE INDEX certificate_due_renewal ON mlint.certificate (account_id, due_at)
+	WHERE due_at IS NOT NULL AND version_id IS NOT NULL;
+CREATE INDEX certificate_due_first ON mlint.certificate (account_id, due_at)
+	WHERE due_at IS NOT NULL AND version_id IS NULL;
+CREATE INDEX certificate_ari ON mlint.certificate (ari_at) WHERE ari_at IS NOT NULL;
+
+-- Each that was issued or imported. The key is version key_version of the
+-- certificate's secret.
+CREATE TABLE mlint.certificate_version (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	certificate_id uuid NOT NULL REFERENCES mlint.certificate ON DELETE CASCADE,
+	serial text NOT NULL,
+	fingerprint bytea NOT NULL,
+	issuer text NOT NULL,
+	subject text NOT NULL,
+	names text[] NOT NULL,
+	key_type text NOT NULL,
+	not_before timestamptz NOT NULL,
+	not_after timestamptz NOT NULL,
+	-- PEM, the leaf first.
+	chain text NOT NULL,
+	key_version int NOT NULL,
+	-- For RFC 9773; null when the certificate lacks what it is made of.
+	ari_id text,
+	ari_start timestamptz,
+	ari_end timestamptz,
+	ari_url text,
+	issued_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	activated_at timestamptz,
+	replaced_at timestamptz,
+	-- Its key was destroyed, or is another version's too.
+	key_gone boolean NOT NULL DEFAULT false,
+	-- A revocation is asked for, and has been done.
+	revoke_reason int CHECK (revoke_reason IN (0, 1, 3, 4, 5)),
+	revoke_at timestamptz,
+	revoked_at timestamptz
+);
+CREATE INDEX certificate_version_certificate ON mlint.certificate_version (certificate_id, id);
+-- Those whose keys may be destroyed, when they have expired.
+CREATE INDEX certificate_version_key ON mlint.certificate_version (not_after)
+	WHERE replaced_at IS NOT NULL AND NOT key_gone;
+-- Revocations that are still to be done.
+CREATE INDEX certificate_version_revoke ON mlint.certificate_version (revoke_at)
+	WHERE revoke_at IS NOT NULL AND revoked_at IS NULL;
+COMMENT ON TABLE mlint.certificate_version IS 'Every certificate that was issued or imported: the history of mlint.certificate';
+
+-- One order, from the decision to its end. Before a request that must not be
+-- made twice is sent, state says so: an order that a crash leaves "ordering" is
+-- looked for at the server before another is made.
+CREATE TABLE mlint.acme_order (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	-- null: the certificate was dropped; the order is finished then, and is kept
+	-- because it counts.
+	certificate_id uuid REFERENCES mlint.certificate ON DELETE SET NULL,
+	account_id int NOT NULL REFERENCES mlint.acme_account,
+	state text NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'ordering',
+		'authorizing', 'ready', 'finalizing', 'processing', 'downloading',
+		'issued', 'failed')),
+	key_version int,
+	-- The ari_id of the certificate that this one takes the place of.
+	replaces text,
+	url text,
+	finalize_url text,
+	certificate_url text,
+	expires_at timestamptz,
+	next_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	-- Failures in a row of the present step; polls are none.
+	attempts int NOT NULL DEFAULT 0,
+	polls int NOT NULL DEFAULT 0,
+	problem text,
+	error text,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	-- When newOrder was first sent: what counts for max_orders.
+	ordered_at timestamptz,
+	finished_at timestamptz
+);
+COMMENT ON TABLE mlint.acme_order IS 'Orders at certificate authorities, and how far they are';
+-- A certificate has one order at a time.
+CREATE UNIQUE INDEX acme_order_open ON mlint.acme_order (certificate_id)
+	WHERE finished_at IS NULL;
+-- What the job takes up next.
+CREATE INDEX acme_order_next ON mlint.acme_order (next_at) WHERE finished_at IS NULL;
+-- How many were made lately.
+CREATE INDEX acme_order_account ON mlint.acme_order (account_id, ordered_at);
+-- The last of a certificate.
+CREATE INDEX acme_order_certificate ON mlint.acme_order (certificate_id, id);
+
+-- The proof of one name: what the server knows of it is status, and whether
+-- what it looks for is there is presence. presence moves on to 'presenting'
+-- before a solver is called, so that after a crash it is known what may have
+-- been made and must be removed. So the row outlives its order, and has with it
+-- all that removing takes.
+CREATE TABLE mlint.acme_challenge (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	-- null: the order is gone.
+	order_id bigint REFERENCES mlint.acme_order ON DELETE SET NULL,
+	authorization_url text NOT NULL,
+	-- null until the authorization was read.
+	identifier text,
+	type text,
+	url text,
+	token text,
+	-- What is shown: the key authorization, or its digest (dns-01).
+	value text,
+	status text NOT NULL DEFAULT 'new' CHECK (status IN ('new', 'waiting',
+		'answered', 'valid', 'invalid', 'given up')),
+	presence text NOT NULL DEFAULT 'none' CHECK (presence IN ('none',
+		'wanted', 'presenting', 'checking', 'present', 'removing', 'removed')),
+	-- Who shows it, and as whom; null: the gateway, or it is not known yet.
+	solver text,
+	owner mlint.role_id,
+	-- Where and how the solver has made it, for removing it again.
+	made jsonb,
+	-- When the solver goes on; infinity: it has given up removing.
+	next_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	wanted_at timestamptz,
+	presented_at timestamptz,
+	attempts int NOT NULL DEFAULT 0,
+	-- When the authority is asked or told next, if it is its turn, and how often
+	-- it was asked; attempts at that which failed in a row. infinity: it is over.
+	poll_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	polls int NOT NULL DEFAULT 0,
+	poll_attempts int NOT NULL DEFAULT 0,
+	error text,
+	UNIQUE (order_id, authorization_url)
+);
+COMMENT ON TABLE mlint.acme_challenge IS 'What proves the control of each name of an order';
+-- What solvers have to do.
+CREATE INDEX acme_challenge_solve ON mlint.acme_challenge (next_at)
+	WHERE presence IN ('wanted', 'presenting', 'checking', 'present', 'removing');
+-- Whose turn at the authority it is.
+CREATE INDEX acme_challenge_poll ON mlint.acme_challenge (poll_at)
+	WHERE status IN ('new', 'answered', 'given up')
+		OR (status = 'waiting' AND presence = 'present');
+-- What a provider still has of ours.
+CREATE INDEX acme_challenge_solver ON mlint.acme_challenge (solver)
+	WHERE solver IS NOT NULL;
+-- Those whose order is gone.
+CREATE INDEX acme_challenge_orphan ON mlint.acme_challenge (id)
+	WHERE order_id IS NULL;
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.acme_account', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.acme_account_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.certificate', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.certificate_version', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.certificate_version_id_seq', '');
+
+-- Whatever makes the rows, a dump that is restored too.
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.acme_account
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('certificates');
+ALTER TABLE mlint.acme_account ENABLE ALWAYS TRIGGER job_enable;
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.certificate
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('certificate_expiry');
+ALTER TABLE mlint.certificate ENABLE ALWAYS TRIGGER job_enable;
+
+INSERT INTO mlint.event_type VALUES
+	('certificate.issued', 'A certificate is in use for the first time'),
+	('certificate.renewed', 'A certificate has a successor in use'),
+	('certificate.failed', 'A certificate could not be issued, renewed or pushed to where it must be first'),
+	('certificate.expiring', 'A certificate expires in 30, 14, 7, 3 days or one, and is not about to be renewed as planned'),
+	('certificate.revoked', 'A certificate was revoked');
+
+---- Accounts ----
+
+CREATE FUNCTION mlint.acme_account_create(name text, directory_url text,
+	email text, eab jsonb DEFAULT NULL, ca jsonb DEFAULT NULL,
+	max_orders int DEFAULT 300, max_orders_per interval DEFAULT '3 hours') RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_acme_account_create';
+COMMENT ON FUNCTION mlint.acme_account_create(text, text, text, jsonb, jsonb, int, interval) IS
+	'Register with a certificate authority: the URL of its directory, or letsencrypt, letsencrypt-staging; eab is {"kid": ..., "hmac": a reference}, ca a reference to the certificates (PEM) that the server is trusted by';
+
+CREATE FUNCTION mlint.acme_account_rollover(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_acme_account_rollover';
+COMMENT ON FUNCTION mlint.acme_account_rollover(text) IS
+	'Give an account a new key';
+
+CREATE FUNCTION mlint.acme_account_deactivate(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_acme_account_deactivate';
+COMMENT ON FUNCTION mlint.acme_account_deactivate(text) IS
+	'Close an account for good at the server; its certificates stay valid, and are renewed no more';
+
+CREATE FUNCTION mlint.acme_account_wait(name text, timeout interval DEFAULT '1 minute') RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_acme_account_wait';
+COMMENT ON FUNCTION mlint.acme_account_wait(text, interval) IS
+	'Wait until nothing is under way about an account, and return its status; what fails is raised';
+
+CREATE PROCEDURE mlint.certificate_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_certificate_run';
+COMMENT ON PROCEDURE mlint.certificate_run() IS
+	'The job certificates: begins the orders that are due, and takes accounts, orders and revocations as far as they go';
+-- From the first use on.
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('certificates', 'CALL mlint.certificate_run()', '1 minute', false);
+
+CREATE PROCEDURE mlint.certificate_challenge_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_certificate_challenge_run';
+COMMENT ON PROCEDURE mlint.certificate_challenge_run() IS
+	'The job certificate_challenges: shows what certificate authorities look for, and removes it again';
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('certificate_challenges', 'CALL mlint.certificate_challenge_run()', '1 minute', false);
+
+CREATE PROCEDURE mlint.certificate_expiry_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_certificate_expiry_run';
+COMMENT ON PROCEDURE mlint.certificate_expiry_run() IS
+	'The job certificate_expiry: warns of what expires soon, says what has expired, destroys the keys of old certificates and forgets old orders';
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('certificate_expiry', 'CALL mlint.certificate_expiry_run()', '10 minutes', false);
+
+---- Certificates ----
+
+CREATE FUNCTION mlint.certificate_issue(domains text[], account text,
+	challenge text DEFAULT 'http-01', solver text DEFAULT NULL,
+	key_type text DEFAULT 'ec256', auto_renew boolean DEFAULT true,
+	renew_before interval DEFAULT NULL, name text DEFAULT NULL,
+	reuse_key boolean DEFAULT false) RETURNS uuid
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_issue';
+COMMENT ON FUNCTION mlint.certificate_issue(text[], text, text, text, text, boolean, interval, text, boolean) IS
+	'Have a certificate for these names issued, and by default kept valid; returns at once';
+
+CREATE FUNCTION mlint.certificate_wait(id uuid, timeout interval DEFAULT '5 minutes') RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_wait';
+COMMENT ON FUNCTION mlint.certificate_wait(uuid, interval) IS
+	'Wait until nothing is under way about a certificate, and return its state; what failed is raised';
+
+CREATE FUNCTION mlint.certificate_renew(id uuid) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_renew';
+COMMENT ON FUNCTION mlint.certificate_renew(uuid) IS
+	'Have a certificate renewed, or one that failed issued, now';
+
+CREATE FUNCTION mlint.certificate_revoke(id uuid, reason text DEFAULT 'unspecified') RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_revoke';
+COMMENT ON FUNCTION mlint.certificate_revoke(uuid, text) IS
+	'Have the certificate in use revoked: unspecified, keyCompromise, affiliationChanged, superseded or cessationOfOperation (RFC 5280)';
+
+CREATE FUNCTION mlint.certificate_import(chain text, key text, name text DEFAULT NULL) RETURNS uuid
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_import';
+COMMENT ON FUNCTION mlint.certificate_import(text, text, text) IS
+	'Take over a certificate from elsewhere, PEM, the leaf first, to be watched and pushed like others; of a name that was imported before it is the next version';
+
+CREATE FUNCTION mlint.certificate_csr(domains text[], key_type text DEFAULT 'ec256',
+	name text DEFAULT NULL, OUT csr text, OUT secret text)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_csr';
+COMMENT ON FUNCTION mlint.certificate_csr(text[], text, text) IS
+	'A new key, kept as a secret, and a signing request (PEM) with it for a CA that does not speak ACME; certificate_import(chain, NULL, name) takes what comes back';
+
+CREATE FUNCTION mlint.certificate_drop(id uuid) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_drop';
+COMMENT ON FUNCTION mlint.certificate_drop(uuid) IS
+	'Forget a certificate, its history and its key; it is not revoked by that';
+
+CREATE FUNCTION mlint.certificate_get(id uuid, OUT name text, OUT state text,
+	OUT chain text, OUT leaf text, OUT serial text, OUT fingerprint_sha256 text,
+	OUT fingerprint_sha1 text, OUT issuer text, OUT not_before timestamptz,
+	OUT not_after timestamptz, OUT domains text[], OUT key_secret text,
+	OUT key_version int)
+	LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_get';
+COMMENT ON FUNCTION mlint.certificate_get(uuid) IS
+	'The certificate in use; its key is the secret key_secret in version key_version, for those who may read that';
+
+---- Views ----
+
+CREATE VIEW mlint.certificates AS
+SELECT c.id, c.name, c.domains, c.state, v.issuer, v.serial, v.not_before,
+	v.not_after,
+	pg_catalog.floor(EXTRACT(epoch FROM v.not_after
+		- pg_catalog.statement_timestamp()) / 86400)::int AS days_left,
+	c.due_at AS renew_at, c.error AS last_error, c.error_at AS last_error_at,
+	c.attempts, a.name AS account, c.challenge,
+	CASE WHEN c.challenge = 'http-01' THEN coalesce(c.solver, 'gateway')
+		ELSE c.solver END AS solver,
+	coalesce(c.key_type, v.key_type) AS key_type, c.auto_renew, c.reuse_key,
+	c.renew_before, c.key_secret, v.key_version, n.serial AS next_serial,
+	nullif(c.created_by::text, '') AS created_by, c.created_at,
+	c.state_at
+FROM mlint.certificate c
+LEFT JOIN mlint.certificate_version v ON v.id = c.version_id
+LEFT JOIN mlint.certificate_version n ON n.id = c.next_version_id
+LEFT JOIN mlint.acme_account a ON a.id = c.account_id;
+COMMENT ON VIEW mlint.certificates IS 'Certificates that are kept valid, or watched';
+COMMENT ON COLUMN mlint.certificates.id IS 'Id of the certificate; a renewal keeps it';
+COMMENT ON COLUMN mlint.certificates.name IS 'Its name';
+COMMENT ON COLUMN mlint.certificates.domains IS 'Host names, in ASCII, and addresses that it is for';
+COMMENT ON COLUMN mlint.certificates.state IS 'REQUESTED, ISSUING, ISSUED (waits for targets that must have it first), ACTIVE, RENEWING (and active meanwhile), FAILED, REVOKED or EXPIRED';
+COMMENT ON COLUMN mlint.certificates.issuer IS 'Who issued what is in use (RFC 2253); null: nothing is yet';
+COMMENT ON COLUMN mlint.certificates.serial IS 'Serial number of what is in use, hex';
+COMMENT ON COLUMN mlint.certificates.not_before IS 'From when it is valid';
+COMMENT ON COLUMN mlint.certificates.not_after IS 'Until when it is valid';
+COMMENT ON COLUMN mlint.certificates.days_left IS 'Whole days until then; negative: since then';
+COMMENT ON COLUMN mlint.certificates.renew_at IS 'When the next order begins; in the past: it waits for the limits of the account; null: one is under way, or there will be none';
+COMMENT ON COLUMN mlint.certificates.last_error IS 'Why the last order, or push to where it must be first, failed; null if it did not';
+COMMENT ON COLUMN mlint.certificates.last_error_at IS 'When that was';
+COMMENT ON COLUMN mlint.certificates.attempts IS 'Orders in a row that failed';
+COMMENT ON COLUMN mlint.certificates.account IS 'Account that it is ordered with; null: it was imported';
+COMMENT ON COLUMN mlint.certificates.challenge IS 'How its names are proved: http-01 or dns-01';
+COMMENT ON COLUMN mlint.certificates.solver IS 'Who shows the proof: gateway, file:directory, function:name; for dns-01 a DNS provider';
+COMMENT ON COLUMN mlint.certificates.key_type IS 'Type of its key';
+COMMENT ON COLUMN mlint.certificates.auto_renew IS 'Whether it is renewed by itself';
+COMMENT ON COLUMN mlint.certificates.reuse_key IS 'Whether its successor has the same key';
+COMMENT ON COLUMN mlint.certificates.renew_before IS 'How long before its end it is renewed; null: by its lifetime';
+COMMENT ON COLUMN mlint.certificates.key_secret IS 'Secret that its keys are versions of';
+COMMENT ON COLUMN mlint.certificates.key_version IS 'Version that is the key of what is in use';
+COMMENT ON COLUMN mlint.certificates.next_serial IS 'Serial number of what was issued and waits for targets; null: nothing does';
+COMMENT ON COLUMN mlint.certificates.created_by IS 'Role that asked for it; null when that is gone';
+COMMENT ON COLUMN mlint.certificates.created_at IS 'When that was';
+COMMENT ON COLUMN mlint.certificates.state_at IS 'Since when it is in its state';
+
+CREATE VIEW mlint.certificate_orders AS
+SELECT o.id, o.certificate_id, c.name AS certificate, a.name AS account,
+	o.state, h.names, h.proved, h.challenges, o.problem, o.error, o.attempts,
+	CASE WHEN o.finished_at IS NULL THEN o.next_at END AS next_at, o.url,
+	o.expires_at, o.created_at, o.ordered_at, o.finished_at
+FROM mlint.acme_order o
+LEFT JOIN mlint.certificate c ON c.id = o.certificate_id
+JOIN mlint.acme_account a ON a.id = o.account_id
+CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS names,
+	pg_catalog.count(*) FILTER (WHERE h.status = 'valid') AS proved,
+	pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('identifier', h.identifier,
+		'type', h.type, 'status', h.status, 'presence', h.presence,
+		'attempts', h.attempts, 'error', h.error) ORDER BY h.id) AS challenges
+	FROM mlint.acme_challenge h WHERE h.order_id = o.id) h;
+COMMENT ON VIEW mlint.certificate_orders IS 'Orders at certificate authorities that are under way, and those of late';
+COMMENT ON COLUMN mlint.certificate_orders.id IS 'Number of the order';
+COMMENT ON COLUMN mlint.certificate_orders.certificate_id IS 'Certificate that it is for; null: that was dropped';
+COMMENT ON COLUMN mlint.certificate_orders.certificate IS 'Its name';
+COMMENT ON COLUMN mlint.certificate_orders.account IS 'Account that it is ordered with';
+COMMENT ON COLUMN mlint.certificate_orders.state IS 'How far it is: new, ordering, authorizing, ready, finalizing, processing, downloading, issued, failed';
+COMMENT ON COLUMN mlint.certificate_orders.names IS 'Names that are to be proved, as far as the authority has said which';
+COMMENT ON COLUMN mlint.certificate_orders.proved IS 'Those of them that are';
+COMMENT ON COLUMN mlint.certificate_orders.challenges IS 'Each name''s proof: what the authority says of it (status), whether what it looks for is there (presence), what went wrong';
+COMMENT ON COLUMN mlint.certificate_orders.problem IS 'Why it failed, in the words of ACME: rateLimited, caa, dns, ...';
+COMMENT ON COLUMN mlint.certificate_orders.error IS 'Why it failed, or the last request did';
+COMMENT ON COLUMN mlint.certificate_orders.attempts IS 'Failures in a row of the present step';
+COMMENT ON COLUMN mlint.certificate_orders.next_at IS 'When it is gone on with; null: it is finished';
+COMMENT ON COLUMN mlint.certificate_orders.url IS 'The order at the authority';
+COMMENT ON COLUMN mlint.certificate_orders.expires_at IS 'When the authority will have forgotten it';
+COMMENT ON COLUMN mlint.certificate_orders.created_at IS 'When it was decided on';
+COMMENT ON COLUMN mlint.certificate_orders.ordered_at IS 'When it was sent, which counts for the limits of the account';
+COMMENT ON COLUMN mlint.certificate_orders.finished_at IS 'When it ended';
+
+CREATE VIEW mlint.acme_accounts AS
+SELECT a.name, a.directory_url, a.email, a.status, a.url, a.eab, a.ca,
+	a.key_secret, a.key_version, a.max_orders, a.max_orders_per,
+	(SELECT pg_catalog.count(*) FROM mlint.acme_order o
+		WHERE o.account_id = a.id AND o.ordered_at >
+			pg_catalog.clock_timestamp() - a.max_orders_per) AS orders_lately,
+	(SELECT pg_catalog.count(*) FROM mlint.certificate c
+		WHERE c.account_id = a.id) AS certificates,
+	CASE WHEN a.not_before > pg_catalog.clock_timestamp()
+		THEN a.not_before END AS paused_until,
+	a.error AS last_error, a.attempts, a.next_at,
+	nullif(a.created_by::text, '') AS created_by, a.created_at
+FROM mlint.acme_account a;
+COMMENT ON VIEW mlint.acme_accounts IS 'Accounts at certificate authorities that speak ACME';
+COMMENT ON COLUMN mlint.acme_accounts.name IS 'Name of the account';
+COMMENT ON COLUMN mlint.acme_accounts.directory_url IS 'The authority: URL of its directory';
+COMMENT ON COLUMN mlint.acme_accounts.email IS 'Where the authority writes to';
+COMMENT ON COLUMN mlint.acme_accounts.status IS 'pending, valid, failed, deactivating or deactivated';
+COMMENT ON COLUMN mlint.acme_accounts.url IS 'The account at the authority';
+COMMENT ON COLUMN mlint.acme_accounts.eab IS 'External account that it is bound to; the key is a reference';
+COMMENT ON COLUMN mlint.acme_accounts.ca IS 'Reference to the certificates that the authority''s server is trusted by; null: those of the system';
+COMMENT ON COLUMN mlint.acme_accounts.key_secret IS 'Secret that has the account''s key';
+COMMENT ON COLUMN mlint.acme_accounts.key_version IS 'Version that is in use';
+COMMENT ON COLUMN mlint.acme_accounts.max_orders IS 'New orders in any window of max_orders_per';
+COMMENT ON COLUMN mlint.acme_accounts.max_orders_per IS 'The window';
+COMMENT ON COLUMN mlint.acme_accounts.orders_lately IS 'New orders in the last window';
+COMMENT ON COLUMN mlint.acme_accounts.certificates IS 'Certificates that are ordered with it';
+COMMENT ON COLUMN mlint.acme_accounts.paused_until IS 'The authority has asked to be left alone until then; null: it has not';
+COMMENT ON COLUMN mlint.acme_accounts.last_error IS 'Why the last thing that was done about the account failed; null if it did not';
+COMMENT ON COLUMN mlint.acme_accounts.attempts IS 'Failures in a row of that';
+COMMENT ON COLUMN mlint.acme_accounts.next_at IS 'When something is to be done about it; null: nothing is';
+COMMENT ON COLUMN mlint.acme_accounts.created_by IS 'Role that created it; null when that is gone';
+COMMENT ON COLUMN mlint.acme_accounts.created_at IS 'When that was';
+
+CREATE VIEW mlint.certificate_history AS
+SELECT v.certificate_id, c.name, v.id AS version, v.serial,
+	pg_catalog.encode(v.fingerprint, 'hex') AS fingerprint_sha256, v.issuer,
+	v.subject, v.names, v.key_type, v.key_version, v.key_gone, v.not_before,
+	v.not_after, v.issued_at, v.activated_at, v.replaced_at,
+	v.id = c.version_id AS in_use, v.ari_start AS suggested_from,
+	v.ari_end AS suggested_until, v.ari_url AS suggested_why,
+	CASE v.revoke_reason WHEN 0 THEN 'unspecified' WHEN 1 THEN 'keyCompromise'
+		WHEN 3 THEN 'affiliationChanged' WHEN 4 THEN 'superseded'
+		WHEN 5 THEN 'cessationOfOperation' END AS revoke_reason,
+	v.revoke_at, v.revoked_at
+FROM mlint.certificate_version v
+JOIN mlint.certificate c ON c.id = v.certificate_id;
+COMMENT ON VIEW mlint.certificate_history IS 'Every certificate that was issued or imported, until a year after its end';
+COMMENT ON COLUMN mlint.certificate_history.certificate_id IS 'Id in mlint.certificates';
+COMMENT ON COLUMN mlint.certificate_history.name IS 'Its name';
+COMMENT ON COLUMN mlint.certificate_history.version IS 'Grows with time';
+COMMENT ON COLUMN mlint.certificate_history.serial IS 'Serial number, hex';
+COMMENT ON COLUMN mlint.certificate_history.fingerprint_sha256 IS 'SHA-256 of the certificate, hex';
+COMMENT ON COLUMN mlint.certificate_history.issuer IS 'Who issued it (RFC 2253)';
+COMMENT ON COLUMN mlint.certificate_history.subject IS 'Its subject';
+COMMENT ON COLUMN mlint.certificate_history.names IS 'Host names and addresses in it';
+COMMENT ON COLUMN mlint.certificate_history.key_type IS 'Type of its key';
+COMMENT ON COLUMN mlint.certificate_history.key_version IS 'Version of the secret that is its key';
+COMMENT ON COLUMN mlint.certificate_history.key_gone IS 'Whether the key is no longer kept for it';
+COMMENT ON COLUMN mlint.certificate_history.not_before IS 'From when it is valid';
+COMMENT ON COLUMN mlint.certificate_history.not_after IS 'Until when it is valid';
+COMMENT ON COLUMN mlint.certificate_history.issued_at IS 'When we got it';
+COMMENT ON COLUMN mlint.certificate_history.activated_at IS 'When it came into use; null: it did not';
+COMMENT ON COLUMN mlint.certificate_history.replaced_at IS 'When a later one took its place';
+COMMENT ON COLUMN mlint.certificate_history.in_use IS 'Whether it is the one in use';
+COMMENT ON COLUMN mlint.certificate_history.suggested_from IS 'Begin of the window in which the authority suggests to renew it (RFC 9773); null: it suggests none';
+COMMENT ON COLUMN mlint.certificate_history.suggested_until IS 'End of that window';
+COMMENT ON COLUMN mlint.certificate_history.suggested_why IS 'Page of the authority on why';
+COMMENT ON COLUMN mlint.certificate_history.revoke_reason IS 'Why it was revoked, or is to be';
+COMMENT ON COLUMN mlint.certificate_history.revoke_at IS 'When that was asked for';
+COMMENT ON COLUMN mlint.certificate_history.revoked_at IS 'When it was done';
+
+GRANT SELECT ON mlint.certificates, mlint.certificate_orders,
+	mlint.acme_accounts, mlint.certificate_history TO mlint_reader;
+
+REVOKE ALL ON FUNCTION
+	mlint.acme_account_create(text, text, text, jsonb, jsonb, int, interval),
+	mlint.acme_account_rollover(text), mlint.acme_account_deactivate(text),
+	mlint.acme_account_wait(text, interval),
+	mlint.certificate_issue(text[], text, text, text, text, boolean, interval, text, boolean),
+	mlint.certificate_wait(uuid, interval), mlint.certificate_renew(uuid),
+	mlint.certificate_revoke(uuid, text),
+	mlint.certificate_import(text, text, text),
+	mlint.certificate_csr(text[], text, text), mlint.certificate_drop(uuid),
+	mlint.certificate_get(uuid) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.certificate_run(), mlint.certificate_challenge_run(),
+	mlint.certificate_expiry_run() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.acme_account_create(text, text, text, jsonb, jsonb, int, interval),
+	mlint.acme_account_rollover(text), mlint.acme_account_deactivate(text),
+	mlint.acme_account_wait(text, interval),
+	mlint.certificate_issue(text[], text, text, text, text, boolean, interval, text, boolean),
+	mlint.certificate_wait(uuid, interval), mlint.certificate_renew(uuid),
+	mlint.certificate_revoke(uuid, text),
+	mlint.certificate_import(text, text, text),
+	mlint.certificate_csr(text[], text, text), mlint.certificate_drop(uuid)
+	TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.certificate_get(uuid) TO mlint_reader;
+-- certs/dns: where the records of dns-01 are made.
+
+CREATE TABLE mlint.dns_provider (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text COLLATE "C" NOT NULL UNIQUE,
+	kind text NOT NULL,
+	options jsonb NOT NULL,
+	created_by mlint.role_id NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz
+);
+COMMENT ON TABLE mlint.dns_provider IS 'DNS services that records are made at';
+SELECT pg_catalog.pg_extension_config_dump('mlint.dns_provider', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.dns_provider_id_seq', '');
+
+CREATE FUNCTION mlint.dns_provider_create(name text, kind text, options jsonb) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_dns_provider_create';
+COMMENT ON FUNCTION mlint.dns_provider_create(text, text, jsonb) IS
+	'Name a DNS service that challenges of type dns-01 can be solved at';
+
+CREATE FUNCTION mlint.dns_provider_alter(name text, options jsonb) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_dns_provider_alter';
+COMMENT ON FUNCTION mlint.dns_provider_alter(text, jsonb) IS
+	'Change options of a DNS provider; null takes one away';
+
+CREATE FUNCTION mlint.dns_provider_drop(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_dns_provider_drop';
+COMMENT ON FUNCTION mlint.dns_provider_drop(text) IS
+	'Forget a DNS provider that no certificate uses and where nothing of ours is left';
+
+CREATE FUNCTION mlint.dns_provider_test(name text, domain text) RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_dns_provider_test';
+COMMENT ON FUNCTION mlint.dns_provider_test(text, text) IS
+	'Make a record as a challenge for this domain would, see it, remove it; returns how long it took to be seen';
+
+CREATE FUNCTION mlint.dns_provider_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+	LANGUAGE c IMMUTABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'mlint_dns_provider_options';
+COMMENT ON FUNCTION mlint.dns_provider_options() IS 'Behind the view mlint.dns_provider_kinds';
+
+CREATE VIEW mlint.dns_provider_kinds AS SELECT * FROM mlint.dns_provider_options();
+COMMENT ON VIEW mlint.dns_provider_kinds IS 'Kinds of DNS providers and the options that they take';
+COMMENT ON COLUMN mlint.dns_provider_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.dns_provider_kinds.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.dns_provider_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.dns_provider_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.dns_provider_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.dns_provider_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.dns_provider_kinds.help IS 'What it does';
+
+CREATE VIEW mlint.dns_providers AS
+SELECT p.name, p.kind, p.options, p.created_at, p.altered_at
+FROM mlint.dns_provider p;
+COMMENT ON VIEW mlint.dns_providers IS 'DNS services that records are made at';
+COMMENT ON COLUMN mlint.dns_providers.name IS 'Name of the provider';
+COMMENT ON COLUMN mlint.dns_providers.kind IS 'What sort of service it is';
+COMMENT ON COLUMN mlint.dns_providers.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.dns_providers.created_at IS 'When it was created';
+COMMENT ON COLUMN mlint.dns_providers.altered_at IS 'When its options were last changed';
+
+CREATE VIEW mlint.certificate_challenges AS
+SELECT c.name AS certificate, h.identifier, h.type, h.solver,
+	h.made ->> 'record' AS record, h.status, h.presence, h.attempts,
+	nullif(h.next_at, 'infinity') AS next_at, h.error
+FROM mlint.acme_challenge h
+LEFT JOIN mlint.acme_order o ON o.id = h.order_id
+LEFT JOIN mlint.certificate c ON c.id = o.certificate_id
+WHERE h.presence NOT IN ('none', 'removed');
+COMMENT ON VIEW mlint.certificate_challenges IS 'What is shown, or is to be shown or removed, for certificate authorities to look at';
+COMMENT ON COLUMN mlint.certificate_challenges.certificate IS 'Name of the certificate; null: it was dropped';
+COMMENT ON COLUMN mlint.certificate_challenges.identifier IS 'Domain or address that is to be proved';
+COMMENT ON COLUMN mlint.certificate_challenges.type IS 'http-01 or dns-01';
+COMMENT ON COLUMN mlint.certificate_challenges.solver IS 'Who shows it; null: the gateway';
+COMMENT ON COLUMN mlint.certificate_challenges.record IS 'Name of the TXT record, after all aliases (dns-01)';
+COMMENT ON COLUMN mlint.certificate_challenges.status IS 'What the authority makes of it: new, waiting, answered, valid, invalid, given up';
+COMMENT ON COLUMN mlint.certificate_challenges.presence IS 'wanted, presenting, checking (it is made, and not seen everywhere yet), present or removing';
+COMMENT ON COLUMN mlint.certificate_challenges.attempts IS 'Failures in a row of what is being done';
+COMMENT ON COLUMN mlint.certificate_challenges.next_at IS 'When it is gone on with; null: removing was given up';
+COMMENT ON COLUMN mlint.certificate_challenges.error IS 'What it last failed with, or waits for';
+
+REVOKE ALL ON FUNCTION mlint.dns_provider_create(text, text, jsonb),
+	mlint.dns_provider_alter(text, jsonb), mlint.dns_provider_drop(text),
+	mlint.dns_provider_test(text, text), mlint.dns_provider_options() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.dns_provider_create(text, text, jsonb),
+	mlint.dns_provider_alter(text, jsonb), mlint.dns_provider_drop(text),
+	mlint.dns_provider_test(text, text) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.dns_provider_options() TO mlint_reader;
+GRANT SELECT ON mlint.dns_provider_kinds, mlint.dns_providers,
+	mlint.certificate_challenges TO mlint_reader;
+-- certs/targets: where certificates are used, and what is really served there.
+
+CREATE TABLE mlint.certificate_target (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	certificate_id uuid NOT NULL REFERENCES mlint.certificate ON DELETE CASCADE,
+	name text COLLATE "C" NOT NULL,
+	kind text NOT NULL,
+	options jsonb NOT NULL,
+	strategy text NOT NULL CHECK (strategy IN ('sync', 'async')),
+	created_by mlint.role_id NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	altered_at timestamptz,
+	UNIQUE (certificate_id, name)
+);
+COMMENT ON TABLE mlint.certificate_target IS 'Where certificates are pushed to';
+
+-- A target has one region, '', or several. What it serves is version_id; what it
+-- should serve follows from the certificate. Before a version leaves, pushing_id
+-- says so: one that a crash leaves there may have arrived.
+CREATE TABLE mlint.certificate_region (
+	target_id int NOT NULL REFERENCES mlint.certificate_target ON DELETE CASCADE,
+	region text COLLATE "C" NOT NULL,
+	version_id bigint REFERENCES mlint.certificate_version ON DELETE SET NULL,
+	pushing_id bigint REFERENCES mlint.certificate_version ON DELETE SET NULL,
+	-- What the peer calls it: an ARN, a certificate's id, a path.
+	reference text,
+	pushed_at timestamptz,
+	-- When to push whatever is there; null: when there is another version.
+	next_at timestamptz DEFAULT pg_catalog.clock_timestamp(),
+	attempts int NOT NULL DEFAULT 0,
+	error text,
+	PRIMARY KEY (target_id, region)
+);
+COMMENT ON TABLE mlint.certificate_region IS 'Which region of a target serves which version of a certificate';
+
+-- Who is seen to serve what.
+CREATE TABLE mlint.certificate_watch (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	certificate_id uuid NOT NULL REFERENCES mlint.certificate ON DELETE CASCADE,
+	host text NOT NULL,
+	port int NOT NULL CHECK (port BETWEEN 1 AND 65535),
+	protocol text NOT NULL CHECK (protocol IN ('tls', 'postgres')),
+	server_name text,
+	every interval NOT NULL CHECK (every > '0'),
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	next_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	checked_at timestamptz,
+	served_serial text,
+	served_fingerprint bytea,
+	served_not_after timestamptz,
+	-- What is to be said of the chain that is sent with it.
+	note text,
+	-- Since when another certificate is served than should be, and the last
+	-- such of which certificate.mismatch was published.
+	differs_since timestamptz,
+	told_fingerprint bytea,
+	error text,
+	UNIQUE (certificate_id, host, port)
+);
+COMMENT ON TABLE mlint.certificate_watch IS 'Servers that are looked at for the certificate that they really serve';
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.certificate_target', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.certificate_target_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.certificate_region', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.certificate_watch', '');
+SELECT pg_catalog.pg_extension_config_dump('mlint.certificate_watch_id_seq', '');
+
+-- Also after a restore.
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.certificate_target
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('certificate_targets');
+ALTER TABLE mlint.certificate_target ENABLE ALWAYS TRIGGER job_enable;
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.certificate_watch
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('certificate_watches');
+ALTER TABLE mlint.certificate_watch ENABLE ALWAYS TRIGGER job_enable;
+
+CREATE FUNCTION mlint.certificate_target_create(certificate uuid, kind text,
+	options jsonb DEFAULT '{}', strategy text DEFAULT 'async',
+	name text DEFAULT NULL) RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_target_create';
+COMMENT ON FUNCTION mlint.certificate_target_create(uuid, text, jsonb, text, text) IS
+	'Have a certificate pushed to a place now and at each renewal; returns the target''s name, by default the kind''s';
+
+CREATE FUNCTION mlint.certificate_target_alter(certificate uuid, name text,
+	options jsonb DEFAULT '{}', strategy text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_target_alter';
+COMMENT ON FUNCTION mlint.certificate_target_alter(uuid, text, jsonb, text) IS
+	'Change options of a target; null takes one away; what failed is tried again at once';
+
+CREATE FUNCTION mlint.certificate_target_drop(certificate uuid, name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_target_drop';
+COMMENT ON FUNCTION mlint.certificate_target_drop(uuid, text) IS
+	'Push a certificate there no more; what is there stays there';
+
+CREATE FUNCTION mlint.certificate_target_options(OUT kind text, OUT option text,
+	OUT type text, OUT "default" text, OUT bounds text, OUT required boolean,
+	OUT help text) RETURNS SETOF record
+	LANGUAGE c IMMUTABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_target_options';
+COMMENT ON FUNCTION mlint.certificate_target_options() IS 'Behind the view mlint.certificate_target_kinds';
+
+CREATE VIEW mlint.certificate_target_kinds AS SELECT * FROM mlint.certificate_target_options();
+COMMENT ON VIEW mlint.certificate_target_kinds IS 'Kinds of places that certificates are pushed to, and the options that they take';
+COMMENT ON COLUMN mlint.certificate_target_kinds.kind IS 'Name of the kind';
+COMMENT ON COLUMN mlint.certificate_target_kinds.option IS 'Name of the option; group.option lies in an object of its own';
+COMMENT ON COLUMN mlint.certificate_target_kinds.type IS 'Type of its value';
+COMMENT ON COLUMN mlint.certificate_target_kinds."default" IS 'Value when it is not given; null: none';
+COMMENT ON COLUMN mlint.certificate_target_kinds.bounds IS 'Range or choices';
+COMMENT ON COLUMN mlint.certificate_target_kinds.required IS 'Whether it must be given';
+COMMENT ON COLUMN mlint.certificate_target_kinds.help IS 'What it does';
+
+-- Regions, and the version that each should serve: one that is not in use yet
+-- goes to those that must have it first.
+CREATE VIEW mlint.certificate_push AS
+SELECT r.target_id, r.region, t.certificate_id, t.strategy = 'sync' AS sync,
+	CASE WHEN t.strategy = 'sync' THEN coalesce(c.next_version_id, c.version_id)
+		ELSE c.version_id END AS wanted_id,
+	r.version_id, r.pushing_id, r.next_at
+FROM mlint.certificate_region r
+JOIN mlint.certificate_target t ON t.id = r.target_id
+JOIN mlint.certificate c ON c.id = t.certificate_id;
+COMMENT ON VIEW mlint.certificate_push IS 'The job certificate_targets''s: what each region should serve';
+COMMENT ON COLUMN mlint.certificate_push.target_id IS 'The target';
+COMMENT ON COLUMN mlint.certificate_push.region IS 'Its region';
+COMMENT ON COLUMN mlint.certificate_push.certificate_id IS 'The certificate';
+COMMENT ON COLUMN mlint.certificate_push.sync IS 'Whether the target must have a version before it is in use';
+COMMENT ON COLUMN mlint.certificate_push.wanted_id IS 'The version that it should serve; null: there is none yet';
+COMMENT ON COLUMN mlint.certificate_push.version_id IS 'The version that it serves';
+COMMENT ON COLUMN mlint.certificate_push.pushing_id IS 'The version that was last on its way there';
+COMMENT ON COLUMN mlint.certificate_push.next_at IS 'When to push whatever is there; null: when there is another version';
+
+CREATE VIEW mlint.certificate_targets AS
+SELECT p.certificate_id AS certificate, c.name AS certificate_name, t.name,
+	t.kind, t.options, t.strategy, p.region,
+	CASE WHEN p.wanted_id IS NULL THEN 'waiting'
+		WHEN p.version_id IS NOT DISTINCT FROM p.wanted_id AND r.error IS NULL
+			THEN 'serving'
+		WHEN r.error IS NOT NULL THEN 'failing'
+		ELSE 'pending' END AS state,
+	has.serial AS serves, wanted.serial AS should_serve,
+	p.version_id IS NOT DISTINCT FROM p.wanted_id AS agrees,
+	r.reference, r.pushed_at, r.attempts, r.error,
+	CASE WHEN p.wanted_id IS NOT NULL THEN r.next_at END AS next_at,
+	t.created_at, t.altered_at
+FROM mlint.certificate_push p
+JOIN mlint.certificate_region r USING (target_id, region)
+JOIN mlint.certificate_target t ON t.id = p.target_id
+JOIN mlint.certificate c ON c.id = p.certificate_id
+LEFT JOIN mlint.certificate_version has ON has.id = p.version_id
+LEFT JOIN mlint.certificate_version wanted ON wanted.id = p.wanted_id;
+COMMENT ON VIEW mlint.certificate_targets IS 'Where certificates are pushed to, a row for each region: which serves which';
+COMMENT ON COLUMN mlint.certificate_targets.certificate IS 'Id of the certificate';
+COMMENT ON COLUMN mlint.certificate_targets.certificate_name IS 'Its name';
+COMMENT ON COLUMN mlint.certificate_targets.name IS 'Name of the target, among those of the certificate';
+COMMENT ON COLUMN mlint.certificate_targets.kind IS 'What sort of place it is';
+COMMENT ON COLUMN mlint.certificate_targets.options IS 'Its options; credentials appear as references only';
+COMMENT ON COLUMN mlint.certificate_targets.strategy IS 'sync: it must have a certificate before that is in use; async: after';
+COMMENT ON COLUMN mlint.certificate_targets.region IS 'Region, or vault; empty where a target has but one';
+COMMENT ON COLUMN mlint.certificate_targets.state IS 'waiting (there is no certificate yet), pending (it is to be pushed), failing (it could not be, and is tried again), or serving';
+COMMENT ON COLUMN mlint.certificate_targets.serves IS 'Serial of the certificate that was last pushed there; null: none was';
+COMMENT ON COLUMN mlint.certificate_targets.should_serve IS 'Serial of the one that should be there';
+COMMENT ON COLUMN mlint.certificate_targets.agrees IS 'Whether these are the same';
+COMMENT ON COLUMN mlint.certificate_targets.reference IS 'What it is called there: an ARN, an id, a path';
+COMMENT ON COLUMN mlint.certificate_targets.pushed_at IS 'When it was last pushed';
+COMMENT ON COLUMN mlint.certificate_targets.attempts IS 'Attempts in a row that failed';
+COMMENT ON COLUMN mlint.certificate_targets.error IS 'Why the last failed';
+COMMENT ON COLUMN mlint.certificate_targets.next_at IS 'When it is tried again';
+COMMENT ON COLUMN mlint.certificate_targets.created_at IS 'When the target was created';
+COMMENT ON COLUMN mlint.certificate_targets.altered_at IS 'When its options were last changed';
+
+CREATE VIEW mlint.certificate_watches AS
+SELECT w.certificate_id AS certificate, c.name AS certificate_name, w.host,
+	w.port, w.protocol, w.server_name, w.every,
+	CASE WHEN w.error IS NOT NULL THEN 'unreachable'
+		WHEN w.checked_at IS NULL OR v.id IS NULL
+			OR w.checked_at < v.activated_at THEN 'waiting'
+		WHEN w.served_fingerprint IS DISTINCT FROM v.fingerprint THEN 'differs'
+		ELSE 'agrees' END AS state,
+	w.served_serial AS serves, v.serial AS should_serve,
+	w.served_not_after, w.differs_since, w.note, w.checked_at, w.error,
+	w.next_at
+FROM mlint.certificate_watch w
+JOIN mlint.certificate c ON c.id = w.certificate_id
+LEFT JOIN mlint.certificate_version v ON v.id = c.version_id;
+COMMENT ON VIEW mlint.certificate_watches IS 'Servers that are looked at for the certificate that they really serve';
+COMMENT ON COLUMN mlint.certificate_watches.certificate IS 'Id of the certificate';
+COMMENT ON COLUMN mlint.certificate_watches.certificate_name IS 'Its name';
+COMMENT ON COLUMN mlint.certificate_watches.host IS 'The server';
+COMMENT ON COLUMN mlint.certificate_watches.port IS 'Its port';
+COMMENT ON COLUMN mlint.certificate_watches.protocol IS 'tls: from the start; postgres: as PostgreSQL begins it';
+COMMENT ON COLUMN mlint.certificate_watches.server_name IS 'Name that it is asked for (SNI); null: the host';
+COMMENT ON COLUMN mlint.certificate_watches.every IS 'Time between two looks';
+COMMENT ON COLUMN mlint.certificate_watches.state IS 'waiting (for the first look at the certificate in use, or for one), agrees, differs, or unreachable';
+COMMENT ON COLUMN mlint.certificate_watches.serves IS 'Serial of the certificate that was last seen';
+COMMENT ON COLUMN mlint.certificate_watches.should_serve IS 'Serial of the certificate in use';
+COMMENT ON COLUMN mlint.certificate_watches.served_not_after IS 'When the one that was seen expires';
+COMMENT ON COLUMN mlint.certificate_watches.differs_since IS 'When another certificate than the one in use was first seen; null: the last look saw the one in use';
+COMMENT ON COLUMN mlint.certificate_watches.note IS 'What is to be said of the chain that the server sends with it';
+COMMENT ON COLUMN mlint.certificate_watches.checked_at IS 'When it was last looked at';
+COMMENT ON COLUMN mlint.certificate_watches.error IS 'Why nothing could be seen';
+COMMENT ON COLUMN mlint.certificate_watches.next_at IS 'When it is looked at next';
+
+CREATE FUNCTION mlint.certificate_watch_create(certificate uuid, host text,
+	port int DEFAULT 443, protocol text DEFAULT 'tls',
+	server_name text DEFAULT NULL, every interval DEFAULT '1 hour') RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_watch_create';
+COMMENT ON FUNCTION mlint.certificate_watch_create(uuid, text, int, text, text, interval) IS
+	'Look from time to time which certificate a server really serves, by TLS from the start or as PostgreSQL does';
+
+CREATE FUNCTION mlint.certificate_watch_drop(certificate uuid, host text,
+	port int DEFAULT 443) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_certificate_watch_drop';
+COMMENT ON FUNCTION mlint.certificate_watch_drop(uuid, text, int) IS
+	'Look no more what a server serves';
+
+CREATE PROCEDURE mlint.certificate_target_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_certificate_target_run';
+COMMENT ON PROCEDURE mlint.certificate_target_run() IS
+	'The job certificate_targets: pushes certificates to where they should be';
+CREATE PROCEDURE mlint.certificate_watch_run()
+	LANGUAGE c AS 'MODULE_PATHNAME', 'mlint_certificate_watch_run';
+COMMENT ON PROCEDURE mlint.certificate_watch_run() IS
+	'The job certificate_watches: looks at what is served';
+INSERT INTO mlint.job (name, command, every, enabled)
+VALUES ('certificate_targets', 'CALL mlint.certificate_target_run()', '1 minute', false),
+	('certificate_watches', 'CALL mlint.certificate_watch_run()', '5 minutes', false);
+
+INSERT INTO mlint.event_type VALUES
+	('certificate.mismatch', 'A watched server serves another certificate than it should'),
+	('certificate.pushed', 'For the destination of a certificate target: the certificate to use from now on');
+
+REVOKE ALL ON FUNCTION
+	mlint.certificate_target_create(uuid, text, jsonb, text, text),
+	mlint.certificate_target_alter(uuid, text, jsonb, text),
+	mlint.certificate_target_drop(uuid, text),
+	mlint.certificate_target_options(),
+	mlint.certificate_watch_create(uuid, text, int, text, text, interval),
+	mlint.certificate_watch_drop(uuid, text, int) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE mlint.certificate_target_run(), mlint.certificate_watch_run() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlint.certificate_target_create(uuid, text, jsonb, text, text),
+	mlint.certificate_target_alter(uuid, text, jsonb, text),
+	mlint.certificate_target_drop(uuid, text),
+	mlint.certificate_watch_create(uuid, text, int, text, text, interval),
+	mlint.certificate_watch_drop(uuid, text, int) TO mlint_admin;
+GRANT EXECUTE ON FUNCTION mlint.certificate_target_options() TO mlint_reader;
+GRANT SELECT ON mlint.certificate_target_kinds, mlint.certificate_targets,
+	mlint.certificate_watches TO mlint_reader;
+-- certs/health: what is wrong with certificates, and what to do about it.
+
+-- Each thing that can be wrong is a row: of what, how bad, why, and what to do.
+-- What time is left is measured by the lifetime, so that a certificate of six
+-- days is not critical all its life.
+CREATE VIEW mlint.certificate_finding AS
+WITH c AS (
+	SELECT c.*, v.not_after, v.not_after - v.not_before AS lifetime,
+		v.revoked_at, v.revoke_at, v.activated_at, v.fingerprint, v.key_version, v.key_gone,
+		v.not_after - pg_catalog.clock_timestamp() AS remains,
+		coalesce(a.status = 'failed', false) AS account_refused,
+		pg_catalog.clock_timestamp() AS now
+	FROM mlint.certificate c
+	LEFT JOIN mlint.acme_account a ON a.id = c.account_id
+	LEFT JOIN mlint.certificate_version v ON v.id = c.version_id
+), near AS (
+	SELECT c.*,
+		remains <= least('30 days'::interval, lifetime / 3) AS is_near,
+		remains <= least('7 days'::interval, lifetime / 6) AS is_close,
+		remains <= '0' AS is_over
+	FROM c
+)
+SELECT 'certificate' AS kind, c.name, c.id AS certificate_id, f.level, f.why, f.remedy
+FROM near c, LATERAL (
+	SELECT 2 AS level, 'it has expired' AS why,
+		CASE WHEN c.account_id IS NULL THEN 'Import its successor with mlint.certificate_import().'
+			ELSE 'Look at last_error in mlint.certificates; mlint.certificate_renew() tries again at once.' END AS remedy
+	WHERE c.is_over
+	UNION ALL
+	SELECT 2, 'it was revoked',
+		'mlint.certificate_renew() has another issued; mlint.certificate_drop() forgets it.'
+	WHERE c.revoked_at IS NOT NULL
+	UNION ALL
+	SELECT CASE WHEN c.version_id IS NULL OR c.is_over OR c.is_close THEN 2 ELSE 1 END,
+		CASE WHEN c.next_version_id IS NOT NULL
+			THEN 'the next certificate was issued, and is not in use yet: '
+			WHEN c.version_id IS NULL THEN 'it could not be issued: '
+			ELSE 'it could not be renewed: ' END || c.error,
+		CASE WHEN c.next_version_id IS NOT NULL
+			THEN 'mlint.certificate_targets tells which target fails; it is tried again by itself.'
+			WHEN c.due_at IS NULL
+			THEN 'Put right what the error names, and call mlint.certificate_renew().'
+			ELSE 'Put right what the error names; it is tried again by itself, or at once by mlint.certificate_renew().' END
+	WHERE c.error IS NOT NULL
+	UNION ALL
+	SELECT CASE WHEN c.is_close THEN 2 ELSE 1 END,
+		pg_catalog.format('it expires in %s, and nobody renews it',
+			CASE WHEN c.remains >= '1 day' THEN pg_catalog.floor(EXTRACT(epoch FROM c.remains) / 86400) || ' days'
+				ELSE pg_catalog.date_trunc('second', c.remains)::text END),
+		CASE WHEN c.account_id IS NULL THEN 'Import its successor with mlint.certificate_import().'
+			ELSE 'Call mlint.certificate_renew(); its auto_renew is off.' END
+	WHERE c.is_near AND NOT c.is_over AND NOT c.auto_renew
+		AND c.next_version_id IS NULL
+	UNION ALL
+	SELECT CASE WHEN c.is_close THEN 2 ELSE 1 END,
+		'its renewal waits for the limits of its account',
+		'mlint.acme_accounts tells how many orders were made lately; raise max_orders if the authority allows more.'
+	WHERE c.due_at < c.now - least('1 day'::interval, c.lifetime / 20)
+		AND NOT c.account_refused
+	UNION ALL
+	SELECT CASE WHEN c.version_id IS NULL OR c.is_close OR c.is_over THEN 2 ELSE 1 END,
+		'it waits for its account, which could not be registered',
+		'See the account.'
+	WHERE c.due_at <= c.now AND c.account_refused
+	UNION ALL
+	SELECT CASE WHEN c.is_close OR c.is_over THEN 2 ELSE 1 END,
+		pg_catalog.format('its order is %s since %s', o.state,
+			pg_catalog.to_char(o.created_at, 'YYYY-MM-DD HH24:MI')),
+		'mlint.certificate_orders tells how far it is, and mlint.jobs whether the job certificates runs.'
+	FROM mlint.acme_order o
+	WHERE o.certificate_id = c.id AND o.finished_at IS NULL
+		AND o.created_at < c.now - '1 hour'::interval
+	UNION ALL
+	SELECT 1, 'its revocation was asked for, and is not done yet',
+		'mlint.acme_accounts tells whether its authority can be reached.'
+	WHERE c.revoked_at IS NULL AND c.revoke_at < c.now - '1 hour'::interval
+	UNION ALL
+	SELECT 2, pg_catalog.format('version %s of secret "%s", its key, is gone', c.key_version, c.key_secret),
+		CASE WHEN c.account_id IS NULL THEN 'Import it again, with its key.'
+			ELSE 'Call mlint.certificate_renew(), which makes another.' END
+	WHERE c.version_id IS NOT NULL AND NOT EXISTS (SELECT FROM mlint.secret s
+		JOIN mlint.secret_version k ON k.secret_id = s.id
+		WHERE s.name = c.key_secret AND k.version = c.key_version
+			AND k.destroyed_at IS NULL)
+	UNION ALL
+	SELECT CASE WHEN has.not_after <= c.now THEN 2 ELSE 1 END,
+		pg_catalog.format('target "%s"%s %s', t.name,
+			CASE WHEN r.region <> '' THEN ' in ' || r.region ELSE '' END,
+			CASE WHEN r.error IS NOT NULL THEN 'cannot be reached: ' || r.error
+				ELSE 'has an old certificate' END),
+		'Put right what the error names in mlint.certificate_targets; it is tried again by itself.'
+	FROM mlint.certificate_target t
+	JOIN mlint.certificate_region r ON r.target_id = t.id
+	LEFT JOIN mlint.certificate_version has ON has.id = r.version_id
+	LEFT JOIN mlint.certificate_version wanted ON wanted.id = c.version_id
+	WHERE t.certificate_id = c.id AND c.version_id IS NOT NULL
+		AND (r.error IS NOT NULL
+			OR (r.version_id IS DISTINCT FROM c.version_id
+				AND r.version_id IS DISTINCT FROM c.next_version_id
+				AND wanted.activated_at < c.now - '1 hour'::interval))
+	UNION ALL
+	SELECT CASE WHEN w.served_not_after <= c.now + '1 day'::interval THEN 2 ELSE 1 END,
+		pg_catalog.format('%s:%s serves another certificate, with serial %s, until %s',
+			w.host, w.port, w.served_serial,
+			pg_catalog.to_char(w.served_not_after, 'YYYY-MM-DD')),
+		'See that the server has the one in use, and has loaded it.'
+	FROM mlint.certificate_watch w
+	WHERE w.certificate_id = c.id AND c.version_id IS NOT NULL
+		AND w.error IS NULL AND w.served_fingerprint <> c.fingerprint
+		-- A look before that may have seen it on its way.
+		AND w.checked_at >= coalesce(c.activated_at + '5 minutes', '-infinity')
+	UNION ALL
+	SELECT 1, pg_catalog.format('%s:%s cannot be looked at: %s', w.host, w.port, w.error),
+		'See that the server runs, and can be reached from here.'
+	FROM mlint.certificate_watch w
+	WHERE w.certificate_id = c.id AND w.error IS NOT NULL
+) f
+UNION ALL
+SELECT 'account', a.name, NULL, f.level, f.why, f.remedy
+FROM mlint.acme_account a, LATERAL (
+	SELECT 2 AS level, 'it could not be registered: ' || coalesce(a.error, 'no reason is known') AS why,
+		'Create it again, with what is right; it is also tried again by itself.' AS remedy
+	WHERE a.status = 'failed'
+	UNION ALL
+	SELECT 2, 'it was deactivated, and certificates are to be renewed with it',
+		'Have them issued with another account.'
+	WHERE a.status IN ('deactivating', 'deactivated')
+		AND EXISTS (SELECT FROM mlint.certificate c
+			WHERE c.account_id = a.id AND c.auto_renew)
+	UNION ALL
+	SELECT 1, a.error, 'Put right what the error names; it is tried again by itself.'
+	WHERE a.status <> 'failed' AND a.error IS NOT NULL
+	UNION ALL
+	SELECT 1, 'its authority has asked to be left alone until '
+			|| pg_catalog.to_char(a.not_before, 'YYYY-MM-DD HH24:MI'),
+		'Nothing; orders go on then. If it comes often, lower max_orders.'
+	WHERE a.not_before > pg_catalog.clock_timestamp()
+) f;
+COMMENT ON VIEW mlint.certificate_finding IS 'Behind mlint.certificate_health(): all that is wrong';
+COMMENT ON COLUMN mlint.certificate_finding.kind IS 'certificate or account';
+COMMENT ON COLUMN mlint.certificate_finding.name IS 'Its name';
+COMMENT ON COLUMN mlint.certificate_finding.certificate_id IS 'Id of the certificate';
+COMMENT ON COLUMN mlint.certificate_finding.level IS '1: warning, 2: critical';
+COMMENT ON COLUMN mlint.certificate_finding.why IS 'What is wrong';
+COMMENT ON COLUMN mlint.certificate_finding.remedy IS 'What to do about it';
+
+CREATE FUNCTION mlint.certificate_health(OUT kind text, OUT name text,
+	OUT certificate_id uuid, OUT status text, OUT why text, OUT remedy text)
+RETURNS SETOF record
+LANGUAGE sql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+	WITH thing AS (
+		SELECT 'certificate' AS kind, c.name, c.id FROM mlint.certificate c
+		UNION ALL
+		SELECT 'account', a.name, NULL FROM mlint.acme_account a
+	), found AS (
+		SELECT f.kind, f.name, max(f.level) AS level,
+			string_agg(f.why, '; ' ORDER BY f.level DESC, f.why) AS why,
+			(array_agg(f.remedy ORDER BY f.level DESC, f.why))[1] AS remedy
+		FROM mlint.certificate_finding f GROUP BY f.kind, f.name
+	)
+	SELECT t.kind, t.name, t.id,
+		CASE f.level WHEN 2 THEN 'critical' WHEN 1 THEN 'warning' ELSE 'ok' END,
+		f.why, f.remedy
+	FROM thing t LEFT JOIN found f ON f.kind = t.kind AND f.name = t.name
+	ORDER BY coalesce(f.level, 0) DESC, t.kind, t.name
+$$;
+COMMENT ON FUNCTION mlint.certificate_health() IS
+	'Each certificate and account: ok, warning or critical, why, and what to do; the worst first';
+REVOKE ALL ON FUNCTION mlint.certificate_health() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.certificate_health() TO mlint_reader;
+-- certs, observed: what mlint.certificate_health() says, and challenges.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('certs', 'certificates', true, $$
+	SELECT f.level, format('%s "%s": %s', f.kind, f.name, f.why), f.remedy
+	FROM mlint.certificate_finding f
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('certificates') o
+	WHERE EXISTS (SELECT FROM mlint.acme_account WHERE status <> 'deactivated')
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('certificate_expiry') o
+	WHERE EXISTS (SELECT FROM mlint.certificate)
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('certificate_targets') o
+	WHERE EXISTS (SELECT FROM mlint.certificate_target)
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('certificate_watches') o
+	WHERE EXISTS (SELECT FROM mlint.certificate_watch)$$),
+
+('certs', 'challenges', true, $$
+	SELECT 2, format('certificates (%s) are to be proved by the gateway, and mlint.gateway_listen is empty', c.name),
+		'Set it to where http://<name>/.well-known/acme-challenge/ leads, or name another solver.'
+	FROM (SELECT c.name FROM mlint.certificate c WHERE c.challenge = 'http-01'
+		AND c.solver IS NULL AND c.auto_renew ORDER BY c.name LIMIT 1) c
+	WHERE current_setting('mlint.gateway_listen') = ''
+	UNION ALL
+	SELECT 1, format('the record %s at DNS provider "%s" could not be removed, and that was given up: %s',
+			h.made ->> 'record', h.solver, h.error),
+		'Remove it there by hand.'
+	FROM mlint.acme_challenge h
+	WHERE h.presence = 'removing' AND h.next_at = 'infinity'
+	UNION ALL
+	SELECT 1, format('%s proves names, and fails: %s', coalesce('solver "' || h.solver || '"', 'the gateway'), h.error),
+		'Put right what the error names; for a DNS provider mlint.dns_provider_test() tries it.'
+	FROM (SELECT h.solver, max(h.error) AS error FROM mlint.acme_challenge h
+		WHERE h.presence IN ('wanted', 'presenting', 'removing') AND h.next_at < 'infinity'
+			AND h.attempts >= 3
+		GROUP BY h.solver) h
+	UNION ALL
+	SELECT o.* FROM mlint.job_off('certificate_challenges') o
+	WHERE EXISTS (SELECT FROM mlint.acme_challenge
+		WHERE presence IN ('wanted', 'presenting', 'checking', 'removing'))$$);
+
+-- One by one those that end first, a thousand at most.
+INSERT INTO mlint.metric_source (room, name, on_standby, labels, query) VALUES
+('certs', 'certificates', true, '{certificate}', $$
+	SELECT c.name AS certificate, date_part('epoch', v.not_after) AS not_after,
+		c.attempts
+	FROM mlint.certificate c
+	LEFT JOIN mlint.certificate_version v ON v.id = c.version_id
+	ORDER BY v.not_after NULLS FIRST, c.name LIMIT 1000$$),
+('certs', 'certificate_states', true, '{state}', $$
+	SELECT s.state, count(c.id) AS certificates
+	FROM unnest('{REQUESTED,ISSUING,ISSUED,ACTIVE,RENEWING,FAILED,REVOKED,EXPIRED}'::text[]) s (state)
+	LEFT JOIN mlint.certificate c ON c.state = s.state
+	GROUP BY s.state ORDER BY s.state$$),
+('certs', 'acme_accounts', true, '{account}', $$
+	SELECT a.name AS account, a.status = 'valid' AS valid, a.max_orders,
+		(SELECT count(*) FROM mlint.acme_order o WHERE o.account_id = a.id
+			AND o.ordered_at > clock_timestamp() - a.max_orders_per) AS orders,
+		(SELECT count(*) FROM mlint.acme_order o WHERE o.account_id = a.id
+			AND o.finished_at IS NULL) AS open
+	FROM mlint.acme_account a ORDER BY a.name$$),
+('certs', 'certificate_targets', true, '{state}', $$
+	SELECT s.state, count(t.state) AS targets
+	FROM unnest('{waiting,pending,failing,serving}'::text[]) s (state)
+	LEFT JOIN mlint.certificate_targets t ON t.state = s.state
+	GROUP BY s.state ORDER BY s.state$$),
+('certs', 'certificate_watches', true, '{state}', $$
+	SELECT s.state, count(w.state) AS watches
+	FROM unnest('{waiting,agrees,differs,unreachable}'::text[]) s (state)
+	LEFT JOIN mlint.certificate_watches w ON w.state = s.state
+	GROUP BY s.state ORDER BY s.state$$);
+INSERT INTO mlint.metric (source, "column", name, type, help) VALUES
+('certificates', 'not_after', 'mlint_certificate_not_after_timestamp_seconds', 'gauge', 'When the certificate in use expires; of the 1000 that do first'),
+('certificates', 'attempts', 'mlint_certificate_failed_orders', 'gauge', 'Orders in a row that failed'),
+('certificate_states', 'certificates', 'mlint_certificates', 'gauge', 'Certificates in each state'),
+('acme_accounts', 'valid', 'mlint_acme_account_valid', 'gauge', 'Whether the account is registered'),
+('acme_accounts', 'max_orders', 'mlint_acme_account_orders_limit', 'gauge', 'New orders that its limit allows in its window'),
+('acme_accounts', 'orders', 'mlint_acme_account_orders_lately', 'gauge', 'New orders in the last such window'),
+('acme_accounts', 'open', 'mlint_acme_account_orders_open', 'gauge', 'Orders that are under way'),
+('certificate_targets', 'targets', 'mlint_certificate_targets', 'gauge', 'Places that certificates are pushed to, in each state'),
+('certificate_watches', 'watches', 'mlint_certificate_watches', 'gauge', 'Servers that are looked at, in each state');
+
+-- owned: what belongs to which role, in all rooms.
+
+CREATE VIEW mlint.owned AS
+SELECT o.kind, o.name, nullif(o.role::text, '') AS role
+FROM (SELECT 'destination' AS kind, d.name, d.owner AS role
+	FROM mlint.destination d WHERE d.dropped_at IS NULL
+	UNION ALL
+	SELECT 'secret', g.pattern, g.role FROM mlint.secret_grant g
+	WHERE g.privilege = 'owner'
+	UNION ALL
+	SELECT 'rotation', s.name, r.owner
+	FROM mlint.secret_rotation r JOIN mlint.secret s ON s.id = r.secret_id
+	UNION ALL
+	SELECT 'mount', m.path, m.created_by FROM mlint.secret_mount m
+	WHERE m.dropped_at IS NULL
+	UNION ALL
+	SELECT 'acme account', a.name, a.created_by FROM mlint.acme_account a
+	UNION ALL
+	SELECT 'certificate', c.name, c.created_by FROM mlint.certificate c
+	UNION ALL
+	SELECT 'dns provider', p.name, p.created_by FROM mlint.dns_provider p
+	UNION ALL
+	SELECT 'certificate target', c.name || ': ' || t.name, t.created_by
+	FROM mlint.certificate_target t
+	JOIN mlint.certificate c ON c.id = t.certificate_id
+	UNION ALL
+	SELECT 'challenge', h.identifier, h.owner FROM mlint.acme_challenge h
+	WHERE h.owner IS NOT NULL) o;
+COMMENT ON VIEW mlint.owned IS 'What belongs to a role: as that role its functions run, and with its privileges it reads secrets';
+COMMENT ON COLUMN mlint.owned.kind IS 'What it is';
+COMMENT ON COLUMN mlint.owned.name IS 'Its name';
+COMMENT ON COLUMN mlint.owned.role IS 'The role; null when that is gone';
+
+CREATE FUNCTION mlint.owned_reassign(role text, new_role text) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'mlint_owned_reassign';
+COMMENT ON FUNCTION mlint.owned_reassign(text, text) IS
+	'Give what belongs to a role in mlint to another, as REASSIGN OWNED does elsewhere; null: what belongs to roles that are gone. Returns how much that was';
+
+REVOKE ALL ON FUNCTION mlint.owned_reassign(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlint.owned_reassign(text, text) TO mlint_admin;
+GRANT SELECT ON mlint.owned TO mlint_admin;
+-- owned, observed: what has lost its owner does not work. Of each kind how many,
+-- since some have names that are not for everybody; a secret works without.
+
+INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
+('owned', 'owners', true, $$
+	SELECT 2, format('the owner is gone of: %s (%s)', o.kind, count(*)),
+		'mlint.owned tells administrators what it is; mlint.owned_reassign(NULL, new_role) gives it to another.'
+	FROM mlint.owned o WHERE o.kind <> 'secret' AND o.role IS NULL
+	GROUP BY o.kind$$);
+
+-- Rows of a dump keep the workers away, whichever table they come to.
+DO $$
+DECLARE
+	t regclass;
+BEGIN
+	FOR t IN SELECT c.oid FROM pg_catalog.pg_extension e, pg_catalog.unnest(e.extconfig) u
+		JOIN pg_catalog.pg_class c ON c.oid = u
+		WHERE e.extname = 'mlint' AND c.relkind = 'r'
+	LOOP
+		-- Before others: their names begin with a letter.
+		EXECUTE pg_catalog.format('CREATE TRIGGER "1 restore" BEFORE INSERT ON %s FOR EACH STATEMENT EXECUTE FUNCTION mlint.restore_fence()', t);
+		EXECUTE pg_catalog.format('CREATE TRIGGER "1 restored" AFTER INSERT ON %s FOR EACH STATEMENT EXECUTE FUNCTION mlint.restore_fence()', t);
+		EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER "1 restore", ENABLE ALWAYS TRIGGER "1 restored"', t);
+	END LOOP;
+END
+$$;
+
+-- What functions return, and the rows of views, may be arguments and results of
+-- functions of those who call and read them.
+DO $$
+DECLARE
+	type regtype;
+BEGIN
+	FOR type IN SELECT t.oid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+		WHERE t.typnamespace = 'mlint'::regnamespace AND c.relkind IN ('c', 'v')
+	LOOP
+		EXECUTE pg_catalog.format('GRANT USAGE ON TYPE %s TO mlint_user, mlint_reader', type);
+	END LOOP;
+END
+$$;
+
 SELECT mlint.privileges_close();

@@ -221,7 +221,9 @@ SELECT mlint.publish('CUSTOM', '{}', jsonb_build_object('m', repeat('x', 1024 * 
 SET mlint.event_max_bytes = '1kB';
 SELECT mlint.publish('CUSTOM', to_jsonb(repeat('x', 2000)));
 SELECT mlint.publish('CUSTOM', to_jsonb(repeat('x', 900))) > 0 AS published;
+\set VERBOSITY sqlstate
 SET mlint.event_max_bytes = 10;
+\set VERBOSITY default
 SET ROLE regress_delivery_user;
 SET mlint.event_max_bytes = '1GB';
 RESET ROLE;

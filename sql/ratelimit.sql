@@ -483,7 +483,9 @@ RESET ROLE;
 
 -- a setting that the role may not see
 SET ROLE regress_rate_admin;
+\set VERBOSITY sqlstate
 SELECT mlint.rate_rule_create('x', 'token_bucket', 1, '1 s', scope => 'user', setting => 'data_directory');
+\set VERBOSITY default
 RESET ROLE;
 
 -- what the audit log has of it

@@ -14,6 +14,7 @@
 
 #include "archive/archive.h"
 #include "audit/auditor.h"
+#include "certs/certs.h"
 #include "common/audit.h"
 #include "common/http.h"
 #include "common/netpolicy.h"
@@ -58,6 +59,7 @@ _PG_init(void)
 	sessions_init();
 	usage_init();
 	archive_init();
+	certs_init();
 
 	MarkGUCPrefixReserved("mlint");
 }

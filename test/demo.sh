@@ -37,11 +37,8 @@ receiver_start()
 	as_user sh -c 'exec "$@" >"$0" 2>&1 </dev/null &' "$work/receiver.log" \
 		python3 "$work/tree/test/peers/receiver.py" --port "$receiver_port" \
 		--port-file "$work/receiver.port" --record "$work/received"
-	for i in $(seq 100); do
-		[ ! -s "$work/receiver.port" ] || break
-		sleep 0.1
-	done
-	receiver_port=$(cat "$work/receiver.port") || die "the receiver did not start"
+	within 30 test -s "$work/receiver.port"
+	receiver_port=$(cat "$work/receiver.port")
 }
 
 receiver_pid()

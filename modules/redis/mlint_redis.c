@@ -411,9 +411,10 @@ redis_test(void *arg, char **words, RemoteFailure *failure)
 }
 
 static const RateRemote redis_remote = {
-	.kind = "redis",
-	.options = redis_options,
-	.options_size = sizeof(RedisOptions),
+	.base.name = "redis",
+	.base.help = "Redis or Valkey, alone, behind Sentinel or as a cluster",
+	.base.options = redis_options,
+	.base.options_size = sizeof(RedisOptions),
 	.check = redis_check,
 	.check_law = script_check_law,
 	.open = redis_open,

@@ -70,7 +70,7 @@ hosts_parse(Store *store, const char *hosts)
 			char	   *digits = pnstrdup(colon + 1, last - colon - 1);
 
 			seed->port = strspn(digits, "0123456789") == strlen(digits) &&
-				strlen(digits) <= 5 ? atoi(digits) : 0;
+				strlen(digits) <= 5 ? (int) strtol(digits, NULL, 10) : 0;
 			if (seed->port < 1 || seed->port > 65535)
 				return "A port is a number from 1 to 65535.";
 		}
@@ -171,7 +171,7 @@ sentinel_master(Store *store, Peer *sentinel, RemoteFailure *failure)
 		return NULL;
 	}
 	master = node_find(store, reply->element[0]->str,
-					   atoi(reply->element[1]->str), false);
+					   strtol(reply->element[1]->str, NULL, 10), false);
 	freeReplyObject(reply);
 	if (master == NULL)
 		fail(failure, ERRCODE_MLINT_HTTP,
@@ -325,21 +325,23 @@ redirected(Store *store, const Peer *from, const char *text, int *slot)
 	const char *where;
 	const char *colon;
 	char	   *name;
+	long		to;
 	Peer	   *node;
 
 	text	  +=strcspn(text, " ");
 
-	*slot = atoi(text);
+	to = strtol(text, NULL, 10);
 	text	  +=strspn(text, " ");
 	where = text +strcspn(text, " ");
 
 	where += strspn(where, " ");
 	colon = strrchr(where, ':');
-	if (colon == NULL || *slot < 0 || *slot >= SLOTS)
+	if (colon == NULL || to < 0 || to >= SLOTS)
 		return NULL;
+	*slot = to;
 	name = colon == where ? pstrdup(from->host) :
 		pnstrdup(where, colon - where);
-	node = node_find(store, name, atoi(colon + 1), false);
+	node = node_find(store, name, strtol(colon + 1, NULL, 10), false);
 	pfree(name);
 	return node;
 }

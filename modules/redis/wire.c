@@ -389,11 +389,13 @@ node_authenticate(Store *store, Peer *node, const char *username,
 	{
 		ok = node_command_ok(store, node, &command, failure);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		host->wipe(password, len);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	host->wipe(password, len);
 	return ok;
 }
 
@@ -441,9 +443,9 @@ static char *
 pem(const Credential *credential, RemoteFailure *failure)
 {
 	size_t		len;
-	char	   *text = host->credential(credential, &len, failure);
 
-	return text;
+	/* cppcheck-suppress returnDanglingLifetime; the length is not kept */
+	return host->credential(credential, &len, failure);
 }
 
 /* Open the connection; the current context is the node's. */

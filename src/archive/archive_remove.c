@@ -133,7 +133,7 @@ mlint_archive_delete(PG_FUNCTION_ARGS)
 	bool		early;
 	ArchiveRow	row;
 
-	PreventCommandIfReadOnly("mlint.archive_delete()");
+	require_writable(fcinfo);
 	id = required_uuid(fcinfo, 0, "id");
 	if (!PG_ARGISNULL(1))
 		reason = text_to_cstring(PG_GETARG_TEXT_PP(1));

@@ -309,7 +309,7 @@ mlint_archive_restore(PG_FUNCTION_ARGS)
 	StringInfoData details;
 	char	   *session_id;
 
-	PreventCommandIfReadOnly("mlint.archive_restore()");
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	if (!archive_lock(id, &row))
 		archive_unknown(id);

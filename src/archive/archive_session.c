@@ -11,6 +11,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -328,7 +329,7 @@ request_arguments(FunctionCallInfo fcinfo)
 {
 	ArchiveRequest request = {.retention_days = RETENTION_DAYS};
 
-	PreventCommandIfReadOnly("archiving");
+	require_writable(fcinfo);
 	if (!PG_ARGISNULL(1))
 		request.retention_days = PG_GETARG_INT32(1);
 	if (!PG_ARGISNULL(2))

@@ -25,6 +25,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -508,12 +509,10 @@ insert_dictionary(const char *dictionary, size_t len, int sessions,
 	values[2] = Int32GetDatum(sessions);
 	values[3] = Float8GetDatum(ratio);
 	values[4] = Float8GetDatum(without);
-	if (SPI_execute_with_args("INSERT INTO mlint.archive_dictionary"
-							  " (data_key, sealed, sessions, ratio, ratio_without)"
-							  " VALUES ($1, $2, $3, $4, $5) RETURNING id",
-							  lengthof(types), types, values, NULL, false,
-							  0) != SPI_OK_INSERT_RETURNING)
-		elog(ERROR, "could not insert a dictionary");
+	owner_run(NULL, "INSERT INTO mlint.archive_dictionary"
+			  " (data_key, sealed, sessions, ratio, ratio_without)"
+			  " VALUES ($1, $2, $3, $4, $5) RETURNING id",
+			  SPI_OK_INSERT_RETURNING, lengthof(types), types, values, NULL);
 	CacheInvalidateRelcacheByRelid(mlint_relation("archive_dictionary"));
 	return DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
 									   SPI_tuptable->tupdesc, 1, &isnull));
@@ -531,15 +530,13 @@ drop_unused(int32 id)
 	SPITupleTable *rows;
 	uint64		n;
 
-	if (SPI_execute_with_args("DELETE FROM mlint.archive_dictionary d"
-							  " WHERE CASE $1 WHEN 0 THEN d.id <>"
-							  " (SELECT max(n.id) FROM mlint.archive_dictionary n)"
-							  " ELSE d.id = $1 END"
-							  " AND NOT EXISTS (SELECT FROM mlint.archive a"
-							  " WHERE a.dictionary = d.id) RETURNING data_key",
-							  1, types, values, NULL, false,
-							  0) != SPI_OK_DELETE_RETURNING)
-		elog(ERROR, "could not delete dictionaries");
+	owner_run(NULL, "DELETE FROM mlint.archive_dictionary d"
+			  " WHERE CASE $1 WHEN 0 THEN d.id <>"
+			  " (SELECT max(n.id) FROM mlint.archive_dictionary n)"
+			  " ELSE d.id = $1 END"
+			  " AND NOT EXISTS (SELECT FROM mlint.archive a"
+			  " WHERE a.dictionary = d.id) RETURNING data_key",
+			  SPI_OK_DELETE_RETURNING, 1, types, values, NULL);
 	rows = SPI_tuptable;
 	n = SPI_processed;
 	for (uint64 i = 0; i < n; i++)
@@ -607,7 +604,7 @@ mlint_archive_dictionary_train(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int32		id;
 
-	PreventCommandIfReadOnly("mlint.archive_dictionary_train()");
+	require_writable(fcinfo);
 	if (samples < LEAST_SAMPLES || samples > MOST_SAMPLES)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -634,7 +631,7 @@ mlint_archive_dictionary_drop(PG_FUNCTION_ARGS)
 	Datum		values[] = {Int32GetDatum(id)};
 	OwnerScope	scope;
 
-	PreventCommandIfReadOnly("mlint.archive_dictionary_drop()");
+	require_writable(fcinfo);
 	audit(AUDIT_CHANGED, "archive_dictionary.drop", "archive dictionary",
 		  psprintf("%d", id), NULL);
 	owner_begin(&scope);

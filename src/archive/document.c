@@ -552,7 +552,7 @@ put_uuid(Document *doc, const pg_uuid_t *uuid)
 }
 
 static void
-put_text_array(Document *doc, ArrayType * array)
+put_text_array(Document *doc, ArrayType *array)
 {
 	Datum	   *values;
 	bool	   *nulls;

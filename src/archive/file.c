@@ -279,10 +279,10 @@ file_place(Store *store)
 }
 
 const StoreKind store_file = {
-	.name = "file",
-	.help = "Files below mlint.archive_directory",
-	.options = file_options,
-	.options_size = sizeof(FileOptions),
+	.base.name = "file",
+	.base.help = "Files below mlint.archive_directory",
+	.base.options = file_options,
+	.base.options_size = sizeof(FileOptions),
 	.check = file_check,
 	.put = file_put,
 	.get = file_get,

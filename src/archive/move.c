@@ -22,6 +22,7 @@
 #include "archive/store.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "common/breaker.h"
 #include "common/compat.h"
 #include "common/crypto.h"
@@ -39,6 +40,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_archive_move_begin);
 PG_FUNCTION_INFO_V1(mlint_archive_move_one);
@@ -153,20 +155,19 @@ store_used(int32 store, const char *error, int64 moved, int64 bytes,
 	else
 		breaker_success(&b);
 	breaker_save(store, &b);
-	if (SPI_execute_with_args("UPDATE mlint.archive_store_state SET"
-							  " last_error = coalesce($2, last_error),"
-							  " last_error_at = CASE WHEN $2 IS NULL"
-							  " THEN last_error_at"
-							  " ELSE pg_catalog.clock_timestamp() END,"
-							  " last_success_at = CASE WHEN $2 IS NULL"
-							  " THEN pg_catalog.clock_timestamp()"
-							  " ELSE last_success_at END,"
-							  " moved = moved + $3,"
-							  " moved_bytes = moved_bytes + $4,"
-							  " deleted = deleted + $5"
-							  " WHERE store = $1", 5, types, values, nulls,
-							  false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write mlint.archive_store_state");
+	owner_run(NULL, "UPDATE mlint.archive_store_state SET"
+			  " last_error = coalesce($2, last_error),"
+			  " last_error_at = CASE WHEN $2 IS NULL"
+			  " THEN last_error_at"
+			  " ELSE pg_catalog.clock_timestamp() END,"
+			  " last_success_at = CASE WHEN $2 IS NULL"
+			  " THEN pg_catalog.clock_timestamp()"
+			  " ELSE last_success_at END,"
+			  " moved = moved + $3,"
+			  " moved_bytes = moved_bytes + $4,"
+			  " deleted = deleted + $5"
+			  " WHERE store = $1",
+			  SPI_OK_UPDATE, 5, types, values, nulls);
 }
 
 /*
@@ -396,7 +397,7 @@ move(int32 store_id, const pg_uuid_t *archive, int64 *bytes)
 	Datum		values[] = {UUIDPGetDatum(archive), Int32GetDatum(store_id)};
 	ChunkSource from = {.archive = *archive};
 	OwnerScope	scope;
-	char	   *row;
+	char	   *row = NULL;
 	Store	   *store;
 	bool		there;
 	bool		isnull;
@@ -443,15 +444,14 @@ record_failure(const pg_uuid_t *archive, const char *error)
 	bool		isnull;
 
 	/* It may be gone. */
-	if (SPI_execute_with_args("INSERT INTO mlint.archive_move AS m (archive, error)"
-							  " SELECT a.id, $2 FROM mlint.archive a"
-							  " WHERE a.id = $1 FOR KEY SHARE"
-							  " ON CONFLICT (archive) DO UPDATE SET error = $2,"
-							  " attempts = m.attempts + 1,"
-							  " failed_at = pg_catalog.clock_timestamp()"
-							  " RETURNING attempts", 2, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT_RETURNING)
-		elog(ERROR, "could not write mlint.archive_move");
+	owner_run(NULL, "INSERT INTO mlint.archive_move AS m (archive, error)"
+			  " SELECT a.id, $2 FROM mlint.archive a"
+			  " WHERE a.id = $1 FOR KEY SHARE"
+			  " ON CONFLICT (archive) DO UPDATE SET error = $2,"
+			  " attempts = m.attempts + 1,"
+			  " failed_at = pg_catalog.clock_timestamp()"
+			  " RETURNING attempts",
+			  SPI_OK_INSERT_RETURNING, 2, types, values, NULL);
 	if (SPI_processed == 0)
 		return;
 	values[2] = Float8GetDatum(retry_delay(&delays,
@@ -543,6 +543,7 @@ mlint_archive_move_begin(PG_FUNCTION_ARGS)
 					  " SELECT $1, $2 WHERE NOT EXISTS (SELECT"
 					  " FROM mlint.archive_garbage WHERE archive = $2 AND store = $1)",
 					  SPI_OK_INSERT, 2, entry_types, values, NULL);
+			job_commit_durably();
 			nulls[0] = nulls[1] = nulls[2] = false;
 		}
 	}
@@ -587,8 +588,9 @@ delete_object(int32 store, const pg_uuid_t *archive, bool *of_store)
 Datum
 mlint_archive_garbage_delete(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {INT8OID, TEXTOID, FLOAT8OID};
-	Datum		entry[3] = {PG_GETARG_DATUM(0), 0, 0};
+	Oid			types[] = {INT8OID, FLOAT8OID};
+	Oid			error_types[] = {INT8OID, TEXTOID};
+	Datum		entry[2] = {PG_GETARG_DATUM(0), 0};
 	Datum		values[2] = {0};
 	bool		nulls[2] = {true, false};
 	bool		failed = false;
@@ -596,6 +598,7 @@ mlint_archive_garbage_delete(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	bool		isnull;
 
+	require_writable(fcinfo);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	desc = BlessTupleDesc(desc);
@@ -623,6 +626,18 @@ mlint_archive_garbage_delete(PG_FUNCTION_ARGS)
 		{
 			if (!needed)
 			{
+				/* It has failed until it says otherwise. */
+				entry[1] = Float8GetDatum(retry_delay(&delays, attempts + 1,
+													  -1) /
+										  (double) USECS_PER_SEC);
+				owner_run(NULL,
+						  "UPDATE mlint.archive_garbage"
+						  " SET attempts = attempts + 1,"
+						  " next_at = pg_catalog.clock_timestamp()"
+						  " + pg_catalog.make_interval(secs => $2)"
+						  " WHERE id = $1", SPI_OK_UPDATE, 2, types, entry, NULL);
+				/* No crash may bring an archive back without its bytes. */
+				job_seen_durably();
 				error = delete_object(store, &archive, &of_store);
 				INJECTION("archive-garbage-deleted");
 				store_used(store, error, 0, 0, error ? 0 : 1);
@@ -635,15 +650,10 @@ mlint_archive_garbage_delete(PG_FUNCTION_ARGS)
 			else
 			{
 				entry[1] = CStringGetTextDatum(error);
-				entry[2] = Float8GetDatum(retry_delay(&delays, attempts + 1,
-													  -1) /
-										  (double) USECS_PER_SEC);
 				owner_run(NULL,
-						  "UPDATE mlint.archive_garbage SET error = $2,"
-						  " attempts = attempts + 1,"
-						  " next_at = pg_catalog.clock_timestamp()"
-						  " + pg_catalog.make_interval(secs => $3)"
-						  " WHERE id = $1", SPI_OK_UPDATE, 3, types, entry, NULL);
+						  "UPDATE mlint.archive_garbage SET error = $2"
+						  " WHERE id = $1", SPI_OK_UPDATE, 2, error_types, entry,
+						  NULL);
 			}
 		}
 	}

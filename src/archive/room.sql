@@ -6,7 +6,7 @@ CREATE TABLE mlint.archive_store (
 		CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$' AND name <> 'database'),
 	kind text NOT NULL,
 	options jsonb NOT NULL CHECK (pg_catalog.jsonb_typeof(options) = 'object'),
-	active boolean NOT NULL DEFAULT true,
+	active boolean NOT NULL DEFAULT false,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	altered_at timestamptz
 );
@@ -115,7 +115,7 @@ COMMENT ON TABLE mlint.archive_store_state IS 'How the stores do: their breakers
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_store_id_seq', '');
 CREATE TRIGGER job_enable AFTER INSERT ON mlint.archive_store
-	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('archive_move');
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('archive_move');
 ALTER TABLE mlint.archive_store ENABLE ALWAYS TRIGGER job_enable;
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.archive_garbage_id_seq', '');
@@ -191,8 +191,8 @@ LANGUAGE plpgsql AS $$
 DECLARE
 	entry bigint := 0;
 	store_id int;
-	archive_id uuid := '00000000-0000-0000-0000-000000000000';
-	at timestamptz := '-infinity';
+	archive_id pg_catalog.uuid := '00000000-0000-0000-0000-000000000000';
+	at pg_catalog.timestamptz := '-infinity';
 	failed boolean;
 	failures bigint := 0;
 BEGIN

@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "archive/store.h"
+#include "common/aws.h"
 #include "common/compat.h"
 #include "common/crypto.h"
 #include "common/errors.h"
@@ -57,9 +58,7 @@ typedef struct S3Options
 	char	   *endpoint;
 	bool		path_style;
 	char	   *ca;
-	char	   *access_key_id;
-	Credential	secret_access_key;
-	Credential	session_token;
+	AwsAccess	access;
 	char	   *storage_class;
 	int			sse;
 	char	   *sse_kms_key_id;
@@ -78,16 +77,7 @@ static const Option s3_options[] = {
 	{"path_style", OPTION_BOOL, AT(path_style), "true", 0, 0, NULL, NULL,
 		false,
 	"whether the bucket is named in the URL's path; if not, in its host name"},
-	{"ca", OPTION_TEXT, AT(ca), NULL, 0, 0, NULL, NULL, false,
-	"certificates to trust instead of the system's, PEM"},
-	{"access_key_id", OPTION_TEXT, AT(access_key_id), NULL, 0, 0, NULL, NULL,
-	true, "access key"},
-	{"secret_access_key", OPTION_CREDENTIAL, AT(secret_access_key), NULL, 0, 0,
-		NULL, NULL, true,
-	"the secret that belongs to access_key_id"},
-	{"session_token", OPTION_CREDENTIAL, AT(session_token), NULL, 0, 0, NULL,
-		NULL, false,
-	"session token, where the key is a temporary one"},
+	AWS_ACCESS_OPTIONS(AT(access), true, "access key"),
 	{"storage_class", OPTION_TEXT, AT(storage_class), NULL, 0, 0, NULL, NULL,
 	false, "storage class of the objects; the bucket's own if not given"},
 	{"server_side_encryption", OPTION_ENUM, AT(sse), "none", 0, 0,
@@ -148,12 +138,7 @@ s3_check(const StoreOptions *options, const char *what)
 				 errmsg("option \"bucket\" of %s is not the name of a bucket",
 						what),
 				 errdetail("A name is 3 to 63 characters: letters of the English alphabet, digits, and any of - . _")));
-	if (!made_of(o->region, "abcdefghijklmnopqrstuvwxyz0123456789-"))
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("option \"region\" of %s is not the name of a region",
-						what),
-				 errhint("Write it like eu-central-1.")));
+	aws_region_check(o->region, "region", what);
 	if (o->endpoint && strchr(o->endpoint, '?') != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
@@ -163,7 +148,7 @@ s3_check(const StoreOptions *options, const char *what)
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("option \"sse_kms_key_id\" of %s needs option \"server_side_encryption\" to be \"aws:kms\"",
 						what)));
-	http_header_check("x-amz-access-key", o->access_key_id, what);
+	http_header_check("x-amz-access-key", o->access.access_key_id, what);
 	if (o->storage_class)
 		http_header_check("x-amz-storage-class", o->storage_class, what);
 	if (o->sse_kms_key_id)
@@ -202,12 +187,12 @@ s3_state(Store *store)
 	s3->callback.func = s3_close;
 	s3->callback.arg = s3;
 	MemoryContextRegisterResetCallback(store->context, &s3->callback);
-	s3->keys.key_id = o->access_key_id;
+	s3->keys.key_id = o->access.access_key_id;
 	s3->keys.region = o->region;
 	s3->keys.service = "s3";
-	s3->keys.secret = credential_resolve(&o->secret_access_key, &len);
-	if (o->session_token.kind != CREDENTIAL_NONE)
-		s3->keys.token = credential_resolve(&o->session_token, &len);
+	s3->keys.secret = credential_resolve(&o->access.secret_access_key, &len);
+	if (o->access.session_token.kind != CREDENTIAL_NONE)
+		s3->keys.token = credential_resolve(&o->access.session_token, &len);
 	s3->client = http_client_create(1);
 	store->state = s3;
 	MemoryContextSwitchTo(caller);
@@ -219,8 +204,7 @@ s3_url(const Store *store, const char *object, const char *query)
 {
 	const S3Options *o = s3_of(store);
 	char	   *base = o->endpoint ? pstrdup(o->endpoint) :
-	psprintf("https://s3.%s.amazonaws.com%s", o->region,
-			 strncmp(o->region, "cn-", 3) == 0 ? ".cn" : "");
+	aws_url("s3", o->region);
 	size_t		len = strlen(base);
 	char	   *host = strstr(base, "://") + 3;
 	char	   *root;
@@ -372,7 +356,7 @@ s3_send(Store *store, S3Request *r)
 		.method = r->method,
 		.timeout_ms = o->common.timeout_ms,
 		.connect_timeout_ms = Min(o->common.timeout_ms, 10000),
-		.ca = o->ca,
+		.ca = o->access.ca,
 		.verify = true,
 		.keep_body = r->keep ? r->keep : DOCUMENT_MAX,
 		.keep_headers = true,
@@ -550,6 +534,30 @@ complete_upload(Store *store, const char *object, const char *upload,
 		s3_refused(store, &r);
 }
 
+/* What this fails with is less than why it was needed. */
+static void
+give_up_upload(Store *store, const char *object, const char *upload)
+{
+	Trial		trial;
+
+	trial_begin(&trial);
+	PG_TRY();
+	{
+		abort_upload(store, object, upload);
+		trial_end(&trial);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = trial_failed(&trial);
+
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+}
+
 static void
 put_multipart(Store *store, const char *object, int64 size,
 			  StoreSource source, void *arg)
@@ -572,25 +580,8 @@ put_multipart(Store *store, const char *object, int64 size,
 	PG_CATCH();
 	{
 		ErrorData  *error = trial_failed(&trial);
-		Trial		last;
 
-		/* What the abort fails with is less than why it was needed. */
-		trial_begin(&last);
-		PG_TRY();
-		{
-			abort_upload(store, object, upload);
-			trial_end(&last);
-		}
-		PG_CATCH();
-		{
-			ErrorData  *abort_error = trial_failed(&last);
-
-			if (abort_error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-				abort_error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-				ReThrowError(abort_error);
-			FreeErrorData(abort_error);
-		}
-		PG_END_TRY();
+		give_up_upload(store, object, upload);
 		ReThrowError(error);
 	}
 	PG_END_TRY();
@@ -670,10 +661,10 @@ s3_place(Store *store)
 }
 
 const StoreKind store_s3 = {
-	.name = "s3",
-	.help = "Amazon S3, or a service that speaks like it",
-	.options = s3_options,
-	.options_size = sizeof(S3Options),
+	.base.name = "s3",
+	.base.help = "Amazon S3, or a service that speaks like it",
+	.base.options = s3_options,
+	.base.options_size = sizeof(S3Options),
 	.check = s3_check,
 	.put = s3_put,
 	.get = s3_get,

@@ -45,7 +45,6 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "retention/retention.h"
 #include "storage/condition_variable.h"
 #include "storage/lock.h"
@@ -169,7 +168,7 @@ mlint_archival_set(PG_FUNCTION_ARGS)
 	BOOLOID, TEXTOID};
 	Datum		values[7];
 
-	PreventCommandIfReadOnly("mlint.archival_set()");
+	require_writable(fcinfo);
 	if (PG_ARGISNULL(5))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -222,7 +221,7 @@ mlint_archival_run(PG_FUNCTION_ARGS)
 	bool		isnull;
 	int64		id;
 
-	PreventCommandIfReadOnly("mlint.archival_run()");
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	/* Held, so that nobody disables the job before it has our request. */
 	owner_run(NULL,
@@ -389,9 +388,7 @@ run_begin(Run *run)
 	bool		isnull;
 
 	/* On disk: a crash from here on is one of this run. */
-	(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
-							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0,
-							 false);
+	job_commit_durably();
 	owner_begin(&scope);
 	left = BoolGetDatum(close_crashed());
 	sweep_failures();
@@ -521,22 +518,19 @@ fails_for_all(const ErrorData *error)
 static void
 record_failure(const Run *run, const Due *due, const ErrorData *error)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT8OID, INT8OID, TEXTOID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(due->id), Int64GetDatum(run->id),
 		CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
 	CStringGetTextDatum(error->message ? error->message : "")};
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "INSERT INTO mlint.archival_failure AS f"
-			  " (session, run, failed_at, sqlstate, error)"
-			  " VALUES ($1, $2, pg_catalog.clock_timestamp(), $3, $4)"
-			  " ON CONFLICT (session) DO UPDATE SET run = $2,"
-			  " failures = f.failures + 1,"
-			  " failed_at = pg_catalog.clock_timestamp(), sqlstate = $3,"
-			  " error = $4", SPI_OK_INSERT, 4, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "INSERT INTO mlint.archival_failure AS f"
+			 " (session, run, failed_at, sqlstate, error)"
+			 " VALUES ($1, $2, pg_catalog.clock_timestamp(), $3, $4)"
+			 " ON CONFLICT (session) DO UPDATE SET run = $2,"
+			 " failures = f.failures + 1,"
+			 " failed_at = pg_catalog.clock_timestamp(), sqlstate = $3,"
+			 " error = $4", SPI_OK_INSERT, 4, types, values, NULL);
 }
 
 /* Archive one session, if it can be; else write down why not. */
@@ -584,20 +578,17 @@ archive_one(Run *run, const Due *due)
 static void
 record_batch(Run *run)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID};
 	Datum		values[] = {Int64GetDatum(run->id),
 		Int64GetDatum(run->archived), Int64GetDatum(run->failed),
 	Int64GetDatum(run->skipped), Int64GetDatum(run->bytes)};
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "UPDATE mlint.archival_run SET archived = archived + $2,"
-			  " failed = failed + $3, skipped = skipped + $4,"
-			  " bytes = bytes + $5, batches = batches + 1,"
-			  " updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
-			  SPI_OK_UPDATE, 5, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "UPDATE mlint.archival_run SET archived = archived + $2,"
+			 " failed = failed + $3, skipped = skipped + $4,"
+			 " bytes = bytes + $5, batches = batches + 1,"
+			 " updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+			 SPI_OK_UPDATE, 5, types, values, NULL);
 	run->archived = run->failed = run->skipped = run->bytes = 0;
 }
 
@@ -737,13 +728,9 @@ mlint_archival_work(PG_FUNCTION_ARGS)
 	Run			run = {.context = CurrentMemoryContext};
 	LOCKTAG		lock;
 
-	PreventCommandIfReadOnly("mlint.archival_work()");
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg("mlint.archival_work() cannot run inside a transaction block"),
-				 errhint("It is the job archival; SELECT mlint.archival_run() has it run now.")));
+	require_writable(fcinfo);
+	job_procedure_begin(fcinfo, "mlint.archival_work()",
+						"It is the job archival; SELECT mlint.archival_run() has it run now.");
 	if (!run_lock(&lock))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -751,16 +738,13 @@ mlint_archival_work(PG_FUNCTION_ARGS)
 				 errhint("The view mlint.archival_progress shows it.")));
 	PG_TRY();
 	{
-		if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-			elog(ERROR, "SPI_connect failed");
 		run_all(&run);
-		if (SPI_finish() != SPI_OK_FINISH)
-			elog(ERROR, "SPI_finish failed");
 	}
 	PG_FINALLY();
 	{
 		LockRelease(&lock, ExclusiveLock, true);
 	}
 	PG_END_TRY();
+	job_procedure_end();
 	PG_RETURN_VOID();
 }

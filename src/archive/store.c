@@ -13,17 +13,12 @@
 #include "catalog/pg_type.h"
 #include "common/argument.h"
 #include "common/audit.h"
-#include "common/compat.h"
 #include "common/crypto.h"
 #include "common/errors.h"
 #include "common/owner.h"
-#include "common/peertext.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "funcapi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "worker/worker.h"
 
@@ -33,11 +28,12 @@ PG_FUNCTION_INFO_V1(mlint_archive_store_drop);
 PG_FUNCTION_INFO_V1(mlint_archive_store_test);
 PG_FUNCTION_INFO_V1(mlint_archive_store_options);
 
-#define STORE_NAME_MAX	63
 #define PREFIX_MAX		512
 #define JOB				"archive_move"
 
-const StoreKind *const store_kinds[] = {&store_s3, &store_file, NULL};
+static const ConfiguredKind *const kinds[] = {
+	&store_s3.base, &store_file.base, NULL
+};
 
 static const Option store_options[] = {
 	{"prefix", OPTION_TEXT, offsetof(StoreOptions, prefix), "", 0, 0, NULL,
@@ -49,245 +45,35 @@ static const Option store_options[] = {
 	{NULL}
 };
 
-static const StoreKind *
-find_kind(const char *name)
-{
-	StringInfoData known;
-
-	initStringInfo(&known);
-	for (int i = 0; store_kinds[i]; i++)
-	{
-		if (strcmp(store_kinds[i]->name, name) == 0)
-			return store_kinds[i];
-		appendStringInfo(&known, "%s%s", i > 0 ? ", " : "",
-						 store_kinds[i]->name);
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_MLINT_CONFIGURATION),
-			 errmsg("there is no kind \"%s\" of archive store", name),
-			 errhint("The kinds are: %s. The view mlint.archive_store_kinds shows their options.",
-					 known.data)));
-}
-
 static void
-pg_attribute_noreturn()
-no_such_store(const char *name)
+check_store(const Configured *c, Oid role, const char *action)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("archive store \"%s\" does not exist", name),
-			 errhint("The view mlint.archive_stores lists them; mlint.archive_store_create() makes one.")));
-}
+	const char *prefix = ((StoreOptions *) c->parsed)->prefix;
 
-static void
-check_name(const char *name)
-{
-	size_t		len = strlen(name);
-
-	if (strcmp(name, "database") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("archive store \"database\" cannot be created"),
-				 errdetail("It is this database, where archives are until a store takes them.")));
-	if (len == 0 || len > STORE_NAME_MAX ||
-		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-			   "0123456789_.-") != len)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid name of an archive store"),
-				 errdetail("A name is 1 to %d characters: letters of the English alphabet, digits, and any of _ . -",
-						   STORE_NAME_MAX)));
-}
-
-/* Options into the kind's struct, with all that the tables say. */
-static StoreOptions *
-parse(const StoreKind *kind, Jsonb *options, const char *what)
-{
-	const Option *const tables[] = {kind->options, store_options};
-	void	   *parsed = palloc0(kind->options_size);
-
-	option_parse(tables, lengthof(tables), options, what, parsed);
-	return parsed;
-}
-
-/* May this role have a store with these options? Raises what is wrong. */
-static void
-check_options(const StoreKind *kind, Jsonb *options, Oid role,
-			  const char *name)
-{
-	char	   *what = psprintf("archive store \"%s\"", name);
-	const Option *const tables[] = {kind->options, store_options};
-	StoreOptions *parsed = parse(kind, options, what);
-
-	if (strlen(parsed->prefix) > PREFIX_MAX ||
-		strspn(parsed->prefix,
-			   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-			   "0123456789_=.-/") != strlen(parsed->prefix) ||
-		parsed->prefix[0] == '/' || strstr(parsed->prefix, "//") ||
-		strstr(parsed->prefix, ".."))
+	if (strlen(prefix) > PREFIX_MAX ||
+		strspn(prefix, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+			   "0123456789_=.-/") != strlen(prefix) ||
+		prefix[0] == '/' || strstr(prefix, "//") || strstr(prefix, ".."))
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("option \"prefix\" of %s must be at most %d letters of the English alphabet, digits, and any of _ = . - /",
-						what, PREFIX_MAX),
+						c->what, PREFIX_MAX),
 				 errdetail("It does not begin with \"/\", and has neither \"//\" nor \"..\" in it.")));
-	kind->check(parsed, what);
-	option_check_credentials(tables, lengthof(tables), parsed, role, what);
+	((const StoreKind *) c->kind)->check(c->parsed, c->what);
 }
 
-/* The others keep what they have, and get nothing new. */
+/* A store that has archives, or objects that are still to go, must stay. */
 static void
-make_only_active(const char *name)
+check_empty(int32 id, const char *name)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
-
-	owner_run(NULL,
-			  "UPDATE mlint.archive_store SET active = false"
-			  " WHERE active AND name <> $1", SPI_OK_UPDATE, 1, types, values,
-			  NULL);
-}
-
-/* mlint.archive_store_create(name, kind, options) */
-Datum
-mlint_archive_store_create(PG_FUNCTION_ARGS)
-{
-	static Oid	types[] = {TEXTOID, TEXTOID, JSONBOID};
-	char	   *name = required_text(fcinfo, 0, "name");
-	const StoreKind *kind = find_kind(required_text(fcinfo, 1, "kind"));
-	OwnerScope	scope;
-	Datum		values[3];
-
-	HIDE_STATEMENT_BEGIN();
-	PreventCommandIfReadOnly("mlint.archive_store_create()");
-	check_name(name);
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("options must not be null")));
-	check_options(kind, PG_GETARG_JSONB_P(2), GetUserId(), name);
-	HIDE_STATEMENT_END();
-
-	audit(AUDIT_CHANGED, "archive_store.create", "archive_store", name,
-		  psprintf("{\"kind\": \"%s\"}", kind->name));
-	values[0] = CStringGetTextDatum(name);
-	values[1] = CStringGetTextDatum(kind->name);
-	values[2] = PG_GETARG_DATUM(2);
-	owner_begin(&scope);
-	make_only_active(name);
-	owner_run(NULL,
-			  "INSERT INTO mlint.archive_store (name, kind, options)"
-			  " VALUES ($1, $2, pg_catalog.jsonb_strip_nulls($3))"
-			  " ON CONFLICT (name) DO NOTHING", SPI_OK_INSERT, 3, types, values,
-			  NULL);
-	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("archive store \"%s\" already exists", name),
-				 errhint("Change it with mlint.archive_store_alter().")));
-	owner_end(&scope);
-	(void) job_request(JOB);
-	PG_RETURN_VOID();
-}
-
-/*
- * mlint.archive_store_alter(name, options, active): options are merged, null
- * takes one away. What has failed is tried again at once.
- */
-Datum
-mlint_archive_store_alter(PG_FUNCTION_ARGS)
-{
-	static Oid	types[] = {TEXTOID, JSONBOID, BOOLOID, INT4OID};
-	char	   *name = required_text(fcinfo, 0, "name");
-	Oid			role = GetUserId();
-	MemoryContext caller = CurrentMemoryContext;
-	OwnerScope	scope;
-	Datum		values[4];
-	const StoreKind *kind;
-	Jsonb	   *options;
-	bool		active;
-	bool		isnull;
-	int32		id;
-
-	HIDE_STATEMENT_BEGIN();
-	PreventCommandIfReadOnly("mlint.archive_store_alter()");
-	if (!PG_ARGISNULL(1) && !JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(1)))
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("options must be a JSON object")));
-	values[0] = CStringGetTextDatum(name);
-	values[1] = PG_ARGISNULL(1) ?
-		DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")) :
-		PG_GETARG_DATUM(1);
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "SELECT id, kind, pg_catalog.jsonb_strip_nulls(options || $2), active"
-			  " FROM mlint.archive_store WHERE name = $1 FOR NO KEY UPDATE",
-			  SPI_OK_SELECT, 2, types, values, NULL);
-	if (SPI_processed == 0)
-		no_such_store(name);
-	id = DatumGetInt32(owner_column(1, &isnull));
-	kind = find_kind(TextDatumGetCString(owner_column(2, &isnull)));
-	active = PG_ARGISNULL(2) ? DatumGetBool(owner_column(4, &isnull)) :
-		PG_GETARG_BOOL(2);
-	MemoryContextSwitchTo(caller);
-	options = (Jsonb *) PG_DETOAST_DATUM_COPY(owner_column(3, &isnull));
-	owner_end(&scope);
-	check_options(kind, options, role, name);
-	HIDE_STATEMENT_END();
-
-	audit(AUDIT_CHANGED, "archive_store.alter", "archive_store", name, NULL);
-	values[1] = JsonbPGetDatum(options);
-	values[2] = BoolGetDatum(active);
-	values[3] = Int32GetDatum(id);
-	owner_begin(&scope);
-	if (active)
-		make_only_active(name);
-	owner_run(NULL,
-			  "UPDATE mlint.archive_store SET options = $2, active = $3,"
-			  " altered_at = pg_catalog.clock_timestamp() WHERE name = $1",
-			  SPI_OK_UPDATE, 3, types, values, NULL);
-	/* What was wrong may be mended. */
-	owner_run(NULL,
-			  "UPDATE mlint.archive_store_state SET breaker = 0, failures = 0"
-			  " WHERE store = $1", SPI_OK_UPDATE, 1, types + 3, values + 3,
-			  NULL);
-	owner_run(NULL,
-			  "UPDATE mlint.archive_garbage SET next_at = '-infinity'"
-			  " WHERE store = $1 AND next_at > '-infinity'",
-			  SPI_OK_UPDATE, 1, types + 3, values + 3, NULL);
-	if (active)
-		owner_run(NULL,
-				  "UPDATE mlint.archive_move SET next_at = '-infinity'",
-				  SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	owner_end(&scope);
-	(void) job_request(JOB);
-	PG_RETURN_VOID();
-}
-
-/* mlint.archive_store_drop(name) */
-Datum
-mlint_archive_store_drop(PG_FUNCTION_ARGS)
-{
-	static Oid	types[] = {TEXTOID};
-	char	   *name = required_text(fcinfo, 0, "name");
-	Datum		values[] = {CStringGetTextDatum(name)};
-	Datum		id;
-	Oid			id_type[] = {INT4OID};
-	OwnerScope	scope;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(id)};
 	bool		isnull;
 
-	PreventCommandIfReadOnly("mlint.archive_store_drop()");
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "SELECT id FROM mlint.archive_store WHERE name = $1 FOR UPDATE",
-			  SPI_OK_SELECT, 1, types, values, NULL);
-	if (SPI_processed == 0)
-		no_such_store(name);
-	id = owner_column(1, &isnull);
 	owner_run(NULL,
 			  "SELECT EXISTS (SELECT FROM mlint.archive WHERE store = $1),"
 			  " EXISTS (SELECT FROM mlint.archive_garbage WHERE store = $1)",
-			  SPI_OK_SELECT, 1, id_type, &id, NULL);
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (DatumGetBool(owner_column(1, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
@@ -301,11 +87,87 @@ mlint_archive_store_drop(PG_FUNCTION_ARGS)
 				 errmsg("archive store \"%s\" cannot be dropped: objects in it are still to be deleted",
 						name),
 				 errhint("The job archive_move does so; mlint.archive_stores shows how many are left, and what it last failed with.")));
+}
+
+static const ConfiguredSort stores = {
+	.noun = "archive store",
+	.identifier = "archive_store",
+	.kinds = kinds,
+	.options = store_options,
+	.reserved = "database",
+	.reserved_for = "It is this database, where archives are until a store takes them.",
+	.check = check_store,
+	.check_drop = check_empty
+};
+
+/* Whether a store gets new archives: then the others get none. */
+static void
+set_active(int32 id, bool active)
+{
+	Oid			types[] = {INT4OID, BOOLOID};
+	Datum		values[] = {Int32GetDatum(id), BoolGetDatum(active)};
+
 	owner_run(NULL,
-			  "DELETE FROM mlint.archive_store WHERE id = $1", SPI_OK_DELETE, 1,
-			  id_type, &id, NULL);
+			  "UPDATE mlint.archive_store SET active = false"
+			  " WHERE $2 AND active AND id <> $1", SPI_OK_UPDATE, 2, types,
+			  values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_store SET active = $2 WHERE id = $1",
+			  SPI_OK_UPDATE, 2, types, values, NULL);
+}
+
+/* mlint.archive_store_create(name, kind, options) */
+Datum
+mlint_archive_store_create(PG_FUNCTION_ARGS)
+{
+	int32		id = configured_create(&stores, fcinfo);
+	OwnerScope	scope;
+
+	owner_begin(&scope);
+	set_active(id, true);
 	owner_end(&scope);
-	audit(AUDIT_CHANGED, "archive_store.drop", "archive_store", name, NULL);
+	(void) job_request(JOB);
+	PG_RETURN_VOID();
+}
+
+/*
+ * mlint.archive_store_alter(name, options, active): options are merged, null
+ * takes one away. What has failed is tried again at once.
+ */
+Datum
+mlint_archive_store_alter(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {INT4OID};
+	int32		id = configured_alter(&stores, fcinfo);
+	Datum		values[] = {Int32GetDatum(id)};
+	OwnerScope	scope;
+
+	owner_begin(&scope);
+	if (!PG_ARGISNULL(2))
+		set_active(id, PG_GETARG_BOOL(2));
+	/* What was wrong may be mended. */
+	owner_run(NULL,
+			  "UPDATE mlint.archive_store_state SET breaker = 0, failures = 0"
+			  " WHERE store = $1", SPI_OK_UPDATE, 1, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_garbage SET next_at = '-infinity'"
+			  " WHERE store = $1 AND next_at > '-infinity'",
+			  SPI_OK_UPDATE, 1, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.archive_move SET next_at = '-infinity'"
+			  " WHERE EXISTS (SELECT FROM mlint.archive_store"
+			  " WHERE id = $1 AND active)", SPI_OK_UPDATE, 1, types, values,
+			  NULL);
+	owner_end(&scope);
+	(void) job_request(JOB);
+	PG_RETURN_VOID();
+}
+
+/* mlint.archive_store_drop(name) */
+Datum
+mlint_archive_store_drop(PG_FUNCTION_ARGS)
+{
+	(void) configured_drop(&stores, fcinfo);
 	PG_RETURN_VOID();
 }
 
@@ -315,34 +177,16 @@ mlint_archive_store_drop(PG_FUNCTION_ARGS)
 static Store *
 open_row(const char *name, int32 id)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	Oid			types[] = {TEXTOID, INT4OID};
-	Datum		values[] = {name ? CStringGetTextDatum(name) : (Datum) 0,
-	Int32GetDatum(id)};
-	char		nulls[] = {name ? ' ' : 'n', ' '};
 	Store	   *store = palloc0(sizeof(Store));
-	OwnerScope	scope;
-	Jsonb	   *options;
-	bool		isnull;
+	Configured	c;
 
-	owner_begin(&scope);
-	if (SPI_execute_with_args("SELECT id, name, kind, options"
-							  " FROM mlint.archive_store"
-							  " WHERE name = $1 OR $1 IS NULL AND id = $2",
-							  2, types, values, nulls, false,
-							  1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.archive_store");
-	if (SPI_processed == 0)
-		no_such_store(name ? name : psprintf("%d", id));
-	MemoryContextSwitchTo(caller);
-	store->id = DatumGetInt32(owner_column(1, &isnull));
-	store->name = TextDatumGetCString(owner_column(2, &isnull));
-	store->kind = find_kind(TextDatumGetCString(owner_column(3, &isnull)));
-	options = (Jsonb *) PG_DETOAST_DATUM_COPY(owner_column(4, &isnull));
-	owner_end(&scope);
-	store->context = caller;
-	store->options = parse(store->kind, options,
-						   psprintf("archive store \"%s\"", store->name));
+	if (!configured_find(&stores, name, id, &c))
+		configured_missing(&stores, name ? name : psprintf("%d", id));
+	store->id = c.id;
+	store->name = c.name;
+	store->kind = (const StoreKind *) c.kind;
+	store->options = c.parsed;
+	store->context = CurrentMemoryContext;
 	return store;
 }
 
@@ -448,13 +292,5 @@ mlint_archive_store_test(PG_FUNCTION_ARGS)
 Datum
 mlint_archive_store_options(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; store_kinds[i]; i++)
-	{
-		option_rows(result, store_kinds[i]->name, store_kinds[i]->options);
-		option_rows(result, store_kinds[i]->name, store_options);
-	}
-	return (Datum) 0;
+	return configured_options(&stores, fcinfo);
 }

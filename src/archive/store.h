@@ -16,8 +16,8 @@
 #define MLINT_ARCHIVE_STORE_H
 
 #include "common/compat.h"
+#include "common/configured.h"
 #include "common/http.h"
-#include "common/option.h"
 #include "utils/uuid.h"
 
 /* What every store has; the options of a kind begin with this. */
@@ -45,10 +45,7 @@ typedef void (*StoreSource) (void *buffer, size_t len, void *arg);
 
 struct StoreKind
 {
-	const char *name;
-	const char *help;
-	const Option *options;
-	size_t		options_size;
+	ConfiguredKind base;
 
 	/* What the table cannot say. Raises ERRCODE_MLINT_CONFIGURATION. */
 	void		(*check) (const StoreOptions *options, const char *what);
@@ -67,7 +64,6 @@ struct StoreKind
 	char	   *(*place) (Store *store);
 };
 
-extern const StoreKind *const store_kinds[];	/* NULL-terminated */
 extern const StoreKind store_s3;
 extern const StoreKind store_file;
 

@@ -237,15 +237,13 @@ read_untracked(void)
 
 		begin();
 		owner_begin(&scope);
-		if (SPI_execute_with_args("SELECT e.seq, e.subxid FROM mlint.audit_entry e"
-								  " WHERE e.seq >= $1 AND e.subxid IS NOT NULL"
-								  " AND NOT EXISTS (SELECT FROM mlint.audit_entry r"
-								  " WHERE r.action = 'transaction.rolled_back'"
-								  " AND r.object = e.subxid::text)"
-								  " ORDER BY e.seq LIMIT 1000", 1,
-								  types, values, NULL, false,
-								  0) != SPI_OK_SELECT)
-			elog(ERROR, "could not read the audit log");
+		owner_run(NULL, "SELECT e.seq, e.subxid FROM mlint.audit_entry e"
+				  " WHERE e.seq >= $1 AND e.subxid IS NOT NULL"
+				  " AND NOT EXISTS (SELECT FROM mlint.audit_entry r"
+				  " WHERE r.action = 'transaction.rolled_back'"
+				  " AND r.object = e.subxid::text)"
+				  " ORDER BY e.seq LIMIT 1000",
+				  SPI_OK_SELECT, 1, types, values, NULL);
 		n = SPI_processed;
 		untracked_from = PG_INT64_MAX;
 		for (uint64 i = 0; i < n; i++)

@@ -124,6 +124,13 @@ AS 'MODULE_PATHNAME', 'mlint_audit_verify';
 COMMENT ON FUNCTION mlint.audit_verify(bigint, bigint) IS
 'The first entry of the audit log that was changed, removed or inserted by somebody else than mlint; null when none was. From an entry on, up to another, or all that is kept';
 
+CREATE FUNCTION mlint.audit_buffer(OUT open boolean, OUT waiting_bytes bigint,
+	OUT size_bytes bigint, OUT oldest_at timestamptz, OUT last_seq bigint)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'mlint_audit_buffer';
+COMMENT ON FUNCTION mlint.audit_buffer() IS
+'Entries on their way into the audit log: whether an auditor takes them, how many bytes wait and how many could, since when the oldest does, and the number of the last that was written';
+
 CREATE VIEW mlint.audit_log AS
 SELECT e.seq, e.at, pg_catalog.current_database() AS database, e.role,
 	e.session_role, e.application,
@@ -154,7 +161,7 @@ COMMENT ON COLUMN mlint.audit_log.subxid IS 'For a change: the transaction or su
 
 REVOKE ALL ON FUNCTION mlint.audit_month_begin(int),
 	mlint.audit_note(text, text, text, jsonb, text), mlint.audit_retention_run(),
-	mlint.audit_verify(bigint, bigint) FROM PUBLIC;
+	mlint.audit_buffer(), mlint.audit_verify(bigint, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlint.audit_verify(bigint, bigint)
 	TO mlint_admin, mlint_reader;
 -- Names of secrets and of roles lie in it.

@@ -86,10 +86,8 @@ writer_prepare_month(int month)
 		if (OidIsValid(find_partition(months[i])))
 			continue;
 		owner_begin(&scope);
-		if (SPI_execute_with_args("SELECT mlint.audit_month_begin($1)", 1,
-								  types, values, NULL, false,
-								  0) != SPI_OK_SELECT)
-			elog(ERROR, "could not begin a month of the audit log");
+		owner_run(NULL, "SELECT mlint.audit_month_begin($1)",
+				  SPI_OK_SELECT, 1, types, values, NULL);
 		owner_end(&scope);
 	}
 }
@@ -222,9 +220,7 @@ read_rows(const char *sql, int64 argument)
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(argument)};
 
-	if (SPI_execute_with_args(sql, 1, types, values, NULL, false,
-							  0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the audit log");
+	owner_run(NULL, sql, SPI_OK_SELECT, 1, types, values, NULL);
 	return SPI_processed;
 }
 

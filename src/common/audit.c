@@ -31,6 +31,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
@@ -39,6 +40,8 @@
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "replication/syncrep.h"
@@ -62,6 +65,7 @@
 #include "common/shmem.h"
 
 PG_FUNCTION_INFO_V1(mlint_audit_note);
+PG_FUNCTION_INFO_V1(mlint_audit_buffer);
 
 /* A caller waits so long for an auditor to come. */
 #define ABSENT_MS		10000
@@ -69,6 +73,7 @@ PG_FUNCTION_INFO_V1(mlint_audit_note);
 #define LOOK_MS			1000
 /* The auditor need not gather any longer. */
 #define RING_ENOUGH		(AUDIT_RING_BYTES / 4)
+#define CLIP_BYTES		300
 
 typedef enum AuditDurability
 {
@@ -621,6 +626,12 @@ call_to_resolve(AuditArea *area)
 		SetLatch(latch);
 }
 
+char *
+audit_clip(const char *text)
+{
+	return pnstrdup(text, pg_mbcliplen(text, strlen(text), CLIP_BYTES));
+}
+
 void
 audit_prepared_ended(void)
 {
@@ -806,6 +817,47 @@ audit_area_head(int64 *written, int64 *committing)
 		LWLockRelease(area->lock);
 	}
 	return present;
+}
+
+/* mlint.audit_buffer(): how the ring of this database stands. */
+Datum
+mlint_audit_buffer(PG_FUNCTION_ARGS)
+{
+	AuditArea  *area = find_area();
+	TupleDesc	desc;
+	Datum		values[5];
+	bool		nulls[5] = {0};
+	bool		open = false;
+	int64		seq = 0;
+	uint64		waiting = 0;
+	TimestampTz oldest = 0;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "the result of audit_buffer() is a row");
+	if (area)
+	{
+		LWLockAcquire(area->lock, LW_SHARED);
+		if (area->database == MyDatabaseId)
+		{
+			uint64		position = area->written;
+
+			open = area->open;
+			seq = area->seq;
+			waiting = area->head - area->written;
+			if (waiting > 0)
+				oldest = audit_area_read(area, &position)->at;
+		}
+		LWLockRelease(area->lock);
+	}
+	values[0] = BoolGetDatum(open);
+	values[1] = Int64GetDatum(waiting);
+	values[2] = Int64GetDatum(AUDIT_RING_BYTES);
+	values[3] = TimestampTzGetDatum(oldest);
+	nulls[3] = oldest == 0;
+	values[4] = Int64GetDatum(seq);
+	nulls[4] = seq == 0;
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+													  values, nulls)));
 }
 
 void

@@ -50,6 +50,9 @@ extern void audit(AuditOutcome outcome, const char *action,
 				  const char *object_type, const char *object,
 				  const char *details);
 
+/* As much of a text as goes into details; as JSON it may be six times as long. */
+extern char *audit_clip(const char *text);
+
 /*
  * A prepared transaction has ended, so that the auditor may have to say that
  * its changes were rolled back.

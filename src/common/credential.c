@@ -110,6 +110,8 @@ credential_parse(JsonbValue *value, const char *what)
 		}
 	}
 
+	/* An object of one key has had a key and a value. */
+	Assert(c.kind != CREDENTIAL_NONE && c.name != NULL);
 	if (c.kind == CREDENTIAL_FILE && !is_absolute_path(c.name))
 		credential_malformed(what, "The path of a file is absolute.");
 	if (c.kind == CREDENTIAL_ENV && strchr(c.name, '=') != NULL)

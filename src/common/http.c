@@ -22,7 +22,9 @@
  *
  * libcurl's resolver thread may hang in the C library for longer than a
  * request may last. CURLOPT_QUICK_EXIT lets us abandon it; without that,
- * ending the request would wait for the thread.
+ * ending the request would wait for the thread. Since 8.20 the threads are the
+ * pool's, which has the same option, and they are so few that names that hang
+ * would hold up others.
  *
  * Everything that a peer sends is bounded: headers in bytes and lines (over
  * all interim responses of one exchange), the body by what is kept of it and
@@ -271,7 +273,7 @@ url_fault(const char *url, char **host)
 	else if (strchr(url, '#') != NULL)
 		fault = "It contains a fragment (#), which is never sent to a server.";
 	else if (curl_url_get(parsed, CURLUPART_PORT, &part, 0) == CURLUE_OK &&
-			 atoi(part) == 0)
+			 strtol(part, NULL, 10) == 0)
 		fault = "Its port is not a number from 1 to 65535.";
 	curl_free(part);
 	part = NULL;
@@ -525,7 +527,7 @@ retry_after_parse(const char *text, size_t len)
 	memcpy(value, text, len);
 	value[len] = '\0';
 	if (strspn(value, "0123456789") == len)
-		return len > 9 ? INT_MAX : atoi(value);
+		return len > 9 ? INT_MAX : (int) strtol(value, NULL, 10);
 	date = curl_getdate(value, NULL);
 	if (date == (time_t) - 1)
 		return -1;
@@ -621,6 +623,11 @@ pool_create(HttpClient *client)
 					  (long) client->max_connections);
 	curl_multi_setopt(pool->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS,
 					  (long) client->max_connections);
+#if LIBCURL_VERSION_NUM >= 0x081400
+	curl_multi_setopt(pool->multi, CURLMOPT_QUICK_EXIT, 1L);
+	curl_multi_setopt(pool->multi, CURLMOPT_RESOLVE_THREADS_MAX,
+					  (long) Max(client->max_connections, 20));
+#endif
 	return pool;
 }
 
@@ -699,10 +706,11 @@ http_client_create(int max_connections)
 void
 http_client_destroy(HttpClient *client)
 {
+	dlist_mutable_iter iter;
+
 	client->guard->client = NULL;
-	while (!dlist_is_empty(&client->requests))
-		http_request_free(dlist_head_element(HttpRequest, node,
-											 &client->requests));
+	dlist_foreach_modify(iter, &client->requests)
+		http_request_free(dlist_container(HttpRequest, node, iter.cur));
 	while (client->pools != NULL)
 	{
 		HttpPool   *pool = client->pools;
@@ -844,10 +852,12 @@ describe_timeout(HttpRequest *request)
 	curl_off_t	resolved = 0;
 	curl_off_t	connected = 0;
 	curl_off_t	secured = 0;
+	long		sent = 0;
 	char	   *scheme = NULL;
 	char		words[400];
 	int			limit = request->timeout_ms;
 
+	curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE, &sent);
 	curl_easy_getinfo(request->easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
 	curl_easy_getinfo(request->easy, CURLINFO_CONNECT_TIME_T, &connected);
 	curl_easy_getinfo(request->easy, CURLINFO_APPCONNECT_TIME_T, &secured);
@@ -856,7 +866,13 @@ describe_timeout(HttpRequest *request)
 		request->connect_timeout_ms < limit)
 		limit = request->connect_timeout_ms;
 
-	if (!request->opened && resolved == 0 && connected == 0)
+	/* On a connection that was there already all these times are none. */
+	if (sent > 0)
+		snprintf(words, sizeof(words), "%s within %d ms",
+				 request->header_lines == 0
+				 ? "there was no response"
+				 : "the response was not complete", request->timeout_ms);
+	else if (!request->opened && resolved == 0 && connected == 0)
 		snprintf(words, sizeof(words),
 				 "the name of host \"%.100s\" was not resolved within %d ms",
 				 request->host, limit);
@@ -865,15 +881,10 @@ describe_timeout(HttpRequest *request)
 		snprintf(words, sizeof(words),
 				 "host \"%.100s\" did not complete a TLS connection within %d ms",
 				 request->host, limit);
-	else if (connected == 0)
+	else
 		snprintf(words, sizeof(words),
 				 "host \"%.100s\" did not accept a connection within %d ms",
 				 request->host, limit);
-	else
-		snprintf(words, sizeof(words), "%s within %d ms",
-				 request->header_lines == 0
-				 ? "there was no response"
-				 : "the response was not complete", request->timeout_ms);
 	describe(response, HTTP_TIMEOUT, words, NULL);
 }
 
@@ -1574,6 +1585,7 @@ http_connect(const ConnectionTarget *target, HttpResponse *failure)
 		.verify = target->verify,
 		.certificate = target->certificate,
 		.key = target->key,
+		.metadata = target->machine,
 		.connect_only = true
 	};
 

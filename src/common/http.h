@@ -148,6 +148,8 @@ typedef struct ConnectionTarget
 	bool		verify;			/* the certificate and its name */
 	const char *certificate;	/* PEM: our own, and its key; or NULL */
 	const char *key;
+	bool		machine;		/* the machine's own configuration says where,
+								 * not a caller: not guarded */
 	int			timeout_ms;		/* to connect, handshake included */
 } ConnectionTarget;
 

@@ -130,6 +130,8 @@ headers_argument(FunctionCallInfo fcinfo, int n, bool has_body)
 			}
 			if (token != WJB_VALUE)
 				continue;
+			/* Its key came before. */
+			Assert(names != NIL);
 			if (v.type == jbvString)
 				text = pnstrdup(v.val.string.val, v.val.string.len);
 

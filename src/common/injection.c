@@ -9,6 +9,9 @@
 #ifdef MLINT_INJECTION_POINTS
 
 #include <fcntl.h>
+#ifdef MLINT_COVERAGE
+#include <gcov.h>
+#endif
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -56,7 +59,12 @@ injection_run(const char *name)
 	}
 	(void) unlink(path);
 	if (strncmp(action, "kill", 4) == 0)
+	{
+#ifdef MLINT_COVERAGE
+		__gcov_dump();
+#endif
 		kill(MyProcPid, SIGKILL);
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INTERNAL_ERROR),
 			 errmsg("injected error \"%s\"", name)));

@@ -75,6 +75,7 @@ static const struct
 	{"::/128", "an unspecified address"},
 	{"fe80::/10", "a link-local address"},
 	{"ff00::/8", "a multicast address"},
+	{"fd00:ec2::23/128", "a cloud metadata service"},
 	{"fd00:ec2::254/128", "a cloud metadata service"},
 	{"fd00:c1::a9fe:a9fe/128", "a cloud metadata service"},
 	{"fd00:42::42/128", "a cloud metadata service"},
@@ -92,6 +93,7 @@ static const struct
 	{"::ffff:0:0/96", 12},		/* mapped */
 	{"::ffff:0:0:0/96", 12},	/* translated (SIIT) */
 	{"64:ff9b::/96", 12},		/* NAT64 */
+	{"64:ff9b:1::/48", 12},		/* a network's own NAT64 (RFC 8215) */
 	{"2002::/16", 2},			/* 6to4 */
 	{"::/96", 12},				/* compatible */
 };
@@ -182,9 +184,9 @@ block_parse(const char *text, AddressBlock *block)
 		size_t		digits = strspn(slash + 1, "0123456789");
 
 		if (digits == 0 || digits > 3 || slash[1 + digits] != '\0' ||
-			atoi(slash + 1) > width)
+			strtol(slash + 1, NULL, 10) > width)
 			return "The prefix length after \"/\" is not a number from 0 to 32 (IPv4) or 128 (IPv6).";
-		block->bits = atoi(slash + 1);
+		block->bits = (int) strtol(slash + 1, NULL, 10);
 	}
 	for (int bit = block->bits; bit < width; bit++)
 	{

@@ -26,13 +26,14 @@
 #include "common/option.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/tuplestore.h"
 #include "utils/varlena.h"
 
 /* Longer names are cut in messages, and nothing resembles them. */
 #define KEY_SHOWN_BYTES		64
 
-#define SLOT(type, out, option)	((type *) ((char *) (out) + (option)->offset))
+#define SLOT(type, out, option)	((type *) (void *) ((char *) (out) + (option)->offset))
 
 /* Where in the options we are, for messages. */
 typedef struct OptionPath
@@ -67,6 +68,8 @@ type_phrase(OptionType type)
 			return "a reference to a credential";
 		case OPTION_CREDENTIALS:
 			return "a reference to a credential, or an array of them";
+		case OPTION_LIST:
+			return "an array of strings, or a string with commas";
 		case OPTION_FUNCTION:
 			return "a string with the name of a function";
 		case OPTION_JSON:
@@ -390,6 +393,75 @@ parse_credentials(const char *label, JsonbValue *value)
 	return list;
 }
 
+/* Strings, of an array or between commas: some, and none of them empty. */
+static char **
+parse_list(const Option *option, const char *label, const JsonbValue *value)
+{
+	List	   *items = NIL;
+	ListCell   *lc;
+	char	  **list;
+	int			n = 0;
+
+	if (value->type == jbvString)
+	{
+		char	   *rest = pnstrdup(value->val.string.val,
+									value->val.string.len);
+		char	   *item;
+
+		while ((item = strsep(&rest, ",")) != NULL)
+		{
+			size_t		len;
+
+			item += strspn(item, " ");
+			len = strlen(item);
+			while (len > 0 && item[len - 1] == ' ')
+				item[--len] = '\0';
+			items = lappend(items, item);
+		}
+	}
+	else if (value->type == jbvBinary &&
+			 JsonContainerIsArray(value->val.binary.data))
+	{
+		JsonbContainer *array = value->val.binary.data;
+
+		for (int i = 0; i < JsonContainerSize(array); i++)
+		{
+			JsonbValue *v = getIthJsonbValueFromContainer(array, i);
+
+			if (v->type != jbvString)
+				wrong_type(option, label, value);
+			items = lappend(items, pnstrdup(v->val.string.val,
+											v->val.string.len));
+		}
+	}
+	else
+		wrong_type(option, label, value);
+
+	list = palloc(mul_size(list_length(items) + 1, sizeof(char *)));
+	foreach(lc, items)
+	{
+		list[n] = lfirst(lc);
+		if (list[n][0] == '\0')
+			ereport(ERROR,
+					(errcode(ERRCODE_MLINT_CONFIGURATION),
+					 errmsg("%s has an empty element", label)));
+		for (int i = 0; i < n; i++)
+		{
+			if (strcmp(list[i], list[n]) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_MLINT_CONFIGURATION),
+						 errmsg("%s has an element twice", label)));
+		}
+		n++;
+	}
+	list[n] = NULL;
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONFIGURATION),
+				 errmsg("%s must not be empty", label)));
+	return list;
+}
+
 /* Check one value and put it in its place. */
 static void
 parse_value(const Option *option, JsonbValue *value, const OptionPath *path,
@@ -402,6 +474,9 @@ parse_value(const Option *option, JsonbValue *value, const OptionPath *path,
 		case OPTION_TEXT:
 		case OPTION_FUNCTION:
 			*SLOT(char *, out, option) = parse_string(option, label, value);
+			break;
+		case OPTION_LIST:
+			*SLOT(char **, out, option) = parse_list(option, label, value);
 			break;
 		case OPTION_URL:
 			{
@@ -465,6 +540,10 @@ set_presets(const Option *table, void *out)
 			case OPTION_URL:
 			case OPTION_FUNCTION:
 				*SLOT(char *, out, o) = preset ? pstrdup(preset) : NULL;
+				break;
+			case OPTION_LIST:
+				Assert(preset == NULL);
+				*SLOT(char **, out, o) = NULL;
 				break;
 			case OPTION_INT:
 				*SLOT(int, out, o) = preset ? pg_strtoint32(preset) : 0;
@@ -543,7 +622,11 @@ parse_object(const Option *const *tables, int ntables,
 				unknown_key(tables, ntables, key, path);
 		}
 		else if (token == WJB_VALUE && value.type != jbvNull)
+		{
+			/* Its key came before. */
+			Assert(option != NULL);
 			parse_value(option, &value, path, out);
+		}
 	}
 
 	for (int i = 0; i < ntables; i++)
@@ -613,6 +696,28 @@ option_check_credentials(const Option *const *tables, int ntables,
 		check_credentials(tables[i], NULL, parsed, role, what);
 }
 
+void
+option_names(StringInfo json, Jsonb *options)
+{
+	JsonbIterator *it = JsonbIteratorInit(&options->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	const char *separator = "";
+
+	appendStringInfoChar(json, '[');
+	(void) JsonbIteratorNext(&it, &value, false);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token != WJB_KEY)
+			continue;
+		appendStringInfoString(json, separator);
+		escape_json(json, pnstrdup(value.val.string.val,
+								   value.val.string.len));
+		separator = ", ";
+	}
+	appendStringInfoChar(json, ']');
+}
+
 /* The type's name, as mlint.drivers shows it. */
 static const char *
 type_name(const Option *option)
@@ -635,6 +740,8 @@ type_name(const Option *option)
 			return "credential";
 		case OPTION_CREDENTIALS:
 			return "credential or array";
+		case OPTION_LIST:
+			return "list";
 		case OPTION_FUNCTION:
 			return "function";
 		case OPTION_JSON:

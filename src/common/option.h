@@ -24,6 +24,8 @@ typedef enum OptionType
 	OPTION_ENUM,				/* int: index into choices */
 	OPTION_CREDENTIAL,			/* Credential */
 	OPTION_CREDENTIALS,			/* CredentialList: one reference or an array */
+	OPTION_LIST,				/* char **, NULL at the end: an array of
+								 * strings, or one with commas */
 	OPTION_FUNCTION,			/* char *, a function's name as text */
 	OPTION_JSON,				/* Jsonb *, an object, checked by the caller */
 	OPTION_GROUP				/* a nested object with its own table */
@@ -65,6 +67,12 @@ extern void option_parse(const Option *const *tables, int ntables,
 extern void option_check_credentials(const Option *const *tables, int ntables,
 									 const void *parsed, Oid role,
 									 const char *what);
+
+/*
+ * The names of the options that are given, as a JSON array; values do not
+ * belong into the audit log.
+ */
+extern void option_names(StringInfo json, Jsonb *options);
 
 /*
  * One row for each option, groups flattened to "group.option": of what it is

@@ -2,11 +2,13 @@
  * owner.c
  *		Become the owner of our tables for a few statements.
  *
- * Three things are switched, and all three are put back by the server itself
+ * Three things are switched, and all are put back by the server itself
  * if the transaction or subtransaction aborts: the user (with
  * SECURITY_LOCAL_USERID_CHANGE, so that nothing run inside can SET ROLE out of
  * it), the search_path (pg_catalog alone, and pg_temp named last, so that a
- * temporary object is never taken for ours), and the SPI connection.
+ * temporary object is never taken for ours), and the SPI connection. A fourth
+ * only where it is not as always: session_replication_role, since without our
+ * triggers and foreign keys rows would be left behind.
  *
  * The caller is remembered for the audit log, for as long as the scope lasts.
  *
@@ -17,9 +19,11 @@
 
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
+#include "commands/trigger.h"
 #include "common/owner.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 
 /*
@@ -104,11 +108,34 @@ owner_run(SPIPlanPtr *plan, const char *sql, int expected, int nargs,
 		elog(ERROR, "unexpected result of: %s", sql);
 }
 
+bool
+owner_do(SPIPlanPtr *plan, const char *sql, int expected, int nargs,
+		 Oid *types, Datum *values, const char *nulls)
+{
+	OwnerScope	scope;
+	bool		any;
+
+	owner_begin(&scope);
+	owner_run(plan, sql, expected, nargs, types, values, nulls);
+	any = SPI_processed > 0;
+	owner_end(&scope);
+	return any;
+}
+
 Datum
 owner_column(int n, bool *isnull)
 {
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n,
 						 isnull);
+}
+
+char *
+owner_text(int n)
+{
+	bool		isnull;
+	Datum		value = owner_column(n, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
 }
 
 bool
@@ -128,6 +155,10 @@ owner_begin(OwnerScope *scope)
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
+		(void) set_config_option("session_replication_role", "origin",
+								 PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }

@@ -37,8 +37,18 @@ extern void owner_run(SPIPlanPtr *plan, const char *sql, int expected,
 					  int nargs, Oid *types, Datum *values,
 					  const char *nulls);
 
+/*
+ * The same in a scope of its own, for a statement whose rows nobody reads.
+ * Were there any: returned, inserted, changed?
+ */
+extern bool owner_do(SPIPlanPtr *plan, const char *sql, int expected,
+					 int nargs, Oid *types, Datum *values, const char *nulls);
+
 /* A column, from 1, of the first row that it returned. */
 extern Datum owner_column(int n, bool *isnull);
+
+/* One of type text, palloc'd; or NULL. */
+extern char *owner_text(int n);
 
 /* Is what runs now one of our own statements? */
 extern bool owner_scope_open(void);

@@ -8,12 +8,36 @@
  */
 #include "postgres.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <unistd.h>
 
+#include "common/errors.h"
 #include "common/place.h"
 #include "miscadmin.h"
+
+bool
+place_path_valid(const char *path)
+{
+	const char *name = path;
+
+	if (strlen(path) > PLACE_PATH_BYTES)
+		return false;
+	for (const char *p = path;; p++)
+	{
+		if (*p == '/' || *p == '\0')
+		{
+			if (p == name || p - name > PLACE_NAME_BYTES || name[0] == '.')
+				return false;
+			if (*p == '\0')
+				return true;
+			name = p + 1;
+		}
+		else if ((unsigned char) *p < ' ' || *p == 0x7f)
+			return false;
+	}
+}
 
 bool
 place_fail(Place *place, const char *fault, int error)
@@ -123,8 +147,31 @@ place_open(Place *place, const char *root, const char *path, bool make,
 			return false;
 		name = slash + 1;
 	}
+	place_name(place, name);
+	return true;
+}
+
+void
+place_name(Place *place, const char *name)
+{
 	strlcpy(place->name, name, sizeof(place->name));
 	snprintf(place->temporary, sizeof(place->temporary), ".%s.mlint", name);
+}
+
+bool
+place_open_directory(Place *place, const char *directory, const char *name)
+{
+	struct stat st;
+
+	memset(place, 0, sizeof(*place));
+	place->fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (place->fd < 0 || fstat(place->fd, &st) != 0)
+		return place_fail(place, "its directory could not be opened", errno);
+	if (st.st_uid != geteuid())
+		return place_fail(place, "its directory does not belong to the server's operating-system user", 0);
+	if (st.st_mode & (S_IWGRP | S_IWOTH))
+		return place_fail(place, "others may write to its directory", 0);
+	place_name(place, name);
 	return true;
 }
 
@@ -134,6 +181,24 @@ place_close(Place *place)
 	if (place->fd >= 0)
 		(void) close(place->fd);
 	place->fd = -1;
+}
+
+void
+place_finish(Place *place, const char *setting, const char *what)
+{
+	place_close(place);
+	if (place->fault == NULL)
+		return;
+	errno = place->error;
+	if (place->error)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("%s: %s: %m", what, place->fault)));
+	ereport(ERROR,
+			(errcode(ERRCODE_MLINT_CONFIGURATION),
+			 errmsg("%s cannot be used for %s: %s", setting, what,
+					place->fault),
+			 errhint("It is a directory of the server's operating-system user, to which nobody else may write, outside of the data directory.")));
 }
 
 /* It was a directory below the root that could not be opened. */
@@ -198,4 +263,167 @@ place_remove(Place *place)
 	else if (errno != ENOENT)
 		return place_fail(place, "could not remove the file", errno);
 	return true;
+}
+
+bool
+place_put(Place *place, mode_t mode, const char *data, size_t len)
+{
+	int			fd = place_create(place);
+	bool		ok;
+
+	if (fd < 0)
+		return false;
+	ok = place_write(place, fd, data, len);
+	if (ok && fchmod(fd, mode) != 0)
+		ok = place_fail(place, "could not set the mode", errno);
+	if (ok && fsync(fd) != 0)
+		ok = place_fail(place, "could not flush", errno);
+	(void) close(fd);
+	ok = ok && place_rename(place);
+	if (!ok)
+		(void) unlinkat(place->fd, place->temporary, 0);
+	return ok;
+}
+
+/* ---- files that change together ---- */
+
+/* ".name.a" or ".name.b" */
+typedef char PairName[PLACE_NAME_BYTES + 4];
+
+static void
+pair_name(const Place *place, char which, PairName name)
+{
+	snprintf(name, sizeof(PairName), ".%s.%c", place->name, which);
+}
+
+/* Which of the two does the link lead to? */
+static bool
+pair_look(Place *place, bool replace)
+{
+	PairName	target;
+	PairName	a;
+	PairName	b;
+	ssize_t		n = readlinkat(place->fd, place->name, target,
+							   sizeof(target));
+	struct stat st;
+
+	place->used = 0;
+	if (n < 0 && errno == ENOENT)
+		return true;
+	if (n < 0 && errno == EINVAL)
+		return (replace && fstatat(place->fd, place->name, &st,
+								   AT_SYMLINK_NOFOLLOW) == 0 &&
+				S_ISREG(st.st_mode)) ||
+			place_fail(place, "there is something else in its place", 0);
+	if (n < 0)
+		return place_fail(place, "could not look at what is in its place",
+						  errno);
+	if (n < (ssize_t) sizeof(target))
+		target[n] = '\0';
+	pair_name(place, 'a', a);
+	pair_name(place, 'b', b);
+	if (n < (ssize_t) sizeof(target) && strcmp(target, a) == 0)
+		place->used = 'a';
+	else if (n < (ssize_t) sizeof(target) && strcmp(target, b) == 0)
+		place->used = 'b';
+	else
+		return place_fail(place, "there is a link of somebody else's in its place",
+						  0);
+	return true;
+}
+
+/* A directory that has no directories in it. None is no failure. */
+static bool
+remove_directory(Place *place, const char *name)
+{
+	int			fd = openat(place->fd, name,
+							O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR		   *dir;
+	struct dirent *entry;
+
+	if (fd < 0 && errno == ENOENT)
+		return true;
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (dir == NULL)
+	{
+		(void) place_fail(place, "could not open a directory of before",
+						  errno);
+		if (fd >= 0)
+			(void) close(fd);
+		return false;
+	}
+	while ((entry = readdir(dir)) != NULL)
+	{
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+			(void) unlinkat(fd, entry->d_name, 0);
+	}
+	(void) closedir(dir);
+	if (unlinkat(place->fd, name, AT_REMOVEDIR) != 0)
+		return place_fail(place, "could not remove a directory of before",
+						  errno);
+	(void) fsync(place->fd);
+	return true;
+}
+
+bool
+place_pair_open(Place *place, bool replace, Place *inside)
+{
+	PairName	name;
+
+	memset(inside, 0, sizeof(*inside));
+	inside->fd = -1;
+	if (!pair_look(place, replace))
+		return false;
+	inside->used = place->used == 'a' ? 'b' : 'a';
+	pair_name(place, inside->used, name);
+	if (!remove_directory(place, name))
+		return false;
+	if (mkdirat(place->fd, name, S_IRWXU) != 0)
+		return place_fail(place, "could not make a directory", errno);
+	inside->fd = openat(place->fd, name,
+						O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (inside->fd < 0)
+		return place_fail(place, "could not open a directory", errno);
+	if (place->mode != 0 && fchmod(inside->fd, place->mode) != 0)
+		return place_fail(place, "could not set the mode of a directory",
+						  errno);
+	return true;
+}
+
+bool
+place_pair_switch(Place *place, Place *inside)
+{
+	PairName	name;
+
+	pair_name(place, inside->used, name);
+	if (unlinkat(place->fd, place->temporary, 0) != 0 && errno != ENOENT)
+		return place_fail(place, "could not remove what a crash has left",
+						  errno);
+	if (fsync(inside->fd) != 0)
+		return place_fail(place, "could not flush a directory", errno);
+	if (symlinkat(name, place->fd, place->temporary) != 0)
+		return place_fail(place, "could not make a link", errno);
+	return place_rename(place);
+}
+
+bool
+place_pair_clean(Place *place)
+{
+	PairName	name;
+
+	if (place->used == 0)
+		return true;
+	pair_name(place, place->used, name);
+	return remove_directory(place, name);
+}
+
+bool
+place_pair_remove(Place *place)
+{
+	PairName	a;
+	PairName	b;
+
+	pair_name(place, 'a', a);
+	pair_name(place, 'b', b);
+	return remove_directory(place, a) && remove_directory(place, b);
 }

@@ -44,6 +44,28 @@ GRANT mlint_user, mlint_reader TO mlint_admin;
 GRANT mlint_reader TO pg_monitor;
 GRANT USAGE ON SCHEMA mlint TO mlint_admin, mlint_user, mlint_reader;
 
+-- A role in a row of ours: its number here, its name in a dump, so that
+-- ALTER ROLE RENAME needs nothing and no number is taken to another cluster.
+CREATE TYPE mlint.role_id;
+CREATE FUNCTION mlint.role_id_in(cstring) RETURNS mlint.role_id
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'mlint_role_id_in';
+COMMENT ON FUNCTION mlint.role_id_in(cstring) IS
+	'The role of this name; none, with a warning, when there is no such role';
+CREATE FUNCTION mlint.role_id_out(mlint.role_id) RETURNS cstring
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'mlint_role_id_out';
+COMMENT ON FUNCTION mlint.role_id_out(mlint.role_id) IS
+	'The name of a role; empty when it is gone';
+REVOKE ALL ON FUNCTION mlint.role_id_in(cstring), mlint.role_id_out(mlint.role_id)
+	FROM PUBLIC;
+CREATE TYPE mlint.role_id (INPUT = mlint.role_id_in, OUTPUT = mlint.role_id_out,
+	LIKE = oid);
+COMMENT ON TYPE mlint.role_id IS 'A role: kept as its oid, written as its name';
+REVOKE ALL ON TYPE mlint.role_id FROM PUBLIC;
+CREATE CAST (mlint.role_id AS oid) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (oid AS mlint.role_id) WITHOUT FUNCTION AS ASSIGNMENT;
+
 CREATE TABLE mlint.generation (
 	room text PRIMARY KEY,
 	generation bigint NOT NULL
@@ -76,7 +98,7 @@ GRANT EXECUTE ON FUNCTION mlint.http(text, text, jsonb, text, interval) TO mlint
 -- Default privileges of whoever creates the extension must not open what is
 -- private: take back what anybody but the owner was given of tables, and
 -- anybody but the owner and our roles of the rest; of views nobody may more
--- than read.
+-- than read. Types are PUBLIC's unless that is taken back, too.
 CREATE FUNCTION mlint.privileges_close() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -112,6 +134,16 @@ BEGIN
 				('mlint_admin', 'mlint_user', 'mlint_reader')
 	LOOP
 		EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s', r.object, r.grantee);
+	END LOOP;
+	FOR r IN SELECT t.oid::regtype AS object, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+		FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid,
+			aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) a
+		WHERE t.typnamespace = 'mlint'::regnamespace AND t.typelem = 0
+			AND a.grantee <> t.typowner
+			AND NOT (coalesce(c.relkind IN ('c', 'v'), true) AND a.grantee::regrole::text IN
+				('mlint_admin', 'mlint_user', 'mlint_reader'))
+	LOOP
+		EXECUTE format('REVOKE ALL ON TYPE %s FROM %s', r.object, r.grantee);
 	END LOOP;
 END
 $$;

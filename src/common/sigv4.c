@@ -108,7 +108,7 @@ sigv4_sign(const SigV4 *keys, const char *method, const char *url,
 
 	Assert(nheaders <= SIGV4_MAX_HEADERS);
 	gmtime_r(&now, &utc);
-	strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", &utc);
+	(void) strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", &utc);
 	scope = psprintf("%.8s/%s/%s/aws4_request", when, keys->region,
 					 keys->service);
 

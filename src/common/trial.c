@@ -49,3 +49,20 @@ trial_failed(const Trial *trial)
 	trial_undo(trial);
 	return error;
 }
+
+void
+error_take(char *message, size_t size)
+{
+	MemoryContext old = CurrentMemoryContext;
+	MemoryContext work = AllocSetContextCreate(TopMemoryContext, "mlint error",
+											   ALLOCSET_SMALL_SIZES);
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(work);
+	error = CopyErrorData();
+	strlcpy(message, error->message ? error->message :
+			"an error without a message", size);
+	FlushErrorState();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(work);
+}

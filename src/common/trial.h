@@ -43,4 +43,10 @@ extern void trial_undo(const Trial *trial);
  */
 extern ErrorData *trial_failed(const Trial *trial);
 
+/*
+ * In PG_CATCH without a trial: clear the error, and take its message. For whoever
+ * has a long life: FreeErrorData() leaves some of what CopyErrorData() copies.
+ */
+extern void error_take(char *message, size_t size);
+
 #endif

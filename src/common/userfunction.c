@@ -26,6 +26,7 @@
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/errors.h"
+#include "common/role.h"
 #include "common/userfunction.h"
 
 static void
@@ -94,6 +95,7 @@ user_function(const char *name, const UserFunctionKind *kind, Oid result,
 	HeapTuple	tuple;
 	Form_pg_proc proc;
 
+	role_require(owner, kind->owner_did);
 	if (OidIsValid(schema) &&
 		mlint_namespace_aclcheck(schema, owner, ACL_USAGE) != ACLCHECK_OK)
 		may_not_execute(name, kind, owner, what);
@@ -172,13 +174,7 @@ user_function_call(Oid function, const UserFunctionKind *kind, Oid owner,
 	volatile Datum result = (Datum) 0;
 	bool		timed = MyBackendType == B_BG_WORKER && timeout_ms > 0;
 
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(owner)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the role that %s, whose function is to be called, does not exist any more",
-						kind->owner_did),
-				 errhint("%s", kind->remedy)));
-
+	role_require(owner, kind->owner_did);
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);

@@ -16,13 +16,13 @@ typedef struct UserFunctionKind
 	const char *shown;			/* the types, "jsonb" */
 	const char *takes;			/* "one argument of type jsonb, the event" */
 	const char *owner_did;		/* the role that "created the destination" */
-	const char *remedy;			/* a hint, when that role is gone */
 } UserFunctionKind;
 
 /*
  * The function of this name ("schema.function") and kind, with the given
  * result type (InvalidOid: any), which the owner may execute. Raises
- * ERRCODE_MLINT_CONFIGURATION or ERRCODE_INSUFFICIENT_PRIVILEGE; with
+ * ERRCODE_MLINT_CONFIGURATION, ERRCODE_INSUFFICIENT_PRIVILEGE or, where the
+ * owner is gone, ERRCODE_UNDEFINED_OBJECT; with
  * missing_ok InvalidOid says that there is none.
  */
 extern Oid	user_function(const char *name, const UserFunctionKind *kind,

@@ -41,6 +41,7 @@
 #include "common/generation.h"
 #include "common/glob.h"
 #include "common/owner.h"
+#include "common/role.h"
 #include "common/peertext.h"
 #include "delivery/delivery.h"
 #include "delivery/driver.h"
@@ -127,7 +128,7 @@ pattern_is_known(const char *pattern)
  * warning. In an owner scope.
  */
 static void
-check_patterns(ArrayType * array)
+check_patterns(ArrayType *array)
 {
 	Datum	   *values;
 	bool	   *nulls;
@@ -249,7 +250,7 @@ destination_of_rate_rule(const char *rule)
  */
 static void
 audit_destination(const char *action, const char *name, const char *driver,
-				  Jsonb *options, ArrayType * events, int enabled)
+				  Jsonb *options, ArrayType *events, int enabled)
 {
 	StringInfoData details;
 	const char *separator = "";
@@ -269,24 +270,8 @@ audit_destination(const char *action, const char *name, const char *driver,
 	}
 	if (options)
 	{
-		JsonbIterator *it = JsonbIteratorInit(&options->root);
-		JsonbIteratorToken token;
-		JsonbValue	v;
-		bool		first = true;
-
-		appendStringInfo(&details, "%s\"options\": [", separator);
-		while ((token = JsonbIteratorNext(&it, &v, !first)) != WJB_DONE)
-		{
-			if (token == WJB_KEY)
-			{
-				if (details.data[details.len - 1] != '[')
-					appendStringInfoString(&details, ", ");
-				escape_json(&details, pnstrdup(v.val.string.val,
-											   v.val.string.len));
-			}
-			first = false;
-		}
-		appendStringInfoChar(&details, ']');
+		appendStringInfo(&details, "%s\"options\": ", separator);
+		option_names(&details, options);
 		separator = ", ";
 	}
 	if (events)
@@ -297,22 +282,6 @@ audit_destination(const char *action, const char *name, const char *driver,
 	}
 	appendStringInfoChar(&details, '}');
 	audit(AUDIT_CHANGED, action, "destination", name, details.data);
-}
-
-/*
- * Lane 0 begins when there is something for it, from here: what is visible now
- * was published before the destination existed. But for what this transaction
- * has published itself: a snapshot never lists its own transaction as in
- * progress, so the cursor must end before it.
- */
-static void
-begin_sql_lane(void)
-{
-	(void) run("INSERT INTO mlint.log_cursor"
-			   " SELECT 0, 1, format('%1$s:%1$s:', least("
-			   " pg_snapshot_xmin(pg_current_snapshot())::text::numeric,"
-			   " pg_current_xact_id()::text::numeric))::pg_snapshot, '0', 0"
-			   " ON CONFLICT DO NOTHING", 0, NULL, NULL, NULL);
 }
 
 /* mlint.destination_create(name, driver, options, events, enabled) */
@@ -331,6 +300,7 @@ mlint_destination_create(PG_FUNCTION_ARGS)
 	bool		isnull;
 
 	HIDE_STATEMENT_BEGIN();
+	require_writable(fcinfo);
 	for (int i = 2; i < 5; i++)
 	{
 		static const char *const names[] = {"options", "events", "enabled"};
@@ -368,7 +338,7 @@ mlint_destination_create(PG_FUNCTION_ARGS)
 				 errmsg("destination \"%s\" already exists", name),
 				 errhint("Change it with mlint.destination_alter().")));
 	if (DatumGetBool(values[6]))
-		begin_sql_lane();
+		(void) run("SELECT mlint.sql_lane_begin()", 0, NULL, NULL, NULL);
 	(void) run("INSERT INTO mlint.destination (name, driver, options, events,"
 			   " enabled, owner, runs_sql, generation, after_event_id)"
 			   " SELECT $1, $2, $3, $4, $5, $6, $7, $8,"
@@ -388,11 +358,11 @@ Datum
 mlint_destination_alter(PG_FUNCTION_ARGS)
 {
 	static const Oid types[] = {INT4OID, JSONBOID, TEXTARRAYOID, BOOLOID,
-	INT8OID};
+	INT8OID, OIDOID};
 	char	   *name = required_text(fcinfo, 0, "name");
 	OwnerScope	scope;
-	Datum		values[5];
-	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+	Datum		values[6];
+	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
 	Oid			by_name[2] = {TEXTOID, JSONBOID};
 	Datum		name_values[2];
 	char		name_nulls[2] = {' ', ' '};
@@ -403,6 +373,7 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 	bool		isnull;
 
 	HIDE_STATEMENT_BEGIN();
+	require_writable(fcinfo);
 	if (!PG_ARGISNULL(1) && !JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(1)))
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
@@ -426,6 +397,10 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 	values[0] = column(1, &isnull);
 	driver = find_driver(TextDatumGetCString(column(2, &isnull)));
 	owner = DatumGetObjectId(column(3, &isnull));
+	/* One without an owner becomes the property of who says what it does. */
+	if (!role_exists(owner) && !PG_ARGISNULL(1))
+		owner = scope.user;
+	values[5] = ObjectIdGetDatum(owner);
 	ran_sql = DatumGetBool(column(4, &isnull));
 	values[1] = PointerGetDatum(PG_DETOAST_DATUM_COPY(column(5, &isnull)));
 	nulls[1] = ' ';
@@ -468,8 +443,8 @@ mlint_destination_alter(PG_FUNCTION_ARGS)
 			   " events = coalesce($3, events),"
 			   " enabled = coalesce($4, enabled),"
 			   " disabled_reason = CASE WHEN $4 IS NULL THEN disabled_reason END,"
-			   " generation = $5, altered_at = clock_timestamp()"
-			   " WHERE id = $1", 5, types, values, nulls);
+			   " generation = $5, owner = $6, altered_at = clock_timestamp()"
+			   " WHERE id = $1", 6, types, values, nulls);
 	owner_end(&scope);
 	worker_wake_at_commit(WORKER_DISPATCHER);
 	PG_RETURN_VOID();
@@ -484,6 +459,7 @@ mlint_destination_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	Datum		values[2];
 
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	values[1] = Int64GetDatum(generation_bump("destinations"));
 	values[0] = Int32GetDatum(destination_id(name, NULL));
@@ -636,6 +612,8 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 		no_such_destination(name);
 	driver = find_driver(TextDatumGetCString(column(1, &isnull)));
 	owner = DatumGetObjectId(column(3, &isnull));
+	if (DatumGetBool(column(4, &isnull)))
+		role_require(owner, "created the destination");
 	if (DatumGetBool(column(4, &isnull)) &&
 		!has_privs_of_role(scope.user, owner))
 	{
@@ -715,6 +693,7 @@ mlint_dead_letter_replay(PG_FUNCTION_ARGS)
 	int32		id = 0;
 	uint64		n;
 
+	require_writable(fcinfo);
 	if (!PG_ARGISNULL(0))
 		id = destination_id(text_to_cstring(PG_GETARG_TEXT_PP(0)), NULL);
 	values[0] = Int32GetDatum(id);
@@ -752,6 +731,7 @@ mlint_delivery_retry(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	Datum		values[2];
 
+	require_writable(fcinfo);
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = Int32GetDatum(id);
 	owner_begin(&scope);
@@ -789,6 +769,7 @@ mlint_breaker_reset(PG_FUNCTION_ARGS)
 	int32		id = destination_id(name, NULL);
 	OwnerScope	scope;
 
+	require_writable(fcinfo);
 	/* It is closed at once, and stays so whatever becomes of us. */
 	audit(AUDIT_DONE, "breaker.reset", "destination", name, NULL);
 	(void) stats_reset_breaker(id);

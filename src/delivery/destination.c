@@ -111,7 +111,7 @@ free_patterns(Destination *d)
 }
 
 static void
-set_patterns(Destination *d, ArrayType * array)
+set_patterns(Destination *d, ArrayType *array)
 {
 	Datum	   *values;
 	int			n;

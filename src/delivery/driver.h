@@ -166,4 +166,11 @@ extern void http_sender_send(HttpSender *sender, Attempt *attempt,
 							 const char *body, size_t body_len,
 							 bool free_body);
 
+/* One a file of drivers/; drivers.c has the list. */
+extern const Driver http_driver;
+extern const Driver slack_driver;
+extern const Driver discord_driver;
+extern const Driver function_driver;
+extern const Driver notify_driver;
+
 #endif

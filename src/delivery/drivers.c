@@ -22,12 +22,6 @@
 
 PG_FUNCTION_INFO_V1(mlint_driver_options);
 
-extern const Driver http_driver;
-extern const Driver slack_driver;
-extern const Driver discord_driver;
-extern const Driver function_driver;
-extern const Driver notify_driver;
-
 const Driver *const drivers[] = {
 	&http_driver, &slack_driver, &discord_driver, &function_driver,
 	&notify_driver, NULL
@@ -133,8 +127,7 @@ static const UserFunctionKind event_function = {
 	.types = event_argument,
 	.shown = "jsonb",
 	.takes = "one argument of type jsonb, the event",
-	.owner_did = "created the destination",
-	.remedy = "Drop the destination and create it again as another role."
+	.owner_did = "created the destination"
 };
 
 Oid

@@ -36,6 +36,7 @@
 #include "common/compat.h"
 #include "common/generation.h"
 #include "common/peertext.h"
+#include "common/trial.h"
 #include "delivery/delivery.h"
 #include "delivery/log.h"
 
@@ -248,8 +249,8 @@ segment_token(int segment)
 /* The columns that make an event, in every statement that reads them. */
 #define EVENT_COLUMNS \
 	"e.id, e.segment, e.xid, e.published_at, e.deliver_at," \
-	" e.destination_id, e.type, e.data, e.metadata"
-#define EVENT_NCOLUMNS 9
+	" e.destination_id, e.type, e.data, e.metadata, e.life, e.webhook_id"
+#define EVENT_NCOLUMNS 11
 
 /* One huge event must not keep its buffer for good. */
 static void
@@ -265,27 +266,21 @@ shrink_body(void)
 bool
 log_blame_event(void)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	ErrorData  *error;
+	char		message[sizeof(faults->reason)];
 	Fault	   *fault;
 
 	if (writing_event == 0)
-	{
-		MemoryContextSwitchTo(old);
 		return false;
-	}
 	if (faults == NULL)
-		faults = palloc0(sizeof(Fault) * MAX_FAULTS);
+		faults = MemoryContextAllocZero(TopMemoryContext,
+										sizeof(Fault) * MAX_FAULTS);
 	fault = &faults[next_fault++ % MAX_FAULTS];
-	error = CopyErrorData();
-	FlushErrorState();
+	error_take(message, sizeof(message));
 	fault->event_id = writing_event;
 	snprintf(fault->reason, sizeof(fault->reason),
-			 "the event cannot be written as JSON: %s", error->message);
-	FreeErrorData(error);
+			 "the event cannot be written as JSON: %s", message);
 	writing_event = 0;
 	shrink_body();
-	MemoryContextSwitchTo(old);
 	return true;
 }
 
@@ -358,7 +353,8 @@ make_event(const Datum *values, const bool *isnull, bool with_body)
 	int64		id = DatumGetInt64(values[0]);
 	int			segment = DatumGetInt32(values[1]);
 	char	   *type = TextDatumGetCString(values[6]);
-	char		webhook_id[64];
+	char		made_id[64];
+	const char *webhook_id = made_id;
 	size_t		type_len = strlen(type) + 1;
 	size_t		id_len;
 	size_t		data_at = 0;
@@ -380,9 +376,13 @@ make_event(const Datum *values, const bool *isnull, bool with_body)
 		data_at = write_body(values, type, &data_len);
 	}
 	/* The copy of a database has its tokens, but not its oid. */
-	id_len = snprintf(webhook_id, sizeof(webhook_id),
-					  "evt_%s%x_" INT64_FORMAT, segment_token(segment),
-					  MyDatabaseId, id) + 1;
+	if (isnull[10])
+		snprintf(made_id, sizeof(made_id), "evt_%s%08x%x_" INT64_FORMAT,
+				 segment_token(segment), (uint32) DatumGetInt32(values[9]),
+				 MyDatabaseId, id);
+	else
+		webhook_id = TextDatumGetCString(values[10]);
+	id_len = strlen(webhook_id) + 1;
 
 	if (events_context == NULL)
 		events_context = AllocSetContextCreate(TopMemoryContext,

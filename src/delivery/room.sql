@@ -3,8 +3,8 @@
 -- The log is cut into segments, each a partition of mlint.event and one of
 -- mlint.delivery. Publishers write to the newest; a job begins a new one as
 -- time goes by and drops whole segments that are finished and old. The token
--- makes event ids unique in the world: webhook-id is evt_<token><oid of the
--- database>_<id>.
+-- makes event ids unique in the world: webhook-id is evt_<token><life><oid of
+-- the database>_<id>.
 CREATE TABLE mlint.segment (
 	segment int PRIMARY KEY,
 	token text NOT NULL,
@@ -15,9 +15,13 @@ COMMENT ON TABLE mlint.segment IS 'Stretches of the event log, dropped as a whol
 
 CREATE SEQUENCE mlint.event_id AS bigint;
 
+-- life stands for the run of the server that took the event. A standby that is
+-- promoted behind its primary, and a backup that is restored, give ids again
+-- that receivers have seen; the life sets these events apart.
 CREATE TABLE mlint.event (
 	id bigint NOT NULL,
 	segment int NOT NULL,
+	life int NOT NULL,
 	xid xid8 NOT NULL,
 	published_at timestamptz NOT NULL,
 	deliver_at timestamptz,
@@ -26,6 +30,8 @@ CREATE TABLE mlint.event (
 	key text,
 	data jsonb NOT NULL,
 	metadata jsonb NOT NULL,
+	-- Of an event that came from a dump: the one it had, which receivers know.
+	webhook_id text,
 	PRIMARY KEY (id, segment)
 ) PARTITION BY LIST (segment);
 -- The dispatchers read the log in this order.
@@ -74,7 +80,7 @@ CREATE TABLE mlint.destination (
 	events text[] NOT NULL,
 	enabled boolean NOT NULL,
 	disabled_reason text,
-	owner oid NOT NULL,
+	owner mlint.role_id NOT NULL,
 	runs_sql boolean NOT NULL,
 	after_event_id bigint NOT NULL,
 	generation bigint NOT NULL,
@@ -160,6 +166,21 @@ END
 $$;
 COMMENT ON FUNCTION mlint.segment_begin() IS 'The scheduler''s: begins a new segment of the event log';
 SELECT mlint.segment_begin();
+
+-- Lane 0 begins when there is something for it, from here: what is visible now
+-- was published before the destination existed. But for what this transaction
+-- has published itself: a snapshot never lists its own transaction as in
+-- progress, so the cursor must end before it.
+CREATE FUNCTION mlint.sql_lane_begin() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO mlint.log_cursor
+	SELECT 0, 1, format('%1$s:%1$s:', least(
+			pg_snapshot_xmin(pg_current_snapshot())::text::numeric,
+			pg_current_xact_id()::text::numeric))::pg_snapshot, '0', 0
+	ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION mlint.sql_lane_begin() IS 'Has the dispatcher for destinations that run SQL begin with what is published from now on';
 
 -- Has a cursor passed this event?
 CREATE FUNCTION mlint.cursor_covers(c mlint.log_cursor, xid xid8, id bigint)
@@ -520,11 +541,12 @@ CREATE FUNCTION mlint.destination_stats(OUT destination_id int,
 	OUT delivered bigint, OUT failed bigint, OUT retried bigint,
 	OUT dead bigint, OUT bytes bigint, OUT p50 interval, OUT p95 interval,
 	OUT p99 interval, OUT breaker text, OUT breaker_until timestamptz,
-	OUT last_error text, OUT last_error_at timestamptz)
+	OUT last_error text, OUT last_error_at timestamptz,
+	OUT latency_seconds double precision, OUT latency_octaves bigint[])
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'mlint_destination_stats';
-COMMENT ON FUNCTION mlint.destination_stats() IS 'Behind the view mlint.stat_destinations';
+COMMENT ON FUNCTION mlint.destination_stats() IS 'Behind the view mlint.stat_destinations and mlint.metrics(); latency_octaves: attempts up to 2^10, 2^11 ... 2^26 microseconds, and all';
 
 CREATE VIEW mlint.event_types AS SELECT * FROM mlint.event_type;
 COMMENT ON VIEW mlint.event_types IS 'Event types with a meaning of their own; any other name is as good';
@@ -533,7 +555,7 @@ COMMENT ON COLUMN mlint.event_types.description IS 'What it means';
 
 CREATE VIEW mlint.destinations AS
 SELECT d.id, d.name, d.driver, d.events, d.enabled, d.disabled_reason,
-	pg_catalog.pg_get_userbyid(d.owner) AS owner, d.options, d.created_at,
+	nullif(d.owner::text, '') AS owner, d.options, d.created_at,
 	d.altered_at
 FROM mlint.destination d
 WHERE d.dropped_at IS NULL;
@@ -544,7 +566,7 @@ COMMENT ON COLUMN mlint.destinations.driver IS 'What carries events to it';
 COMMENT ON COLUMN mlint.destinations.events IS 'Glob patterns of the event types that go there';
 COMMENT ON COLUMN mlint.destinations.enabled IS 'Whether deliveries are made; else they are held';
 COMMENT ON COLUMN mlint.destinations.disabled_reason IS 'Why mlint disabled it, if it did';
-COMMENT ON COLUMN mlint.destinations.owner IS 'The role that created it, as which its functions run';
+COMMENT ON COLUMN mlint.destinations.owner IS 'The role that created it, as which its functions run; null when that is gone';
 COMMENT ON COLUMN mlint.destinations.options IS 'Its options; credentials appear as references only';
 COMMENT ON COLUMN mlint.destinations.created_at IS 'When it was created';
 COMMENT ON COLUMN mlint.destinations.altered_at IS 'When it was last changed';
@@ -563,6 +585,17 @@ COMMENT ON COLUMN mlint.events.destination IS 'Sent to this destination alone; n
 COMMENT ON COLUMN mlint.events.key IS 'Idempotency key';
 COMMENT ON COLUMN mlint.events.data IS 'The payload';
 COMMENT ON COLUMN mlint.events.metadata IS 'What goes with it';
+
+-- Does this lane deliver the event there, once it reads it?
+CREATE FUNCTION mlint.lane_delivers(c mlint.log_cursor, e mlint.event,
+	d mlint.destination) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN c.lane = CASE WHEN d.runs_sql THEN 0 ELSE 1 + d.id % c.lanes END
+	AND d.dropped_at IS NULL AND e.id > d.after_event_id
+	AND CASE WHEN e.destination_id IS NOT NULL THEN e.destination_id = d.id
+		ELSE mlint.event_type_matches(d.events, e.type) END;
+COMMENT ON FUNCTION mlint.lane_delivers(mlint.log_cursor, mlint.event, mlint.destination) IS
+'Whether a dispatcher lane that reads an event delivers it to a destination';
 
 CREATE VIEW mlint.deliveries AS
 SELECT l.event_id, d.name AS destination, e.type AS event_type,
@@ -592,11 +625,7 @@ FROM mlint.log_cursor c
 JOIN mlint.event e
 	ON e.xid >= pg_catalog.pg_snapshot_xmin(c.snapshot)
 	AND NOT mlint.cursor_covers(c, e.xid, e.id)
-JOIN mlint.destination d
-	ON c.lane = CASE WHEN d.runs_sql THEN 0 ELSE 1 + d.id % c.lanes END
-	AND d.dropped_at IS NULL AND e.id > d.after_event_id
-	AND CASE WHEN e.destination_id IS NOT NULL THEN e.destination_id = d.id
-		ELSE mlint.event_type_matches(d.events, e.type) END
+JOIN mlint.destination d ON mlint.lane_delivers(c, e, d)
 LEFT JOIN mlint.in_flight() f
 	ON f.event_id = e.id AND f.destination_id = d.id
 WHERE NOT EXISTS (SELECT FROM mlint.delivery l WHERE l.event_id = e.id
@@ -669,7 +698,188 @@ COMMENT ON COLUMN mlint.stat_destinations.oldest_pending_age IS 'Age of the olde
 COMMENT ON COLUMN mlint.stat_destinations.last_error IS 'Why the last failed attempt failed';
 COMMENT ON COLUMN mlint.stat_destinations.last_error_at IS 'When that was';
 
+-- ---- dump and restore ----
+
+-- A destination that is restored (generation 0) begins at this server's place in
+-- the log. (One whose owner is not here belongs to nobody, and what it is to run
+-- waits: mlint.role_id.)
+CREATE FUNCTION mlint.destination_restored() RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END
+	INTO NEW.after_event_id FROM mlint.event_id s;
+	UPDATE mlint.generation g SET generation = g.generation + 1
+	WHERE g.room = 'destinations' RETURNING g.generation INTO NEW.generation;
+	IF NEW.runs_sql THEN
+		PERFORM mlint.sql_lane_begin();
+	END IF;
+	RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION mlint.destination_restored() IS 'Trigger: makes a destination that comes from a dump one of this server';
+CREATE TRIGGER restored BEFORE INSERT ON mlint.destination
+	FOR EACH ROW WHEN (NEW.generation = 0) EXECUTE FUNCTION mlint.destination_restored();
+ALTER TABLE mlint.destination ENABLE ALWAYS TRIGGER restored;
+SELECT pg_catalog.pg_extension_config_dump('mlint.destination', $$WHERE false
+	UNION ALL SELECT id, name, driver, options, events, enabled, disabled_reason,
+		owner, runs_sql, 0, 0, created_at, altered_at, NULL
+	FROM mlint.destination WHERE dropped_at IS NULL$$);
+SELECT pg_catalog.pg_extension_config_dump('mlint.destination_id_seq', '');
+
+SELECT pg_catalog.pg_extension_config_dump('mlint.event_key',
+	$$WHERE published_at >= pg_catalog.now() - '24 hours'::pg_catalog.interval$$);
+
+-- The log itself means nothing elsewhere: its order is that of this server's
+-- transactions. What of it is not delivered travels in two tables, which are
+-- empty but between a restore and its end, when event_settle() moves their rows
+-- to where they belong.
+CREATE TABLE mlint.dump_event (
+	id bigint PRIMARY KEY,
+	webhook_id text NOT NULL,
+	published_at timestamptz NOT NULL,
+	deliver_at timestamptz,
+	destination text,
+	type text NOT NULL,
+	key text,
+	data jsonb NOT NULL,
+	metadata jsonb NOT NULL,
+	new_id bigint
+);
+COMMENT ON TABLE mlint.dump_event IS 'Events of a dump that are not delivered everywhere, until the restore has ended; new_id where another event has their number';
+CREATE TABLE mlint.dump_delivery (
+	event_id bigint NOT NULL,
+	destination text NOT NULL,
+	dead boolean NOT NULL,
+	attempts int NOT NULL,
+	at timestamptz NOT NULL,
+	first_attempt_at timestamptz,
+	status_code int,
+	error text,
+	latency_us bigint,
+	-- One that is replayed is both.
+	PRIMARY KEY (event_id, destination, dead)
+);
+COMMENT ON TABLE mlint.dump_delivery IS 'Deliveries of a dump that are pending or dead, until the restore has ended; at: when they are due, or died';
+
+CREATE FUNCTION mlint.webhook_id(e mlint.event) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(e.webhook_id, pg_catalog.format('evt_%s%s%s_%s',
+	(SELECT s.token FROM mlint.segment s WHERE s.segment = e.segment),
+	pg_catalog.lpad(pg_catalog.to_hex(e.life), 8, '0'),
+	(SELECT pg_catalog.to_hex(d.oid::bigint) FROM pg_catalog.pg_database d
+		WHERE d.datname = pg_catalog.current_database()), e.id));
+COMMENT ON FUNCTION mlint.webhook_id(mlint.event) IS 'The webhook-id that an event is delivered under';
+
+CREATE FUNCTION mlint.dump_deliveries() RETURNS SETOF mlint.dump_delivery
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT p.event_id, d.name, false, p.attempts, p.next_attempt_at,
+		p.first_attempt_at, p.status_code, p.error, NULL::bigint
+	FROM mlint.pending p
+	JOIN mlint.destination d ON d.id = p.destination_id AND d.dropped_at IS NULL
+	UNION ALL
+	SELECT l.event_id, d.name, true, l.attempts, l.finished_at,
+		l.first_attempt_at, l.status_code, l.error, l.latency_us
+	FROM mlint.delivery l
+	JOIN mlint.destination d ON d.id = l.destination_id AND d.dropped_at IS NULL
+	WHERE l.state = 'x'
+	UNION ALL
+	-- As in mlint.deliveries, which pg_dump refuses to read: it is a view.
+	SELECT e.id, d.name, false, 0, coalesce(e.deliver_at, e.published_at), NULL,
+		NULL, NULL, NULL
+	FROM mlint.log_cursor c
+	JOIN mlint.event e ON e.xid >= pg_snapshot_xmin(c.snapshot)
+		AND NOT mlint.cursor_covers(c, e.xid, e.id)
+	JOIN mlint.destination d ON mlint.lane_delivers(c, e, d)
+	WHERE NOT EXISTS (SELECT FROM mlint.delivery l WHERE l.event_id = e.id
+			AND l.destination_id = d.id AND l.segment = e.segment)
+		AND NOT EXISTS (SELECT FROM mlint.pending p WHERE p.event_id = e.id
+			AND p.destination_id = d.id)
+$$;
+COMMENT ON FUNCTION mlint.dump_deliveries() IS 'What pg_dump takes along of deliveries: those that have not ended well';
+CREATE FUNCTION mlint.dump_events() RETURNS SETOF mlint.dump_event
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+	SELECT e.id, mlint.webhook_id(e), e.published_at, e.deliver_at, d.name, e.type,
+		e.key, e.data, e.metadata, NULL::bigint
+	FROM mlint.event e
+	LEFT JOIN mlint.destination d ON d.id = e.destination_id
+	WHERE e.id IN (SELECT l.event_id FROM mlint.dump_deliveries() l)
+$$;
+COMMENT ON FUNCTION mlint.dump_events() IS 'What pg_dump takes along of the event log: events with deliveries that have not ended well';
+SELECT pg_catalog.pg_extension_config_dump('mlint.dump_event',
+	'UNION ALL SELECT * FROM mlint.dump_events()');
+SELECT pg_catalog.pg_extension_config_dump('mlint.dump_delivery',
+	'UNION ALL SELECT * FROM mlint.dump_deliveries()');
+
+-- Move what came from a dump into the log, where the dispatchers' cursors are
+-- past it (no snapshot is before transaction 0): its deliveries are pending.
+CREATE FUNCTION mlint.event_settle() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	newest int := (SELECT s.segment FROM mlint.segment s WHERE s.closed_at IS NULL);
+	last bigint := (SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END FROM mlint.event_id s);
+	wanted bigint := (SELECT max(m.n) FROM (
+		SELECT d.rows FROM mlint.dump d WHERE d.name = 'mlint.event_id'
+		UNION ALL SELECT max(id) FROM mlint.dump_event) m (n));
+	g bigint;
+BEGIN
+	-- Numbers go on behind the dump's. Who publishes takes some meanwhile.
+	IF wanted > last THEN
+		PERFORM setval('mlint.event_id',
+			wanted + CASE WHEN last > 0 AND wanted - last < 10000 THEN 10000 ELSE 0 END);
+	END IF;
+
+	-- The same event again: the dump was restored before, or here it was made.
+	DELETE FROM mlint.dump_event n USING mlint.event e
+	WHERE e.id = n.id AND mlint.webhook_id(e) = n.webhook_id;
+	DELETE FROM mlint.dump_event n USING mlint.event e
+	WHERE e.webhook_id = n.webhook_id;
+	UPDATE mlint.dump_event n SET new_id = nextval('mlint.event_id')
+	WHERE EXISTS (SELECT FROM mlint.event e WHERE e.id = n.id);
+	UPDATE mlint.event_key k SET event_id = n.new_id FROM mlint.dump_event n
+	WHERE k.key = n.key AND k.event_id = n.id AND n.new_id IS NOT NULL;
+
+	INSERT INTO mlint.event (id, segment, life, xid, published_at, deliver_at,
+		destination_id, type, key, data, metadata, webhook_id)
+	SELECT coalesce(n.new_id, n.id), newest, 0, '0', n.published_at, n.deliver_at,
+		d.id, n.type, n.key, n.data, n.metadata, n.webhook_id
+	FROM mlint.dump_event n
+	LEFT JOIN mlint.destination d
+		ON d.name = n.destination AND d.dropped_at IS NULL;
+	INSERT INTO mlint.pending (event_id, destination_id, segment, attempts,
+		next_attempt_at, first_attempt_at, status_code, error)
+	SELECT coalesce(n.new_id, n.id), d.id, newest, l.attempts, l.at,
+		l.first_attempt_at, l.status_code, l.error
+	FROM mlint.dump_delivery l
+	JOIN mlint.dump_event n ON n.id = l.event_id
+	JOIN mlint.destination d ON d.name = l.destination AND d.dropped_at IS NULL
+	WHERE NOT l.dead;
+	INSERT INTO mlint.delivery (event_id, destination_id, segment, state, attempts,
+		status_code, error, first_attempt_at, finished_at, latency_us)
+	SELECT coalesce(n.new_id, n.id), d.id, newest, 'x', l.attempts, l.status_code,
+		l.error, l.first_attempt_at, l.at, l.latency_us
+	FROM mlint.dump_delivery l
+	JOIN mlint.dump_event n ON n.id = l.event_id
+	JOIN mlint.destination d ON d.name = l.destination AND d.dropped_at IS NULL
+	WHERE l.dead;
+	DELETE FROM mlint.dump_event;
+	DELETE FROM mlint.dump_delivery;
+
+	-- Dispatchers look anew at what is pending.
+	UPDATE mlint.generation o SET generation = o.generation + 1
+	WHERE o.room = 'destinations' RETURNING o.generation INTO g;
+	UPDATE mlint.destination d SET generation = g WHERE d.dropped_at IS NULL;
+END
+$$;
+COMMENT ON FUNCTION mlint.event_settle() IS 'When a restore has ended: puts the events that came with it into the log';
+
 REVOKE ALL ON FUNCTION
+	mlint.sql_lane_begin(), mlint.destination_restored(), mlint.event_settle(),
+	mlint.lane_delivers(mlint.log_cursor, mlint.event, mlint.destination),
+	mlint.webhook_id(mlint.event), mlint.dump_deliveries(), mlint.dump_events(),
 	mlint.segment_begin(), mlint.segment_finished(int),
 	mlint.event_retention_run(),
 	mlint.cursor_covers(mlint.log_cursor, xid8, bigint),
@@ -709,7 +919,9 @@ TO mlint_admin;
 GRANT EXECUTE ON FUNCTION
 	mlint.cursor_covers(mlint.log_cursor, xid8, bigint),
 	mlint.event_type_matches(text[], text), mlint.driver_options(),
-	mlint.in_flight(), mlint.destination_stats()
+	mlint.in_flight(), mlint.destination_stats(),
+	mlint.lane_delivers(mlint.log_cursor, mlint.event, mlint.destination),
+	mlint.webhook_id(mlint.event), mlint.dump_deliveries(), mlint.dump_events()
 TO mlint_reader;
 GRANT SELECT ON mlint.event_types, mlint.drivers TO mlint_user, mlint_reader;
 GRANT EXECUTE ON FUNCTION mlint.driver_options() TO mlint_user;

@@ -10,11 +10,13 @@
 
 #include <math.h>
 
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/dshash.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/dsa.h"
 #include "utils/memutils.h"
@@ -27,6 +29,9 @@
 PG_FUNCTION_INFO_V1(mlint_destination_stats);
 
 #define AREA_BYTES	((size_t) 256 * 1024)
+
+#define FIRST_OCTAVE	10
+#define LAST_OCTAVE		26
 
 typedef struct StatsKey
 {
@@ -100,6 +105,7 @@ stats_count(DestinationCounters *counters, const Outcome *outcome,
 			TimestampTz now)
 {
 	counters->latency[latency_bucket(outcome->elapsed_us)]++;
+	counters->latency_us += outcome->elapsed_us;
 	counters->bytes += outcome->bytes;
 	if (outcome->kind == OUTCOME_DELIVERED)
 	{
@@ -156,6 +162,7 @@ stats_exchange(int32 destination_id, const DestinationCounters *counters,
 		sum->retried += counters->retried;
 		sum->dead += counters->dead;
 		sum->bytes += counters->bytes;
+		sum->latency_us += counters->latency_us;
 		for (int i = 0; i < STATS_BUCKETS; i++)
 			sum->latency[i] += counters->latency[i];
 		if (counters->last_error_at != 0)
@@ -216,6 +223,29 @@ quantile(const DestinationCounters *counters, double q, bool *isnull)
 	return (Datum) 0;
 }
 
+/*
+ * How many attempts took no longer than 2^10, 2^11 ... 2^26 microseconds (1 ms
+ * to 67 s), and how many there were: bounds of buckets, so that the counts are
+ * exact.
+ */
+static Datum
+latency_octaves(const DestinationCounters *counters)
+{
+	Datum		counts[LAST_OCTAVE - FIRST_OCTAVE + 2];
+	int64		seen = 0;
+	int			n = 0;
+
+	for (int i = 0; i < STATS_BUCKETS; i++)
+	{
+		if (i % 8 == 0 && i / 8 >= FIRST_OCTAVE && i / 8 <= LAST_OCTAVE)
+			counts[n++] = Int64GetDatum(seen);
+		seen += counters->latency[i];
+	}
+	counts[n++] = Int64GetDatum(seen);
+	return PointerGetDatum(construct_array(counts, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 /* mlint.destination_stats() */
 Datum
 mlint_destination_stats(PG_FUNCTION_ARGS)
@@ -250,8 +280,8 @@ mlint_destination_stats(PG_FUNCTION_ARGS)
 	{
 		DestinationCounters *c = &copies[i].counters;
 		Breaker    *breaker = &copies[i].breaker;
-		Datum		values[13];
-		bool		nulls[13] = {0};
+		Datum		values[15];
+		bool		nulls[15] = {0};
 
 		values[0] = Int32GetDatum(copies[i].key.destination_id);
 		values[1] = Int64GetDatum(c->delivered);
@@ -268,6 +298,8 @@ mlint_destination_stats(PG_FUNCTION_ARGS)
 		values[11] = CStringGetTextDatum(c->last_error);
 		values[12] = TimestampTzGetDatum(c->last_error_at);
 		nulls[11] = nulls[12] = c->last_error_at == 0;
+		values[13] = Float8GetDatum(c->latency_us / 1000000.0);
+		values[14] = latency_octaves(c);
 		tuplestore_putvalues(result->setResult, result->setDesc, values,
 							 nulls);
 	}

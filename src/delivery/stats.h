@@ -21,6 +21,7 @@ typedef struct DestinationCounters
 	int64		retried;
 	int64		dead;
 	int64		bytes;
+	int64		latency_us;		/* of all attempts together */
 	int64		latency[STATS_BUCKETS];
 	TimestampTz last_error_at;
 	char		last_error[256];

@@ -486,7 +486,7 @@ mlint_erase_subject(PG_FUNCTION_ARGS)
 	char	   *value = required_text(fcinfo, 1, "value");
 	Erasure		e = {.key = key};
 
-	PreventCommandIfReadOnly("mlint.erase_subject()");
+	require_writable(fcinfo);
 	if (key[0] == '\0' || value[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -503,7 +503,7 @@ mlint_erase_subject_matching(PG_FUNCTION_ARGS)
 	Jsonb	   *match;
 	Erasure		e = {0};
 
-	PreventCommandIfReadOnly("mlint.erase_subject()");
+	require_writable(fcinfo);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

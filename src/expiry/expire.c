@@ -26,12 +26,11 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -47,6 +46,7 @@
 #include "common/trial.h"
 #include "delivery/delivery.h"
 #include "retention/retention.h"
+#include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_archive_expire);
 
@@ -89,7 +89,7 @@ typedef struct Due
  * and has us begin again.
  */
 static bool
-refresh_batch(Run *r)
+refresh_batch(void *arg)
 {
 	Oid			types[] = {INT4OID, UUIDOID, INT4OID, BOOLOID};
 	Datum		values[4];
@@ -164,17 +164,14 @@ refresh_batch(Run *r)
 
 /* Those that were locked in the last run are looked at in this one. */
 static bool
-refresh_begin(Run *r)
+refresh_begin(void *arg)
 {
-	OwnerScope	scope;
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "UPDATE mlint.retention_stale s SET again = false"
-			  " FROM (SELECT i.policy FROM mlint.retention_stale i"
-			  " WHERE i.again AND i.after IS NULL FOR UPDATE SKIP LOCKED) f"
-			  " WHERE s.policy = f.policy", SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "UPDATE mlint.retention_stale s SET again = false"
+			 " FROM (SELECT i.policy FROM mlint.retention_stale i"
+			 " WHERE i.again AND i.after IS NULL FOR UPDATE SKIP LOCKED) f"
+			 " WHERE s.policy = f.policy", SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	return false;
 }
 
@@ -410,8 +407,9 @@ try_one(Run *r, const pg_uuid_t *archive)
 
 /* A transaction's work. False: there was nothing left that is due. */
 static bool
-expire_batch(Run *r)
+expire_batch(void *arg)
 {
+	Run		   *r = arg;
 	TimestampTz began = GetCurrentTimestamp();
 	Due		   *due;
 	int			n = find_due(r, &due);
@@ -429,39 +427,21 @@ expire_batch(Run *r)
 	return n > 0;
 }
 
-/* One transaction of the run: its work in a context that goes with it. */
-static bool
-in_transaction(bool (*work) (Run *r), Run *r)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-	bool		more = work(r);
-
-	MemoryContextSwitchTo(old);
-	SPI_commit();
-	return more;
-}
-
 /* CALL mlint.archive_expire() */
 Datum
 mlint_archive_expire(PG_FUNCTION_ARGS)
 {
 	Run			r = {.after_time = DT_NOBEGIN,.began = GetCurrentTimestamp()};
 
-	PreventCommandIfReadOnly("mlint.archive_expire()");
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg("mlint.archive_expire() cannot run inside a transaction block"),
-				 errhint("It is the job archive_expire; SELECT mlint.job_run_now('archive_expire') has it run now.")));
-	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	require_writable(fcinfo);
+	job_procedure_begin(fcinfo, "mlint.archive_expire()",
+						JOB_RUN_HINT("archive_expire"));
 	r.context = CurrentMemoryContext;
 
-	(void) in_transaction(refresh_begin, &r);
-	while (in_transaction(refresh_batch, &r))
+	(void) job_transaction(refresh_begin, NULL, false);
+	while (job_transaction(refresh_batch, NULL, false))
 		;
-	while (in_transaction(expire_batch, &r))
+	while (job_transaction(expire_batch, &r, false))
 		;
 	if (r.failed > 0)
 		ereport(ERROR,
@@ -471,7 +451,6 @@ mlint_archive_expire(PG_FUNCTION_ARGS)
 				 errdetail("%lld were deleted, %lld announced. The first failure: %s.",
 						   (long long) r.deleted, (long long) r.announced,
 						   r.first_error)));
-	if (SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "SPI_finish failed");
+	job_procedure_end();
 	PG_RETURN_VOID();
 }

@@ -282,13 +282,11 @@ publish_key(int version, const char *public_key)
 	OwnerScope	scope;
 
 	owner_begin(&scope);
-	if (SPI_execute_with_args("INSERT INTO mlint.secret_public_key"
-							  " (secret_id, version, public_key)"
-							  " SELECT s.id, $2, $3 FROM mlint.secret s"
-							  " WHERE s.name = $1 ON CONFLICT DO NOTHING",
-							  3, types, values, NULL, false,
-							  0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.secret_public_key");
+	owner_run(NULL, "INSERT INTO mlint.secret_public_key"
+			  " (secret_id, version, public_key)"
+			  " SELECT s.id, $2, $3 FROM mlint.secret s"
+			  " WHERE s.name = $1 ON CONFLICT DO NOTHING",
+			  SPI_OK_INSERT, 3, types, values, NULL);
 	owner_end(&scope);
 }
 
@@ -396,7 +394,7 @@ mlint_erasure_receipt_verify(PG_FUNCTION_ARGS)
 												 NumericGetDatum(version.val.numeric)));
 	if (strlen(number) > 9 || strspn(number, "0123456789") != strlen(number))
 		PG_RETURN_BOOL(false);
-	pem = public_key(atoi(number));
+	pem = public_key((int) strtol(number, NULL, 10));
 	data = canonical(receipt);
 	PG_RETURN_BOOL(pem != NULL && verify(pem, &data, signature));
 }

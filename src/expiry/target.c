@@ -194,7 +194,7 @@ mlint_archive_hold(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		hold;
 
-	PreventCommandIfReadOnly("mlint.archive_hold()");
+	require_writable(fcinfo);
 	check_reason(reason);
 	owner_begin(&scope);
 	lock_argument(fcinfo, &target);
@@ -220,7 +220,7 @@ mlint_archive_release(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		released;
 
-	PreventCommandIfReadOnly("mlint.archive_release()");
+	require_writable(fcinfo);
 	if (reason)
 		check_reason(reason);
 	owner_begin(&scope);
@@ -317,7 +317,7 @@ mlint_retention_policy_apply(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	char	   *id;
 
-	PreventCommandIfReadOnly("mlint.retention_policy_apply()");
+	require_writable(fcinfo);
 	values[0] = UUIDPGetDatum(required_uuid(fcinfo, 0, "archive_id"));
 	id = DatumGetCString(DirectFunctionCall1(uuid_out, values[0]));
 	if (by_id && PG_ARGISNULL(1))

@@ -40,46 +40,12 @@ mount_directory(void)
 void
 mount_path_check(const char *path)
 {
-	const char *name = path;
-	bool		ok = strlen(path) <= PLACE_PATH_BYTES;
-
-	for (const char *p = path; ok; p++)
-	{
-		if (*p && *p != '/')
-		{
-			ok = (unsigned char) *p >= ' ' && *p != 0x7f;
-			continue;
-		}
-		ok = p - name >= 1 && p - name <= PLACE_NAME_BYTES && name[0] != '.';
-		if (*p == '\0')
-			break;
-		name = p + 1;
-	}
-	if (!ok)
+	if (!place_path_valid(path))
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("the path of a mount must be relative, of names separated by \"/\""),
 				 errdetail("A name has 1 to %d bytes, no control character, and does not begin with a dot.",
 						   PLACE_NAME_BYTES)));
-}
-
-/* Close, and raise what went wrong. */
-static void
-finish(Place *place, const char *path)
-{
-	place_close(place);
-	if (place->fault == NULL)
-		return;
-	errno = place->error;
-	if (place->error)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("secret mount \"%s\": %s: %m", path, place->fault)));
-	ereport(ERROR,
-			(errcode(ERRCODE_MLINT_CONFIGURATION),
-			 errmsg("mlint.secret_mount_directory cannot be used for \"%s\": %s",
-					path, place->fault),
-			 errhint("It is a directory of the server's operating-system user, to which nobody else may write, outside of the data directory.")));
 }
 
 /* What a file is known by. */
@@ -111,33 +77,8 @@ mount_file_state(const char *path)
 	}
 	else if (place_absent(&place))
 		place.fault = NULL;
-	finish(&place, path);
+	place_finish(&place, "mlint.secret_mount_directory", psprintf("secret mount \"%s\"", path));
 	return pstrdup(state);
-}
-
-/* The file, new, in place of what was there. */
-static bool
-replace(Place *place, int mode, const char *data, size_t len,
-		struct stat *st)
-{
-	int			fd = place_create(place);
-	bool		ok;
-
-	if (fd < 0)
-		return false;
-	ok = place_write(place, fd, data, len);
-	if (ok && fchmod(fd, mode) != 0)
-		ok = place_fail(place, "could not set the mode", errno);
-	if (ok && fsync(fd) != 0)
-		ok = place_fail(place, "could not flush", errno);
-	ok = ok && place_rename(place);
-	/* Renaming has changed what it is known by. */
-	if (ok && fstat(fd, st) != 0)
-		ok = place_fail(place, "could not look at the file", errno);
-	(void) close(fd);
-	if (!ok)
-		(void) unlinkat(place->fd, place->temporary, 0);
-	return ok;
 }
 
 char *
@@ -148,9 +89,15 @@ mount_file_write(const char *path, int mode, const char *data, size_t len)
 	char		state[256] = "";
 
 	if (place_open(&place, directory, path, true, DIRECTORY_MODE) &&
-		replace(&place, mode, data, len, &st))
-		describe(&st, state, sizeof(state));
-	finish(&place, path);
+		place_put(&place, mode, data, len))
+	{
+		/* Renaming has changed what it is known by. */
+		if (fstatat(place.fd, place.name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+			describe(&st, state, sizeof(state));
+		else
+			(void) place_fail(&place, "could not look at the file", errno);
+	}
+	place_finish(&place, "mlint.secret_mount_directory", psprintf("secret mount \"%s\"", path));
 	return pstrdup(state);
 }
 
@@ -163,5 +110,5 @@ mount_file_remove(const char *path)
 		(void) place_remove(&place);
 	else if (place_absent(&place))
 		place.fault = NULL;
-	finish(&place, path);
+	place_finish(&place, "mlint.secret_mount_directory", psprintf("secret mount \"%s\"", path));
 }

@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "common/argument.h"
 #include "common/trial.h"
 #include "common/audit.h"
 #include "common/compat.h"
@@ -37,11 +38,9 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "mounts/mounts.h"
-#include "nodes/parsenodes.h"
 #include "secrets/store.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -365,6 +364,7 @@ mlint_secret_mount_create(PG_FUNCTION_ARGS)
 	Oid			types[] = {TEXTOID, TEXTARRAYOID, TEXTOID, INT4OID, OIDOID};
 	Datum		values[5];
 
+	require_writable(fcinfo);
 	mount_path_check(path);
 	if (strcmp(format, "raw") != 0 && strcmp(format, "dotenv") != 0 &&
 		strcmp(format, "json") != 0)
@@ -410,6 +410,7 @@ mlint_secret_mount_drop(PG_FUNCTION_ARGS)
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(path)};
 
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	owner_run(NULL,
 			  "UPDATE mlint.secret_mount SET dropped_at = pg_catalog.clock_timestamp()"
@@ -430,17 +431,13 @@ mlint_secret_mount_drop(PG_FUNCTION_ARGS)
 Datum
 mlint_secret_mount_changed(PG_FUNCTION_ARGS)
 {
-	OwnerScope	scope;
 	bool		some;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		elog(ERROR, "mlint.secret_mount_changed() is a trigger function");
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "SELECT FROM mlint.secret_mount LIMIT 1", SPI_OK_SELECT, 0, NULL,
-			  NULL, NULL);
-	some = SPI_processed > 0;
-	owner_end(&scope);
+	some = owner_do(NULL,
+					"SELECT FROM mlint.secret_mount LIMIT 1", SPI_OK_SELECT, 0, NULL,
+					NULL, NULL);
 	if (some)
 		(void) job_request(JOB);
 	PG_RETURN_POINTER(NULL);
@@ -533,80 +530,63 @@ versions_text(const Members *members)
 static void
 record(const Mount *mount, const char *versions, const char *file)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
 	Datum		values[] = {Int32GetDatum(mount->id),
 		CStringGetTextDatum(versions ? versions : ""),
 	CStringGetTextDatum(file ? file : "")};
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "UPDATE mlint.secret_mount SET versions = nullif($2, ''),"
-			  " file = nullif($3, ''), error = NULL, written_at ="
-			  " CASE WHEN $3 <> '' THEN pg_catalog.clock_timestamp() END"
-			  " WHERE id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "UPDATE mlint.secret_mount SET versions = nullif($2, ''),"
+			 " file = nullif($3, ''), error = NULL, written_at ="
+			 " CASE WHEN $3 <> '' THEN pg_catalog.clock_timestamp() END"
+			 " WHERE id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
 }
 
 static void
 record_error(const Mount *mount, const char *error)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT4OID, TEXTOID};
 	Datum		values[] = {Int32GetDatum(mount->id),
 	CStringGetTextDatum(error ? error : "")};
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "UPDATE mlint.secret_mount SET error = nullif($2, '')"
-			  " WHERE id = $1 AND error IS DISTINCT FROM nullif($2, '')",
-			  SPI_OK_UPDATE, 2, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "UPDATE mlint.secret_mount SET error = nullif($2, '')"
+			 " WHERE id = $1 AND error IS DISTINCT FROM nullif($2, '')",
+			 SPI_OK_UPDATE, 2, types, values, NULL);
 }
 
 /* A mount that was dropped: its file goes, unless it is another's now. */
 static void
 remove_mount(const Mount *mount)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT4OID, TEXTOID};
 	Datum		values[] = {Int32GetDatum(mount->id),
 	CStringGetTextDatum(mount->path)};
 	bool		taken;
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "SELECT FROM mlint.secret_mount WHERE path = $2"
-			  " AND dropped_at IS NULL", SPI_OK_SELECT, 2, types, values,
-			  NULL);
-	taken = SPI_processed > 0;
-	owner_end(&scope);
+	taken = owner_do(NULL,
+					 "SELECT FROM mlint.secret_mount WHERE path = $2"
+					 " AND dropped_at IS NULL", SPI_OK_SELECT, 2, types, values,
+					 NULL);
 	if (mount->file && !taken)
 		mount_file_remove(mount->path);
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "DELETE FROM mlint.secret_mount WHERE id = $1", SPI_OK_DELETE, 1,
-			  types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "DELETE FROM mlint.secret_mount WHERE id = $1", SPI_OK_DELETE, 1,
+			 types, values, NULL);
 }
 
 /* There may be a file from now on, whatever becomes of the attempt. */
 static void
 announce(const Mount *mount)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(mount->id)};
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "UPDATE mlint.secret_mount SET file = '' WHERE id = $1",
-			  SPI_OK_UPDATE, 1, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "UPDATE mlint.secret_mount SET file = '' WHERE id = $1",
+			 SPI_OK_UPDATE, 1, types, values, NULL);
 	/* On disk before the file is: workers do not wait for that otherwise. */
-	(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
-							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0,
-							 false);
+	job_commit_durably();
 }
 
 /*
@@ -763,14 +743,8 @@ mlint_secret_mount_run(PG_FUNCTION_ARGS)
 	int			n;
 	int		   *ids;
 
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg("mlint.secret_mount_run() cannot run inside a transaction block"),
-				 errhint("It is the job secret_mounts; SELECT mlint.job_run_now('secret_mounts') has it run now.")));
-	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	job_procedure_begin(fcinfo, "mlint.secret_mount_run()",
+						JOB_RUN_HINT("secret_mounts"));
 	own = CurrentMemoryContext;
 
 	owner_begin(&scope);
@@ -781,7 +755,7 @@ mlint_secret_mount_run(PG_FUNCTION_ARGS)
 	n = SPI_processed;
 	ids = MemoryContextAlloc(own, sizeof(int) * (n + 1));
 	for (int i = 0; i < n; i++)
-		ids[i] = atoi(text_column(i, 1));
+		ids[i] = (int) strtol(text_column(i, 1), NULL, 10);
 	owner_end(&scope);
 	SPI_commit();
 
@@ -798,7 +772,6 @@ mlint_secret_mount_run(PG_FUNCTION_ARGS)
 			SPI_commit();
 		} while (!done);
 	}
-	if (SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "SPI_finish failed");
+	job_procedure_end();
 	PG_RETURN_VOID();
 }

@@ -8,7 +8,7 @@ CREATE TABLE mlint.secret_mount (
 	names text[] NOT NULL,
 	format text NOT NULL CHECK (format IN ('raw', 'dotenv', 'json')),
 	mode int NOT NULL,
-	created_by oid NOT NULL,
+	created_by mlint.role_id NOT NULL,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	dropped_at timestamptz,
 	versions text,
@@ -28,7 +28,7 @@ SELECT m.path, m.names, m.format, '0' || pg_catalog.to_char(m.mode / 64 * 100
 		WHEN m.error IS NOT NULL THEN 'failed'
 		WHEN coalesce(m.file, '') = '' THEN 'waiting' ELSE 'written' END AS state,
 	m.versions::jsonb AS versions, m.written_at, m.error,
-	pg_catalog.pg_get_userbyid(m.created_by) AS created_by, m.created_at
+	nullif(m.created_by::text, '') AS created_by, m.created_at
 FROM mlint.secret_mount m;
 COMMENT ON VIEW mlint.secret_mounts IS 'Secrets that are written to files, and what was written';
 COMMENT ON COLUMN mlint.secret_mounts.path IS 'File, below mlint.secret_mount_directory';
@@ -39,7 +39,7 @@ COMMENT ON COLUMN mlint.secret_mounts.state IS 'waiting, written, failed; removi
 COMMENT ON COLUMN mlint.secret_mounts.versions IS 'Versions that the file has, by name of the secret';
 COMMENT ON COLUMN mlint.secret_mounts.written_at IS 'When it was last written';
 COMMENT ON COLUMN mlint.secret_mounts.error IS 'Why the file is not as it should be; null if it is';
-COMMENT ON COLUMN mlint.secret_mounts.created_by IS 'Role that created the mount';
+COMMENT ON COLUMN mlint.secret_mounts.created_by IS 'Role that created the mount; null when that is gone';
 COMMENT ON COLUMN mlint.secret_mounts.created_at IS 'When it was created';
 
 CREATE FUNCTION mlint.secret_mount_create(name text, path text,
@@ -69,6 +69,15 @@ COMMENT ON PROCEDURE mlint.secret_mount_run() IS
 -- From the first use on.
 INSERT INTO mlint.job (name, command, every, enabled)
 VALUES ('secret_mounts', 'CALL mlint.secret_mount_run()', '1 minute', false);
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.secret_mount
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('secret_mounts');
+ALTER TABLE mlint.secret_mount ENABLE ALWAYS TRIGGER job_enable;
+-- What was written was written there.
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_mount', $$WHERE false
+	UNION ALL SELECT id, path, names, format, mode, created_by, created_at, NULL,
+		NULL, NULL, NULL, NULL
+	FROM mlint.secret_mount WHERE dropped_at IS NULL$$);
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_mount_id_seq', '');
 
 CREATE FUNCTION mlint.secret_mount_changed() RETURNS trigger
 	LANGUAGE c VOLATILE

@@ -542,6 +542,7 @@ mlint_rate_check_all(PG_FUNCTION_ARGS)
 	}
 	rate_decide(rules, lens, n, identifier, idlen,
 				rate_cost_argument(fcinfo, 2), RATE_TAKE, false, &answer);
+	Assert(answer.rule >= 0 && answer.rule < n);
 	return rate_answer_datum(fcinfo, rules[answer.rule], lens[answer.rule],
 							 &answer);
 }
@@ -570,6 +571,7 @@ mlint_rate_check_pre_request(PG_FUNCTION_ARGS)
 	if (n == 0)
 		PG_RETURN_NULL();
 	rate_decide(rules, lens, n, "", 0, 1, RATE_TAKE, false, &answer);
+	Assert(answer.rule >= 0 && answer.rule < n);
 	return rate_answer_datum(fcinfo, rules[answer.rule], lens[answer.rule],
 							 &answer);
 }

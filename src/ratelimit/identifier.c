@@ -181,7 +181,7 @@ parse_address(const char *given, Size len, Address *address)
 
 		if (digits < 1 || digits > 3 || end[1 + digits] != '\0')
 			return false;
-		address->bits = atoi(end + 1);
+		address->bits = (int) strtol(end + 1, NULL, 10);
 		*end = '\0';
 	}
 	else if ((end = strchr(host, ':')) != NULL && strchr(host, '.') &&

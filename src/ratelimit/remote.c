@@ -47,31 +47,6 @@
 
 #define MAX_BACKENDS_IN_USE		64
 
-const char *const remote_kinds[] = {"redis", NULL};
-
-static const Option breaker_options[] = {
-	{"threshold", OPTION_INT, offsetof(RemoteOptions, breaker.threshold),
-		"5", 0, 1000000, NULL, NULL, false,
-	"failures in a row that open the breaker; 0: it never opens"},
-	{"timeout_s", OPTION_INT, offsetof(RemoteOptions, breaker.timeout_s),
-		"5", 1, 86400, NULL, NULL, false,
-	"seconds it stays open before one call is tried"},
-	{NULL}
-};
-
-const Option remote_options[] = {
-	{"timeout_ms", OPTION_INT, offsetof(RemoteOptions, timeout_ms),
-		"250", 1, 60000, NULL, NULL, false,
-	"no round trip takes longer, in milliseconds"},
-	{"connect_timeout_ms", OPTION_INT,
-		offsetof(RemoteOptions, connect_timeout_ms),
-		"1000", 1, 60000, NULL, NULL, false,
-	"no connection takes longer to make, in milliseconds"},
-	{"breaker", OPTION_GROUP, 0, NULL, 0, 0, NULL, breaker_options, false,
-	"when a backend that is down is left alone"},
-	{NULL}
-};
-
 /* Columns of mlint.rate_backend. */
 enum
 {
@@ -220,30 +195,14 @@ static const RemoteHost host = {
 	.wipe = crypto_wipe
 };
 
-static bool
-is_kind(const char *kind)
-{
-	for (int i = 0; remote_kinds[i]; i++)
-	{
-		if (strcmp(remote_kinds[i], kind) == 0)
-			return true;
-	}
-	return false;
-}
-
-const RateRemote *
-remote_kind(const char *kind, bool missing_ok)
+const ConfiguredKind *
+remote_load(const char *kind, bool missing_ok)
 {
 	char	   *library;
 	char	   *path;
 	RateRemoteEntry entry;
 	const RateRemote *remote;
 
-	if (!is_kind(kind))
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("there is no kind \"%s\" of rate backend", kind),
-				 errhint("The view mlint.rate_backend_kinds shows the kinds and their options.")));
 	library = psprintf("$libdir/mlint_%s", kind);
 	path = psprintf("%s/mlint_%s%s", pkglib_path, kind, DLSUFFIX);
 	if (access(path, R_OK) != 0)
@@ -267,7 +226,7 @@ remote_kind(const char *kind, bool missing_ok)
 				 errmsg("module \"%s\" is not of the mlint that the server has loaded",
 						path),
 				 errhint("Install both from one build, and restart the server.")));
-	return remote;
+	return &remote->base;
 }
 
 /*
@@ -303,16 +262,6 @@ host_credential(const Credential *c, size_t *len, RemoteFailure *failure)
 	return value;
 }
 
-RemoteOptions *
-remote_parse(const RateRemote *kind, Jsonb *options, const char *what)
-{
-	const Option *const tables[] = {kind->options, remote_options};
-	RemoteOptions *parsed = palloc0(kind->options_size);
-
-	option_parse(tables, lengthof(tables), options, what, parsed);
-	return parsed;
-}
-
 /* ---- backends in this process ---- */
 
 /* May be called at any time and anywhere. */
@@ -329,16 +278,6 @@ remote_changed(void)
 	CacheInvalidateRelcacheByRelid(mlint_relation("rate_backend"));
 }
 
-static void
-pg_attribute_noreturn()
-no_such_backend(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("rate backend \"%s\" does not exist", name),
-			 errhint("The view mlint.rate_backends lists them; mlint.rate_backend_create() makes one.")));
-}
-
 /* Read a backend's row into a store's context. */
 static void
 store_read(RemoteStore *store, const char *name)
@@ -348,6 +287,7 @@ store_read(RemoteStore *store, const char *name)
 	HeapTuple	row;
 	bool		isnull;
 	char	   *kind;
+	const ConfiguredKind *found;
 	Jsonb	   *options;
 	char	   *what = psprintf("rate backend \"%s\"", name);
 
@@ -357,7 +297,7 @@ store_read(RemoteStore *store, const char *name)
 	if (row == NULL)
 	{
 		rows_end(&scan);
-		no_such_backend(name);
+		configured_missing(&rate_backends, name);
 	}
 	store->id = DatumGetInt32(heap_getattr(row, BACKEND_ID, scan.desc,
 										   &isnull));
@@ -367,8 +307,9 @@ store_read(RemoteStore *store, const char *name)
 	options = DatumGetJsonbPCopy(heap_getattr(row, BACKEND_OPTIONS,
 											  scan.desc, &isnull));
 	rows_end(&scan);
-	store->kind = remote_kind(kind, false);
-	store->options = remote_parse(store->kind, options, what);
+	found = configured_kind(&rate_backends, kind);
+	store->kind = (const RateRemote *) found;
+	store->options = configured_parse(&rate_backends, found, options, what);
 	store->state = state_find(store->id);
 	store->store = store->kind->open(store->options);
 }

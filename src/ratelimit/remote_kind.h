@@ -16,8 +16,8 @@
 #define MLINT_RATE_REMOTE_KIND_H
 
 #include "common/breaker.h"
+#include "common/configured.h"
 #include "common/http.h"
-#include "common/option.h"
 #include "ratelimit/law.h"
 
 /* What every backend has; the options of a kind begin with this. */
@@ -61,9 +61,7 @@ typedef struct RemoteAnswer
 
 typedef struct RateRemote
 {
-	const char *kind;
-	const Option *options;
-	size_t		options_size;
+	ConfiguredKind base;
 
 	/*
 	 * What the table cannot say; raises ERRCODE_MLINT_CONFIGURATION. And of a
@@ -113,7 +111,7 @@ typedef struct RemoteHost
 } RemoteHost;
 
 /* Changes with every struct above. */
-#define REMOTE_VERSION	1
+#define REMOTE_VERSION	2
 
 /* NULL: the module is of another version. */
 typedef const RateRemote *(*RateRemoteEntry) (const RemoteHost *host);

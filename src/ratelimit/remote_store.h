@@ -37,20 +37,13 @@ typedef struct RemoteStore
 	int64		told_at;		/* when the state was told of a success */
 } RemoteStore;
 
-/* Kinds that there are modules for; NULL-terminated. */
-extern const char *const remote_kinds[];
+extern const ConfiguredSort rate_backends;
 
 /*
- * The module of a kind. Raises ERRCODE_MLINT_CONFIGURATION for a kind that
- * does not exist, ERRCODE_UNDEFINED_FILE if it is not installed; or, with
- * missing_ok, returns NULL.
+ * The module of a kind. Raises ERRCODE_UNDEFINED_FILE if it is not installed;
+ * or, with missing_ok, returns NULL.
  */
-extern const RateRemote *remote_kind(const char *kind, bool missing_ok);
-
-/* The options, in the current context. Raises what is wrong with them. */
-extern RemoteOptions *remote_parse(const RateRemote *kind, Jsonb *options,
-								   const char *what);
-extern const Option remote_options[];	/* what every kind has */
+extern const ConfiguredKind *remote_load(const char *kind, bool missing_ok);
 
 /* Good until invalidations are taken in again. Raises if there is none. */
 extern RemoteStore *remote_store(const char *backend);

@@ -55,6 +55,8 @@ CREATE INDEX rate_override_rule ON mlint.rate_override (rule_id);
 -- An identifier may be longer than an entry of a btree, and of any bytes.
 ALTER TABLE mlint.rate_override ADD CONSTRAINT rate_override_key
 	EXCLUDE USING hash ((rule_id::text || ':' || identifier) WITH =);
+-- No primary key: a publication FOR ALL TABLES must not stop us all the same.
+ALTER TABLE mlint.rate_override REPLICA IDENTITY FULL;
 COMMENT ON TABLE mlint.rate_override IS 'Identifiers for which a rule does not hold as it is written';
 
 -- pg_dump takes the rows along.

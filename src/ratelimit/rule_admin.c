@@ -18,11 +18,9 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
-#include "utils/datetime.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -42,8 +40,6 @@
 
 #define NAME_MAX_BYTES		63
 #define SETTING_MAX_BYTES	255
-/* Of each text that the audit log gets; as JSON it may be six times as long. */
-#define AUDIT_TEXT_BYTES	300
 
 PG_FUNCTION_INFO_V1(mlint_rate_rule_create);
 PG_FUNCTION_INFO_V1(mlint_rate_rule_alter);
@@ -59,12 +55,7 @@ typedef enum RuleField
 	DESCRIPTION, NFIELDS
 } RuleField;
 
-static const struct
-{
-	const char *name;
-	Oid			type;
-	bool		optional;		/* may be null in a rule */
-}			fields[NFIELDS] = {
+static const RowArgument fields[NFIELDS] = {
 	{"name", TEXTOID, false},
 	{"algorithm", TEXTOID, false},
 	{"rate", INT8OID, false},
@@ -396,13 +387,6 @@ check_pre_requests(void)
 
 /* ---- writing ---- */
 
-static void
-check_writable(const char *function)
-{
-	PreventCommandDuringRecovery(function);
-	PreventCommandIfReadOnly(function);
-}
-
 /* Every process, this one included, reads that table's rows again. */
 static void
 changed(const char *table)
@@ -427,61 +411,6 @@ write_row(const char *sql, RuleRow *row)
 							  0) < 0)
 		elog(ERROR, "could not write mlint.rate_rule");
 	return SPI_processed;
-}
-
-/* The beginning of a text, for the audit log. */
-static char *
-clip(const char *text, int bytes)
-{
-	return pnstrdup(text, pg_mbcliplen(text, strlen(text), bytes));
-}
-
-/* As PostgreSQL writes it unless told otherwise, whatever the session is told. */
-static char *
-interval_text(const Interval *interval)
-{
-	struct pg_itm itm;
-	char	   *written = palloc(MAXDATELEN + 1);
-
-	interval2itm(*interval, &itm);
-	EncodeInterval(&itm, INTSTYLE_POSTGRES, written);
-	return written;
-}
-
-/* What is given of a rule, as JSON. */
-static char *
-audit_details(FunctionCallInfo fcinfo)
-{
-	StringInfoData details;
-
-	initStringInfo(&details);
-	for (int i = 1; i < NFIELDS; i++)
-	{
-		Oid			output;
-		bool		varlena;
-		char	   *text;
-
-		if (PG_ARGISNULL(i))
-			continue;
-		getTypeOutputInfo(fields[i].type, &output, &varlena);
-		text = fields[i].type == INTERVALOID ?
-		interval_text(PG_GETARG_INTERVAL_P(i)) :
-		OidOutputFunctionCall(output, PG_GETARG_DATUM(i));
-
-		appendStringInfo(&details, "%s\"%s\": ", details.len ? ", " : "{",
-						 fields[i].name);
-		if (fields[i].type == INT8OID || fields[i].type == INT4OID)
-			appendStringInfoString(&details, text);
-		else if (fields[i].type == BOOLOID)
-			appendStringInfoString(&details, text[0] == 't' ? "true" :
-								   "false");
-		else
-			escape_json(&details, clip(text, AUDIT_TEXT_BYTES));
-	}
-	if (details.len == 0)
-		return NULL;
-	appendStringInfoChar(&details, '}');
-	return details.data;
 }
 
 static RateRuleUser rule_user = NULL;
@@ -590,7 +519,7 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		per;
 
-	check_writable("mlint.rate_rule_create()");
+	require_writable(fcinfo);
 	for (int i = 0; i < NFIELDS; i++)
 	{
 		row.values[i] = PG_GETARG_DATUM(i);
@@ -598,7 +527,7 @@ mlint_rate_rule_create(PG_FUNCTION_ARGS)
 	}
 	check_rule(&row, &per);
 	audit(AUDIT_CHANGED, "rate_rule.create", "rate_rule",
-		  field_text(&row, NAME), audit_details(fcinfo));
+		  field_text(&row, NAME), given_arguments(fcinfo, fields, NFIELDS));
 	owner_begin(&scope);
 	changed("rate_rule");
 	if (write_row("INSERT INTO mlint.rate_rule (" COLUMNS ") VALUES"
@@ -631,10 +560,9 @@ read_row(const char *name, RuleRow *row, MemoryContext context)
 	SPITupleTable *result;
 	bool		isnull;
 
-	if (SPI_execute_with_args("SELECT " COLUMNS ", id FROM mlint.rate_rule"
-							  " WHERE name = $1 FOR UPDATE", 1, types, values,
-							  NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.rate_rule");
+	owner_run(NULL, "SELECT " COLUMNS ", id FROM mlint.rate_rule"
+			  " WHERE name = $1 FOR UPDATE",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		rate_rule_unknown(name, strlen(name));
 	result = SPI_tuptable;
@@ -663,12 +591,10 @@ check_overrides(int64 id, const RuleRow *row, int64 per)
 	SPITupleTable *result;
 	uint64		n;
 
-	if (SPI_execute_with_args("SELECT DISTINCT rate, burst"
-							  " FROM mlint.rate_override"
-							  " WHERE rule_id = $1 AND action = 'limit'",
-							  1, types, values, NULL, false,
-							  0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.rate_override");
+	owner_run(NULL, "SELECT DISTINCT rate, burst"
+			  " FROM mlint.rate_override"
+			  " WHERE rule_id = $1 AND action = 'limit'",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	result = SPI_tuptable;
 	n = SPI_processed;
 	for (uint64 i = 0; i < n; i++)
@@ -730,7 +656,7 @@ override_identifier(const RuleRow *row, char *given)
 		rule.ipv4_prefix;
 		char	   *slash = strchr(found, '/');
 
-		if (slash && atoi(slash + 1) < prefix)
+		if (slash && strtol(slash + 1, NULL, 10) < prefix)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("an override of rate limit \"%s\" cannot be of \"%s\"",
@@ -754,10 +680,9 @@ check_override_identifiers(int64 id, const RuleRow *row)
 	SPITupleTable *result;
 	uint64		n;
 
-	if (SPI_execute_with_args("SELECT identifier FROM mlint.rate_override"
-							  " WHERE rule_id = $1", 1, types, values, NULL,
-							  false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.rate_override");
+	owner_run(NULL, "SELECT identifier FROM mlint.rate_override"
+			  " WHERE rule_id = $1",
+			  SPI_OK_SELECT, 1, types, values, NULL);
 	result = SPI_tuptable;
 	n = SPI_processed;
 	for (uint64 i = 0; i < n; i++)
@@ -770,7 +695,7 @@ check_override_identifiers(int64 id, const RuleRow *row)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("rate limit \"%s\" has an override of \"%s\", which would hold for nobody then",
 							field_text(row, NAME),
-							clip(identifier, AUDIT_TEXT_BYTES)),
+							audit_clip(identifier)),
 					 errhint("Drop it with mlint.rate_override_drop(), and set it again after this change.")));
 	}
 }
@@ -786,7 +711,7 @@ mlint_rate_rule_alter(PG_FUNCTION_ARGS)
 	int64		id;
 	int64		per;
 
-	check_writable("mlint.rate_rule_alter()");
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	id = read_row(name, &row, caller);
 	owner_end(&scope);
@@ -817,7 +742,7 @@ mlint_rate_rule_alter(PG_FUNCTION_ARGS)
 					 errhint("Use mode leased.")));
 	}
 	audit(AUDIT_CHANGED, "rate_rule.alter", "rate_rule", name,
-		  audit_details(fcinfo));
+		  given_arguments(fcinfo, fields, NFIELDS));
 	owner_begin(&scope);
 	check_overrides(id, &row, per);
 	if (!PG_ARGISNULL(SCOPE) || !PG_ARGISNULL(IPV4_PREFIX) ||
@@ -845,7 +770,7 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	char	   *user = worker_of_rule(name);
 
-	check_writable("mlint.rate_rule_drop()");
+	require_writable(fcinfo);
 	if (user)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
@@ -854,10 +779,9 @@ mlint_rate_rule_drop(PG_FUNCTION_ARGS)
 				 errhint("Give it another limit, or none, first.")));
 	owner_begin(&scope);
 	changed("rate_rule");
-	if (SPI_execute_with_args("DELETE FROM mlint.rate_rule WHERE name = $1"
-							  " RETURNING id", 1, types, values, NULL, false,
-							  0) != SPI_OK_DELETE_RETURNING)
-		elog(ERROR, "could not delete from mlint.rate_rule");
+	owner_run(NULL, "DELETE FROM mlint.rate_rule WHERE name = $1"
+			  " RETURNING id",
+			  SPI_OK_DELETE_RETURNING, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		rate_rule_unknown(name, strlen(name));
 	note_change(false);
@@ -877,12 +801,10 @@ delete_override(int64 rule_id, const char *identifier)
 
 	values[0] = Int64GetDatum(rule_id);
 	values[1] = CStringGetTextDatum(identifier);
-	if (SPI_execute_with_args("DELETE FROM mlint.rate_override"
-							  " WHERE (rule_id::text || ':' || identifier)"
-							  " = ($1::text || ':' || $2)",
-							  2, types, values, NULL, false,
-							  0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.rate_override");
+	owner_run(NULL, "DELETE FROM mlint.rate_override"
+			  " WHERE (rule_id::text || ':' || identifier)"
+			  " = ($1::text || ':' || $2)",
+			  SPI_OK_DELETE, 2, types, values, NULL);
 	return SPI_processed > 0;
 }
 
@@ -894,7 +816,7 @@ audit_override(const char *identifier, const char *action, int64 rate,
 
 	initStringInfo(&details);
 	appendStringInfoString(&details, "{\"identifier\": ");
-	escape_json(&details, clip(identifier, AUDIT_TEXT_BYTES));
+	escape_json(&details, audit_clip(identifier));
 	if (action)
 		appendStringInfo(&details, ", \"action\": \"%s\"", action);
 	if (rate)
@@ -906,7 +828,7 @@ audit_override(const char *identifier, const char *action, int64 rate,
 	if (reason)
 	{
 		appendStringInfoString(&details, ", \"reason\": ");
-		escape_json(&details, clip(reason, AUDIT_TEXT_BYTES));
+		escape_json(&details, audit_clip(reason));
 	}
 	appendStringInfoChar(&details, '}');
 	return details.data;
@@ -938,7 +860,7 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		id;
 
-	check_writable("mlint.rate_override_set()");
+	require_writable(fcinfo);
 	if (action != RATE_LIMIT && !(PG_ARGISNULL(3) && PG_ARGISNULL(4)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -991,13 +913,11 @@ mlint_rate_override_set(PG_FUNCTION_ARGS)
 	owner_begin(&scope);
 	changed("rate_override");
 	(void) delete_override(id, identifier);
-	if (SPI_execute_with_args("INSERT INTO mlint.rate_override (rule_id,"
-							  " identifier, action, rate, burst, expires_at,"
-							  " reason, set_by)"
-							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-							  8, types, values, nulls, false,
-							  0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.rate_override");
+	owner_run(NULL, "INSERT INTO mlint.rate_override (rule_id,"
+			  " identifier, action, rate, burst, expires_at,"
+			  " reason, set_by)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+			  SPI_OK_INSERT, 8, types, values, nulls);
 	owner_end(&scope);
 	PG_RETURN_VOID();
 }
@@ -1013,7 +933,7 @@ mlint_rate_override_drop(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	int64		id;
 
-	check_writable("mlint.rate_override_drop()");
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	id = read_row(name, &row, caller);
 	owner_end(&scope);

@@ -118,7 +118,7 @@ shown_identifier(const RateKey *key)
 		return PointerGetDatum(cstring_to_text_with_len(key->text, len));
 	len = pg_mbcliplen(key->text, RATE_KEY_BEGINNING, RATE_KEY_BEGINNING);
 	memcpy(text, key->text, len);
-	strcpy(text +len, "...");
+	strlcpy(text +len, "...", sizeof(text) - len);
 	return CStringGetTextDatum(text);
 }
 

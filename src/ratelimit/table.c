@@ -875,6 +875,7 @@ decide_all(const RateAsk *asks, int n, RateIntent intent, bool in_turn,
 			add_sorted(crowds, &ncrowds, asks[i].key.rule % CROWD_LOCKS);
 	}
 	for (int i = 0; i < ncrowds; i++)
+		/* cppcheck-suppress uninitvar; add_sorted() has filled it */
 		LWLockAcquire(&locks[CROWD_LOCK + crowds[i]].lock, LW_EXCLUSIVE);
 
 	now = rate_now();

@@ -123,11 +123,9 @@ hold_place(int64 session, const char *reason)
 	CStringGetTextDatum(GetUserNameFromId(owner_caller(), false))};
 	bool		isnull;
 
-	if (SPI_execute_with_args("INSERT INTO mlint.hold (session, reason, placed_by)"
-							  " VALUES ($1, $2, $3) RETURNING id", 3, types,
-							  values, NULL, false,
-							  0) != SPI_OK_INSERT_RETURNING)
-		elog(ERROR, "could not write mlint.hold");
+	owner_run(NULL, "INSERT INTO mlint.hold (session, reason, placed_by)"
+			  " VALUES ($1, $2, $3) RETURNING id",
+			  SPI_OK_INSERT_RETURNING, 3, types, values, NULL);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 									   SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -143,14 +141,12 @@ hold_release(int64 session, int64 id, const char *reason)
 	releasing = true;
 	PG_TRY();
 	{
-		if (SPI_execute_with_args("UPDATE mlint.hold SET released_by = $3,"
-								  " released_at = pg_catalog.clock_timestamp(),"
-								  " release_reason = $4"
-								  " WHERE session = $1 AND $2 IN (id, 0)"
-								  " AND released_at IS NULL", 4, types,
-								  values, reason ? NULL : "   n", false,
-								  0) != SPI_OK_UPDATE)
-			elog(ERROR, "could not write mlint.hold");
+		owner_run(NULL, "UPDATE mlint.hold SET released_by = $3,"
+				  " released_at = pg_catalog.clock_timestamp(),"
+				  " release_reason = $4"
+				  " WHERE session = $1 AND $2 IN (id, 0)"
+				  " AND released_at IS NULL",
+				  SPI_OK_UPDATE, 4, types, values, reason ? NULL : "   n");
 	}
 	PG_FINALLY();
 	{

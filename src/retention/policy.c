@@ -18,10 +18,8 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
 #include "utils/jsonb.h"
 
 #include "common/argument.h"
@@ -38,8 +36,6 @@ PG_FUNCTION_INFO_V1(mlint_retention_policy_alter);
 PG_FUNCTION_INFO_V1(mlint_retention_policy_drop);
 
 #define NAME_MAX_BYTES		63
-/* Of each text that the audit log gets; as JSON it may be six times as long. */
-#define AUDIT_TEXT_BYTES	300
 
 /* The arguments of create and alter, in their order. */
 enum
@@ -48,14 +44,11 @@ enum
 	NFIELDS
 };
 
-static const struct
-{
-	const char *name;
-	Oid			type;
-}			fields[NFIELDS] = {
-	{"name", TEXTOID}, {"retention_days", INT4OID}, {"level", TEXTOID},
-	{"auto_delete", BOOLOID}, {"description", TEXTOID},
-	{"match_tag", TEXTOID}, {"match_metadata", JSONBOID},
+static const RowArgument fields[NFIELDS] = {
+	{"name", TEXTOID, false}, {"retention_days", INT4OID, false},
+	{"level", TEXTOID, false}, {"auto_delete", BOOLOID, false},
+	{"description", TEXTOID, true}, {"match_tag", TEXTOID, true},
+	{"match_metadata", JSONBOID, true},
 };
 
 /* A policy as it is to be. */
@@ -195,18 +188,17 @@ check_name(const char *name)
 static void
 check_policy(const PolicyRow *row)
 {
-	static const int required[] = {NAME, DAYS, LEVEL, AUTO_DELETE};
 	char	   *name;
 	char	   *level;
 	int			days;
 	int			least;
 
-	for (int i = 0; i < lengthof(required); i++)
+	for (int i = 0; i < NFIELDS; i++)
 	{
-		if (row->nulls[required[i]])
+		if (row->nulls[i] && !fields[i].optional)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not be null", fields[required[i]].name)));
+					 errmsg("%s must not be null", fields[i].name)));
 	}
 	name = field_text(row, NAME);
 	check_name(name);
@@ -232,41 +224,6 @@ check_policy(const PolicyRow *row)
 							name),
 					 errdetail("A policy matches what has all that the object has.")));
 	}
-}
-
-/* What is given of a policy, as JSON. */
-static char *
-audit_details(FunctionCallInfo fcinfo)
-{
-	StringInfoData details;
-
-	initStringInfo(&details);
-	for (int i = 1; i < NFIELDS; i++)
-	{
-		if (PG_ARGISNULL(i))
-			continue;
-		appendStringInfo(&details, "%s\"%s\": ", details.len ? ", " : "{",
-						 fields[i].name);
-		if (fields[i].type == INT4OID)
-			appendStringInfo(&details, "%d", PG_GETARG_INT32(i));
-		else if (fields[i].type == BOOLOID)
-			appendStringInfoString(&details,
-								   PG_GETARG_BOOL(i) ? "true" : "false");
-		else
-		{
-			char	   *value = fields[i].type == TEXTOID ?
-			text_to_cstring(PG_GETARG_TEXT_PP(i)) :
-			JsonbToCString(NULL, &PG_GETARG_JSONB_P(i)->root, 0);
-
-			escape_json(&details,
-						pnstrdup(value, pg_mbcliplen(value, strlen(value),
-													 AUDIT_TEXT_BYTES)));
-		}
-	}
-	if (details.len == 0)
-		return NULL;
-	appendStringInfoChar(&details, '}');
-	return details.data;
 }
 
 /* ---- the functions of the interface ---- */
@@ -295,7 +252,7 @@ mlint_retention_policy_create(PG_FUNCTION_ARGS)
 	bool		isnull;
 	int32		id;
 
-	PreventCommandIfReadOnly("mlint.retention_policy_create()");
+	require_writable(fcinfo);
 	for (int i = 0; i < NFIELDS; i++)
 	{
 		row.values[i] = PG_GETARG_DATUM(i);
@@ -303,7 +260,7 @@ mlint_retention_policy_create(PG_FUNCTION_ARGS)
 	}
 	check_policy(&row);
 	audit(AUDIT_CHANGED, "retention_policy.create", "retention_policy",
-		  field_text(&row, NAME), audit_details(fcinfo));
+		  field_text(&row, NAME), given_arguments(fcinfo, fields, NFIELDS));
 	owner_begin(&scope);
 	if (write_row("INSERT INTO mlint.retention_policy (name, days, level,"
 				  " auto_delete, description, match_tag, match_metadata)"
@@ -350,7 +307,7 @@ mlint_retention_policy_alter(PG_FUNCTION_ARGS)
 	Datum		values[] = {PG_GETARG_DATUM(NAME)};
 	OwnerScope	scope;
 
-	PreventCommandIfReadOnly("mlint.retention_policy_alter()");
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	owner_run(NULL,
 			  "SELECT name::text, days, level, auto_delete, description, match_tag,"
@@ -373,7 +330,7 @@ mlint_retention_policy_alter(PG_FUNCTION_ARGS)
 	}
 	check_policy(&row);
 	audit(AUDIT_CHANGED, "retention_policy.alter", "retention_policy", name,
-		  audit_details(fcinfo));
+		  given_arguments(fcinfo, fields, NFIELDS));
 	(void) write_row("UPDATE mlint.retention_policy SET days = $2, level = $3,"
 					 " auto_delete = $4, description = $5, match_tag = $6,"
 					 " match_metadata = $7,"
@@ -437,7 +394,7 @@ mlint_retention_policy_drop(PG_FUNCTION_ARGS)
 {
 	char	   *name = required_text(fcinfo, 0, "name");
 
-	PreventCommandIfReadOnly("mlint.retention_policy_drop()");
+	require_writable(fcinfo);
 	drop_policy(name);
 	audit(AUDIT_CHANGED, "retention_policy.drop", "retention_policy", name,
 		  NULL);

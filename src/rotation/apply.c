@@ -180,16 +180,14 @@ static const UserFunctionKind value_functions[] = {
 		.types = bytea_arguments,
 		.shown = "text, integer, bytea",
 		.takes = "the name of the secret, the version and the value",
-		.owner_did = "set the rotation",
-		.remedy = "Set the rotation again as another role."
+		.owner_did = "set the rotation"
 	},
 	{
 		.nargs = 3,
 		.types = text_arguments,
 		.shown = "text, integer, text",
 		.takes = "the name of the secret, the version and the value",
-		.owner_did = "set the rotation",
-		.remedy = "Set the rotation again as another role."
+		.owner_did = "set the rotation"
 	}
 };
 
@@ -348,7 +346,8 @@ apply_by_delivery(const Apply *apply, Application *a)
 		CStringGetTextDatum(a->name), Int32GetDatum(a->version),
 	Int64GetDatum(a->event_id)};
 	bool		isnull;
-	char	   *state;
+	const char *state;
+	bool		delivered;
 
 	owner_begin(&scope);
 	if (a->event_id == 0)
@@ -364,8 +363,13 @@ apply_by_delivery(const Apply *apply, Application *a)
 		owner_end(&scope);
 		return false;
 	}
-	if (SPI_execute_with_args("SELECT state, error FROM mlint.deliveries"
-							  " WHERE event_id = $4", 4, types, values, NULL,
+	/* Its number may be another event's, where a dump has brought us. */
+	if (SPI_execute_with_args("SELECT d.state, d.error FROM mlint.deliveries d"
+							  " JOIN mlint.events e ON e.id = d.event_id"
+							  " WHERE d.event_id = $4 AND d.destination = $1"
+							  " AND e.type = 'secret.apply' AND e.data ="
+							  " pg_catalog.jsonb_build_object('name', $2,"
+							  " 'version', $3)", 4, types, values, NULL,
 							  false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.deliveries");
 	state = SPI_processed == 0 ? "none" :
@@ -381,8 +385,9 @@ apply_by_delivery(const Apply *apply, Application *a)
 						apply->destination,
 						error ? error : "the event is not there any more")));
 	}
+	delivered = strcmp(state, "delivered") == 0;
 	owner_end(&scope);
-	return strcmp(state, "delivered") == 0;
+	return delivered;
 }
 
 int

@@ -9,21 +9,15 @@
  * equally likely too.
  *
  * A key pair's value is the private key, PKCS#8 in PEM; the public key goes
- * along with it, to be kept where it may be read. OpenSSL's objects, and what
- * it writes to, are freed (and wiped: secure memory BIOs) before any error.
+ * along with it, to be kept where it may be read.
  */
 #include "postgres.h"
-
-#include <openssl/bio.h>
-#include <openssl/ec.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <openssl/rsa.h>
 
 #include "catalog/pg_type.h"
 #include "common/compat.h"
 #include "common/crypto.h"
 #include "common/errors.h"
+#include "common/keypair.h"
 #include "common/plaintext.h"
 #include "common/userfunction.h"
 #include "miscadmin.h"
@@ -116,8 +110,7 @@ static const UserFunctionKind generator_function = {
 	.types = name_argument,
 	.shown = "text",
 	.takes = "one argument of type text, the name of the secret, and returns text or bytea",
-	.owner_did = "set the rotation",
-	.remedy = "Set the rotation again as another role."
+	.owner_did = "set the rotation"
 };
 
 /* The class that a character belongs to, as a bit. */
@@ -266,85 +259,21 @@ generate_uuid(Generated *out)
 	crypto_wipe(hex, sizeof(hex));
 }
 
-/* What a memory BIO holds, palloc'd; NULL if there is not the memory. */
-static char *
-bio_text(BIO *bio, size_t *len)
-{
-	char	   *data;
-	long		n = BIO_get_mem_data(bio, &data);
-	char	   *copy = palloc_extended(n + 1, MCXT_ALLOC_NO_OOM);
-
-	if (copy == NULL)
-		return NULL;
-	memcpy(copy, data, n);
-	copy[n] = '\0';
-	*len = n;
-	return copy;
-}
-
-/* OpenSSL asks between candidates whether it is to go on. */
-static int
-not_interrupted(EVP_PKEY_CTX * ctx)
-{
-	return !ProcDiePending && !QueryCancelPending;
-}
-
-/* An RSA key, which takes seconds when it is large; NULL if interrupted. */
-static EVP_PKEY *
-generate_rsa(int bits)
-{
-	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "RSA", NULL);
-	EVP_PKEY   *pair = NULL;
-
-	if (ctx && EVP_PKEY_keygen_init(ctx) == 1 &&
-		EVP_PKEY_CTX_set_rsa_keygen_bits(ctx, bits) == 1)
-	{
-		EVP_PKEY_CTX_set_cb(ctx, not_interrupted);
-		if (EVP_PKEY_generate(ctx, &pair) != 1)
-			pair = NULL;
-	}
-	EVP_PKEY_CTX_free(ctx);
-	return pair;
-}
-
 /* A key pair. */
 static void
 generate_pair(const Generator *g, Generated *out)
 {
-	EVP_PKEY   *pair = NULL;
-	BIO		   *private = BIO_new(BIO_s_secmem());
-	BIO		   *public = BIO_new(BIO_s_mem());
-	size_t		public_len;
+	KeyPair		pair;
 
-	switch ((GeneratorKind) g->kind)
-	{
-		case GENERATE_RSA:
-			pair = generate_rsa(g->bits);
-			break;
-		case GENERATE_EC:
-			pair = EVP_EC_gen(curves[g->curve]);
-			break;
-		default:
-			pair = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
-			break;
-	}
-	if (pair && private && public &&
-		PEM_write_bio_PKCS8PrivateKey(private, pair, NULL, NULL, 0, NULL,
-									  NULL) == 1 &&
-		PEM_write_bio_PUBKEY(public, pair) == 1)
-	{
-		out->public_key = bio_text(public, &public_len);
-		out->data = bio_text(private, &out->len);
-	}
-	EVP_PKEY_free(pair);
-	BIO_free(private);
-	BIO_free(public);
-	CHECK_FOR_INTERRUPTS();
-	if (out->data == NULL || out->public_key == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("OpenSSL could not generate a key pair of kind \"%s\"",
-						kinds[g->kind])));
+	if (g->kind == GENERATE_RSA)
+		keypair_generate("RSA", g->bits, NULL, &pair);
+	else if (g->kind == GENERATE_EC)
+		keypair_generate("EC", 0, curves[g->curve], &pair);
+	else
+		keypair_generate("ED25519", 0, NULL, &pair);
+	out->data = pair.private_key;
+	out->len = pair.private_len;
+	out->public_key = pair.public_key;
 }
 
 static void

@@ -8,12 +8,15 @@
  * goes by the operating system's user would let anybody in who may set a
  * rotation, as the user that the server runs as.
  *
- * Addresses are judged by the network policy before anything is sent; sockets
- * in the file system are not the network's. A name is resolved by libpq, in
- * this process, which is a job's own.
+ * A name is resolved here, in this process, which is a job's own, and each
+ * address judged by the network policy; libpq gets those that pass, and asks
+ * for no name again. So nothing is connected to that may not be: whether
+ * somebody listens there would be an answer, too. Sockets in the file system
+ * are not the network's.
  */
 #include "postgres.h"
 
+#include <netdb.h>
 #include <sys/socket.h>
 
 #include "catalog/pg_collation.h"
@@ -24,6 +27,7 @@
 #include "common/netpolicy.h"
 #include "common/peertext.h"
 #include "libpq-fe.h"
+#include "libpq/pqcomm.h"
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
 #include "rotation/rotation.h"
@@ -40,7 +44,6 @@ typedef struct Session
 {
 	PGconn	   *conn;
 	TimestampTz deadline;
-	bool		judged;			/* the network policy has let it pass */
 	char	   *host;
 } Session;
 
@@ -84,25 +87,53 @@ session_wait(Session *session, int events)
 	}
 }
 
-/* May we talk to whom we are connected to? */
-static void
-judge(Session *session)
+/*
+ * The addresses of a host that the network policy lets pass, as libpq wants
+ * them: a list, and in *hosts the name as often. Raises when there is none.
+ */
+static char *
+allowed_addresses(const char *host, char **hosts)
 {
-	struct sockaddr_storage peer;
-	socklen_t	len = sizeof(peer);
-	char		reason[256];
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+	struct addrinfo *found = NULL;
+	StringInfoData addresses;
+	StringInfoData names;
+	char		reason[256] = "";
+	int			rc = getaddrinfo(host, NULL, &hints, &found);
 
-	if (getpeername(PQsocket(session->conn), (struct sockaddr *) &peer,
-					&len) != 0)
-		return;
-	session->judged = true;
-	if (peer.ss_family != AF_UNIX &&
-		!netpolicy_allows(session->host, (struct sockaddr *) &peer, reason,
-						  sizeof(reason)))
+	if (rc != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_MLINT_CONNECTION),
+				 errmsg("could not log in: \"%s\" could not be resolved: %s",
+						host, gai_strerror(rc))));
+	PG_TRY();
+	{
+		initStringInfo(&addresses);
+		initStringInfo(&names);
+		for (struct addrinfo *at = found; at != NULL; at = at->ai_next)
+		{
+			char		address[NI_MAXHOST];
+
+			if (!netpolicy_allows(host, at->ai_addr, reason, sizeof(reason)) ||
+				getnameinfo(at->ai_addr, at->ai_addrlen, address,
+							sizeof(address), NULL, 0, NI_NUMERICHOST) != 0)
+				continue;
+			appendStringInfo(&addresses, "%s%s", addresses.len ? "," : "",
+							 address);
+			appendStringInfo(&names, "%s%s", names.len ? "," : "", host);
+		}
+	}
+	PG_FINALLY();
+	{
+		freeaddrinfo(found);
+	}
+	PG_END_TRY();
+	if (addresses.len == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_ADDRESS_REFUSED),
-				 errmsg("connecting to \"%s\" is refused: %s", session->host,
-						reason)));
+				 errmsg("connecting to \"%s\" is refused: %s", host, reason)));
+	*hosts = names.data;
+	return addresses.data;
 }
 
 /* Take a connection from its start to its end, good or bad. */
@@ -119,8 +150,6 @@ session_connect(Session *session)
 	{
 		session_wait(session, status == PGRES_POLLING_READING ?
 					 WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE);
-		/* Connected, and nothing sent: an attempt at another address is new. */
-		judge(session);
 		status = PQconnectPoll(session->conn);
 	}
 	if (PQstatus(session->conn) != CONNECTION_OK)
@@ -133,11 +162,6 @@ session_connect(Session *session)
 						 ERRCODE_MLINT_CONNECTION),
 				 errmsg("could not log in: %s", text)));
 	}
-	if (!session->judged)
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONNECTION),
-				 errmsg("could not find out which address \"%s\" is",
-						session->host)));
 	if (!PQconnectionUsedPassword(session->conn))
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_AUTHENTICATION),
@@ -203,11 +227,14 @@ session_start(Session *session, const ServerAddress *address,
 {
 	bool		here = address == NULL || address->host == NULL;
 	char	   *host = here ? own_host() : address->host;
-	const char *const keywords[] = {"host", "port", "dbname", "user",
+	char	   *hosts = host;
+	char	   *hostaddr = is_unixsock_path(host) ? NULL :
+	allowed_addresses(host, &hosts);
+	const char *const keywords[] = {"host", "hostaddr", "port", "dbname", "user",
 		"password", "sslmode", "gssencmode", "application_name",
 	"client_encoding", "sslrootcert", NULL};
 	const char *const values[] = {
-		host,
+		hosts, hostaddr,
 		psprintf("%d", here ? PostPortNumber : address->port),
 		here ? get_database_name(MyDatabaseId) : address->dbname,
 		user, password,

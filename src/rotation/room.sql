@@ -5,7 +5,7 @@
 -- has it), restoring (the target may have it, and is to have the current one).
 CREATE TABLE mlint.secret_rotation (
 	secret_id bigint PRIMARY KEY REFERENCES mlint.secret ON DELETE CASCADE,
-	owner oid NOT NULL,
+	owner mlint.role_id NOT NULL,
 	every interval NOT NULL CHECK (every > '0'),
 	generator jsonb NOT NULL,
 	apply jsonb,
@@ -28,6 +28,13 @@ CREATE TABLE mlint.secret_rotation (
 	warned_version int
 );
 COMMENT ON TABLE mlint.secret_rotation IS 'Which secrets are rotated, how, and how far that has got';
+-- A copy must not change the passwords of what it was copied from, unasked.
+SELECT pg_catalog.pg_extension_config_dump('mlint.secret_rotation', $$WHERE false
+	UNION ALL SELECT secret_id, owner, every, generator, apply, verify, grace,
+		warn_before, on_failure, state, true, version, old_version, event_id,
+		created_at, next_at, last_rotated_at, overlap_until, failures, last_error,
+		warned_version
+	FROM mlint.secret_rotation$$);
 
 CREATE TABLE mlint.secret_public_key (
 	secret_id bigint NOT NULL REFERENCES mlint.secret ON DELETE CASCADE,
@@ -52,7 +59,7 @@ SELECT s.name, CASE WHEN r.paused THEN 'paused' ELSE r.state END AS state,
 	CASE WHEN r.state <> 'idle' THEN r.state END AS step,
 	s.version AS current_version, r.version AS trying_version,
 	r.overlap_until, r.generator, r.apply, r.verify, r.grace, r.warn_before,
-	r.on_failure, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.created_at
+	r.on_failure, nullif(r.owner::text, '') AS owner, r.created_at
 FROM mlint.secret_rotation r
 JOIN (SELECT a.id, a.name, a.version,
 		mlint.secret_privileges(a.name) AS privileges
@@ -76,7 +83,7 @@ COMMENT ON COLUMN mlint.rotations.verify IS 'How it is found out that it works t
 COMMENT ON COLUMN mlint.rotations.grace IS 'How long a version stays valid beside its successor';
 COMMENT ON COLUMN mlint.rotations.warn_before IS 'How long before it is due secret.expiring is published';
 COMMENT ON COLUMN mlint.rotations.on_failure IS 'When a failed attempt is made again';
-COMMENT ON COLUMN mlint.rotations.owner IS 'Role that set the rotation, as which functions run';
+COMMENT ON COLUMN mlint.rotations.owner IS 'Role that set the rotation, as which functions run; null when that is gone';
 COMMENT ON COLUMN mlint.rotations.created_at IS 'When the rotation was first set';
 
 CREATE VIEW mlint.secret_public_keys WITH (security_barrier) AS
@@ -128,6 +135,9 @@ COMMENT ON PROCEDURE mlint.secret_rotation_run() IS
 -- From the first use on.
 INSERT INTO mlint.job (name, command, every, enabled)
 VALUES ('secret_rotation', 'CALL mlint.secret_rotation_run()', '1 minute', false);
+CREATE TRIGGER job_enable AFTER INSERT ON mlint.secret_rotation
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('secret_rotation');
+ALTER TABLE mlint.secret_rotation ENABLE ALWAYS TRIGGER job_enable;
 
 REVOKE ALL ON FUNCTION
 	mlint.secret_rotation_set(text, interval, jsonb, jsonb, jsonb, interval, jsonb, interval),

@@ -37,7 +37,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/trial.h"
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/credential.h"
@@ -45,16 +45,16 @@
 #include "common/errors.h"
 #include "common/injection.h"
 #include "common/owner.h"
+#include "common/role.h"
 #include "common/retry.h"
+#include "common/trial.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "rotation/rotation.h"
 #include "secrets/store.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -214,7 +214,9 @@ local_name(FunctionCallInfo fcinfo, int privilege, const char *action)
 static double
 interval_s(const Interval *i)
 {
-	return i->month / MONTHS_PER_YEAR * DAYS_PER_YEAR * SECS_PER_DAY +
+	int			years = i->month / MONTHS_PER_YEAR;
+
+	return years * DAYS_PER_YEAR * SECS_PER_DAY +
 		(i->month % MONTHS_PER_YEAR * (double) DAYS_PER_MONTH + i->day) *
 		SECS_PER_DAY + i->time / (double) USECS_PER_SEC;
 }
@@ -302,6 +304,7 @@ mlint_secret_rotation_set(PG_FUNCTION_ARGS)
 	Datum		values[9];
 	char		nulls[9];
 
+	require_writable(fcinfo);
 	for (int i = 1; i < lengthof(names); i++)
 	{
 		if (names[i])
@@ -396,6 +399,7 @@ mlint_secret_rotation_drop(PG_FUNCTION_ARGS)
 	RotationState state;
 	int			version;
 
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	state = lock_rotation(name, &version);
 	if (state > ROTATION_GENERATED && !PG_GETARG_BOOL(1))
@@ -426,6 +430,7 @@ mlint_secret_rotate(PG_FUNCTION_ARGS)
 	Datum		values[] = {CStringGetTextDatum(name)};
 	int			version;
 
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	(void) lock_rotation(name, &version);
 	owner_run(NULL,
@@ -522,7 +527,6 @@ wipe_value(void)
 static void
 enter_state(Rotation *r, RotationState state)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT8OID, TEXTOID, INT4OID, INT4OID, INT8OID,
 	INT4OID};
 	Datum		values[] = {Int64GetDatum(r->secret_id),
@@ -530,14 +534,12 @@ enter_state(Rotation *r, RotationState state)
 		Int32GetDatum(r->old_version), Int64GetDatum(r->event_id),
 	Int32GetDatum(r->event_id == 0 ? 0 : DELIVERY_LOOK_MS)};
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "UPDATE mlint.secret_rotation SET state = $2,"
-			  " version = nullif($3, 0), old_version = nullif($4, -1),"
-			  " event_id = nullif($5, 0), next_at = pg_catalog.clock_timestamp()"
-			  " + pg_catalog.make_interval(secs => $6 / 1000.0)"
-			  " WHERE secret_id = $1", SPI_OK_UPDATE, 6, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "UPDATE mlint.secret_rotation SET state = $2,"
+			 " version = nullif($3, 0), old_version = nullif($4, -1),"
+			 " event_id = nullif($5, 0), next_at = pg_catalog.clock_timestamp()"
+			 " + pg_catalog.make_interval(secs => $6 / 1000.0)"
+			 " WHERE secret_id = $1", SPI_OK_UPDATE, 6, types, values, NULL);
 	r->state = state;
 }
 
@@ -564,11 +566,7 @@ put_off(const Rotation *r, int64 delay_us)
 static void
 check_owner(const Rotation *r)
 {
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(r->owner)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the role that set the rotation does not exist any more"),
-				 errhint("Set the rotation again as another role.")));
+	role_require(r->owner, "set the rotation");
 	if (!secret_permitted(r->owner, r->name, SECRET_ROTATE) ||
 		((r->apply || r->verify) &&
 		 !secret_permitted(r->owner, r->name, SECRET_READ)) ||
@@ -587,20 +585,14 @@ check_owner(const Rotation *r)
 static bool
 version_lives(const Rotation *r)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT8OID, INT4OID};
 	Datum		values[] = {Int64GetDatum(r->secret_id),
 	Int32GetDatum(r->version)};
-	bool		lives;
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "SELECT FROM mlint.secret_version WHERE secret_id = $1"
-			  " AND version = $2 AND destroyed_at IS NULL FOR UPDATE",
-			  SPI_OK_SELECT, 2, types, values, NULL);
-	lives = SPI_processed > 0;
-	owner_end(&scope);
-	return lives;
+	return owner_do(NULL,
+					"SELECT FROM mlint.secret_version WHERE secret_id = $1"
+					" AND version = $2 AND destroyed_at IS NULL FOR UPDATE",
+					SPI_OK_SELECT, 2, types, values, NULL);
 }
 
 /*
@@ -635,7 +627,6 @@ static void
 step_generate(Rotation *r)
 {
 	Generated	made;
-	OwnerScope	scope;
 	Oid			types[] = {INT8OID, INT4OID, TEXTOID};
 	Datum		values[3];
 
@@ -651,12 +642,10 @@ step_generate(Rotation *r)
 		values[0] = Int64GetDatum(r->secret_id);
 		values[1] = Int32GetDatum(r->version);
 		values[2] = CStringGetTextDatum(made.public_key);
-		owner_begin(&scope);
-		owner_run(NULL,
-				  "INSERT INTO mlint.secret_public_key (secret_id, version,"
-				  " public_key) VALUES ($1, $2, $3)", SPI_OK_INSERT, 3, types,
-				  values, NULL);
-		owner_end(&scope);
+		owner_do(NULL,
+				 "INSERT INTO mlint.secret_public_key (secret_id, version,"
+				 " public_key) VALUES ($1, $2, $3)", SPI_OK_INSERT, 3, types,
+				 values, NULL);
 	}
 	enter_state(r, ROTATION_GENERATED);
 }
@@ -740,7 +729,6 @@ step_apply(Rotation *r)
 static void
 finish(Rotation *r)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT8OID, TEXTOID, INT4OID, INT4OID};
 	Datum		values[] = {Int64GetDatum(r->secret_id),
 		CStringGetTextDatum(r->name), Int32GetDatum(r->version),
@@ -755,20 +743,18 @@ finish(Rotation *r)
 						r->version, r->name)));
 	secret_make_current(r->name, r->version, r->grace_s);
 	audit_rotation(AUDIT_CHANGED, "rotation.finish", r, NULL);
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "WITH done AS (UPDATE mlint.secret_rotation SET state = 'idle',"
-			  " version = NULL, old_version = NULL, event_id = NULL, failures = 0,"
-			  " last_error = NULL, last_rotated_at = pg_catalog.clock_timestamp(),"
-			  " next_at = pg_catalog.clock_timestamp() + every,"
-			  " overlap_until = CASE WHEN grace > '0' AND $4 > 0"
-			  " THEN pg_catalog.clock_timestamp() + grace END"
-			  " WHERE secret_id = $1 RETURNING next_at, overlap_until)"
-			  " SELECT mlint.publish('secret.rotated', pg_catalog.jsonb_build_object("
-			  "'name', $2, 'version', $3, 'previous_version', nullif($4, 0),"
-			  " 'overlap_until', overlap_until, 'next_at', next_at)) FROM done",
-			  SPI_OK_SELECT, 4, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "WITH done AS (UPDATE mlint.secret_rotation SET state = 'idle',"
+			 " version = NULL, old_version = NULL, event_id = NULL, failures = 0,"
+			 " last_error = NULL, last_rotated_at = pg_catalog.clock_timestamp(),"
+			 " next_at = pg_catalog.clock_timestamp() + every,"
+			 " overlap_until = CASE WHEN grace > '0' AND $4 > 0"
+			 " THEN pg_catalog.clock_timestamp() + grace END"
+			 " WHERE secret_id = $1 RETURNING next_at, overlap_until)"
+			 " SELECT mlint.publish('secret.rotated', pg_catalog.jsonb_build_object("
+			 "'name', $2, 'version', $3, 'previous_version', nullif($4, 0),"
+			 " 'overlap_until', overlap_until, 'next_at', next_at)) FROM done",
+			 SPI_OK_SELECT, 4, types, values, NULL);
 	r->state = ROTATION_IDLE;
 }
 
@@ -934,22 +920,19 @@ static void
 publish_failed(const Rotation *r, RotationState failed, int version,
 			   const char *reason)
 {
-	OwnerScope	scope;
 	Oid			types[] = {INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(r->secret_id),
 		CStringGetTextDatum(r->name), Int32GetDatum(version),
 	CStringGetTextDatum(step_names[failed]), CStringGetTextDatum(reason)};
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "SELECT mlint.publish('secret.rotation_failed',"
-			  " pg_catalog.jsonb_build_object('name', $2, 'version', nullif($3, 0),"
-			  " 'step', $4, 'reason', $5, 'failures', r.failures,"
-			  " 'paused', r.paused,"
-			  " 'next_at', CASE WHEN NOT r.paused THEN r.next_at END))"
-			  " FROM mlint.secret_rotation r WHERE r.secret_id = $1",
-			  SPI_OK_SELECT, 5, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "SELECT mlint.publish('secret.rotation_failed',"
+			 " pg_catalog.jsonb_build_object('name', $2, 'version', nullif($3, 0),"
+			 " 'step', $4, 'reason', $5, 'failures', r.failures,"
+			 " 'paused', r.paused,"
+			 " 'next_at', CASE WHEN NOT r.paused THEN r.next_at END))"
+			 " FROM mlint.secret_rotation r WHERE r.secret_id = $1",
+			 SPI_OK_SELECT, 5, types, values, NULL);
 }
 
 /*
@@ -974,11 +957,9 @@ step_failed(Rotation *r, const char *reason)
 	values[0] = Int64GetDatum(r->secret_id);
 	values[1] = CStringGetTextDatum(reason);
 	values[2] = Int32GetDatum(r->failures);
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "UPDATE mlint.secret_rotation SET last_error = $2, failures = $3"
-			  " WHERE secret_id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "UPDATE mlint.secret_rotation SET last_error = $2, failures = $3"
+			 " WHERE secret_id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
 
 	if (!must_restore(r))
 		abandon(r, Max(delay, 0), delay < 0);
@@ -1051,7 +1032,7 @@ next_due(void)
  * back, and that it failed is recorded. False when none is due.
  */
 static bool
-run_step(void)
+run_step(void *arg)
 {
 	Trial		trial;
 	Rotation   *r = next_due();
@@ -1119,67 +1100,36 @@ end_overlaps(void)
 static void
 publish_expiring(void)
 {
-	OwnerScope	scope;
 
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "WITH expiring AS (UPDATE mlint.secret_rotation r"
-			  " SET warned_version = s.version FROM mlint.secret s"
-			  " WHERE s.id = r.secret_id AND r.state = 'idle'"
-			  " AND r.warned_version IS DISTINCT FROM s.version"
-			  " AND pg_catalog.clock_timestamp() >="
-			  " coalesce(r.last_rotated_at, r.created_at) + r.every - r.warn_before"
-			  " AND (r.paused OR r.next_at > pg_catalog.clock_timestamp())"
-			  " RETURNING s.name, s.version, r.paused, r.next_at,"
-			  " coalesce(r.last_rotated_at, r.created_at) + r.every AS due_at)"
-			  " SELECT mlint.publish('secret.expiring',"
-			  " pg_catalog.jsonb_build_object('name', name, 'version', version,"
-			  " 'due_at', due_at, 'overdue', due_at <= pg_catalog.clock_timestamp(),"
-			  " 'paused', paused, 'next_at', CASE WHEN NOT paused THEN next_at END))"
-			  " FROM expiring", SPI_OK_SELECT, 0, NULL, NULL, NULL);
-	owner_end(&scope);
+	owner_do(NULL,
+			 "WITH expiring AS (UPDATE mlint.secret_rotation r"
+			 " SET warned_version = s.version FROM mlint.secret s"
+			 " WHERE s.id = r.secret_id AND r.state = 'idle'"
+			 " AND r.warned_version IS DISTINCT FROM s.version"
+			 " AND pg_catalog.clock_timestamp() >="
+			 " coalesce(r.last_rotated_at, r.created_at) + r.every - r.warn_before"
+			 " AND (r.paused OR r.next_at > pg_catalog.clock_timestamp())"
+			 " RETURNING s.name, s.version, r.paused, r.next_at,"
+			 " coalesce(r.last_rotated_at, r.created_at) + r.every AS due_at)"
+			 " SELECT mlint.publish('secret.expiring',"
+			 " pg_catalog.jsonb_build_object('name', name, 'version', version,"
+			 " 'due_at', due_at, 'overdue', due_at <= pg_catalog.clock_timestamp(),"
+			 " 'paused', paused, 'next_at', CASE WHEN NOT paused THEN next_at END))"
+			 " FROM expiring", SPI_OK_SELECT, 0, NULL, NULL, NULL);
 }
 
 /* Does a rotation wait for a delivery? */
 static bool
-deliveries_under_way(void)
+deliveries_under_way(void *arg)
 {
-	OwnerScope	scope;
-	bool		some;
-
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "SELECT FROM mlint.secret_rotation"
-			  " WHERE event_id IS NOT NULL AND NOT paused LIMIT 1",
-			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
-	some = SPI_processed > 0;
-	owner_end(&scope);
-	return some;
-}
-
-/*
- * One transaction of the run: its work in a context that goes with it, and on
- * disk before the next step begins, which relies on it. (What a worker commits
- * is otherwise no more than bookkeeping, and does not wait for the disk.)
- */
-static bool
-in_transaction(bool (*work) (void))
-{
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-	bool		more;
-
-	(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
-							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0,
-							 false);
-	more = work();
-
-	MemoryContextSwitchTo(old);
-	SPI_commit();
-	return more;
+	return owner_do(NULL,
+					"SELECT FROM mlint.secret_rotation"
+					" WHERE event_id IS NOT NULL AND NOT paused LIMIT 1",
+					SPI_OK_SELECT, 0, NULL, NULL, NULL);
 }
 
 static bool
-run_housekeeping(void)
+run_housekeeping(void *arg)
 {
 	end_overlaps();
 	publish_expiring();
@@ -1192,25 +1142,19 @@ mlint_secret_rotation_run(PG_FUNCTION_ARGS)
 {
 	TimestampTz wait_until = 0;
 
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg("mlint.secret_rotation_run() cannot run inside a transaction block"),
-				 errhint("It is the job secret_rotation; SELECT mlint.job_run_now('secret_rotation') has it run now.")));
-	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	job_procedure_begin(fcinfo, "mlint.secret_rotation_run()",
+						JOB_RUN_HINT("secret_rotation"));
 
-	(void) in_transaction(run_housekeeping);
+	(void) job_transaction(run_housekeeping, NULL, true);
 	for (;;)
 	{
-		while (in_transaction(run_step))
+		while (job_transaction(run_step, NULL, true))
 		{
 			ConditionVariableBroadcast(worker_delivered());
 			INJECTION(psprintf("rotation-%s", reached));
 			wait_until = 0;
 		}
-		if (!in_transaction(deliveries_under_way))
+		if (!job_transaction(deliveries_under_way, NULL, true))
 			break;
 		if (wait_until == 0)
 			wait_until = GetCurrentTimestamp() +
@@ -1223,7 +1167,6 @@ mlint_secret_rotation_run(PG_FUNCTION_ARGS)
 										   PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 	}
-	if (SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "SPI_finish failed");
+	job_procedure_end();
 	PG_RETURN_VOID();
 }

@@ -77,7 +77,7 @@ rule_unknown(const char *name)
 
 /* One to KEYWORDS_MAX words of printable ASCII. */
 static void
-check_keywords(ArrayType * keywords)
+check_keywords(ArrayType *keywords)
 {
 	Datum	   *words;
 	bool	   *nulls;
@@ -158,6 +158,7 @@ mlint_secret_rule_create(PG_FUNCTION_ARGS)
 	ScanSeverity parsed;
 	OwnerScope	scope;
 
+	require_writable(fcinfo);
 	if (!is_rule_name(name))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
@@ -220,6 +221,7 @@ mlint_secret_rule_drop(PG_FUNCTION_ARGS)
 	Datum		values[] = {CStringGetTextDatum(name)};
 	OwnerScope	scope;
 
+	require_writable(fcinfo);
 	if (scan_rule_find(name) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -247,6 +249,7 @@ mlint_secret_rule_enable(PG_FUNCTION_ARGS)
 	OwnerScope	scope;
 	bool		builtin = scan_rule_find(name) != NULL;
 
+	require_writable(fcinfo);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

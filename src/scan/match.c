@@ -334,7 +334,8 @@ is_innocent_word(const char *word, int len)
 		return false;
 	padded[0] = ' ';
 	memcpy(padded + 1, word, len);
-	strcpy(padded + 1 + len, " ");
+	padded[1 + len] = ' ';
+	padded[2 + len] = '\0';
 	return strstr(innocent_words, padded) != NULL;
 }
 

@@ -112,7 +112,7 @@ excerpt_make(const TextScan *scan, const ScanMatch *m, char *excerpt)
 		if ((uint8) excerpt[i] < ' ' || excerpt[i] == 0x7F)
 			excerpt[i] = ' ';
 	}
-	strcpy(excerpt + shown, "***");
+	memcpy(excerpt + shown, "***", sizeof("***"));
 }
 
 static void

@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/errors.h"
 #include "common/glob.h"
@@ -181,7 +182,7 @@ secret_privileges(Oid role, const char *name)
 		return SECRET_ANY;
 
 	row_key(&key, GRANT_PATTERN, F_TEXTEQ, CStringGetTextDatum(name));
-	rows_begin(&scan, "secret_grant", "secret_grant_pkey", 1, &key, true);
+	rows_begin(&scan, "secret_grant", "secret_grant_role", 1, &key, true);
 	while ((row = rows_next(&scan)) != NULL)
 	{
 		bool		isnull;
@@ -269,13 +270,11 @@ insert_grant(const char *pattern, Oid role, const char *privilege, Oid by)
 	values[1] = ObjectIdGetDatum(role);
 	values[2] = CStringGetTextDatum(privilege);
 	values[3] = CStringGetTextDatum(GetUserNameFromId(by, false));
-	if (SPI_execute_with_args("INSERT INTO mlint.secret_grant"
-							  " (pattern, role, privilege, granted_by)"
-							  " VALUES ($1, $2, $3, $4)"
-							  " ON CONFLICT DO NOTHING",
-							  4, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.secret_grant");
+	owner_run(NULL, "INSERT INTO mlint.secret_grant"
+			  " (pattern, role, privilege, granted_by)"
+			  " VALUES ($1, $2, $3, $4)"
+			  " ON CONFLICT DO NOTHING",
+			  SPI_OK_INSERT, 4, types, values, NULL);
 }
 
 void
@@ -286,11 +285,9 @@ secret_owner_set(const char *name, Oid role)
 	OwnerScope	scope;
 
 	owner_begin(&scope);
-	if (SPI_execute_with_args("DELETE FROM mlint.secret_grant"
-							  " WHERE pattern = $1 AND privilege = 'owner'",
-							  1, types, values, NULL,
-							  false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.secret_grant");
+	owner_run(NULL, "DELETE FROM mlint.secret_grant"
+			  " WHERE pattern = $1 AND privilege = 'owner'",
+			  SPI_OK_DELETE, 1, types, values, NULL);
 	insert_grant(name, role, "owner", role);
 	owner_end(&scope);
 }
@@ -303,10 +300,8 @@ secret_grants_drop(const char *name)
 	OwnerScope	scope;
 
 	owner_begin(&scope);
-	if (SPI_execute_with_args("DELETE FROM mlint.secret_grant WHERE pattern = $1",
-							  1, types, values, NULL,
-							  false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.secret_grant");
+	owner_run(NULL, "DELETE FROM mlint.secret_grant WHERE pattern = $1",
+			  SPI_OK_DELETE, 1, types, values, NULL);
 	owner_end(&scope);
 }
 
@@ -390,6 +385,7 @@ mlint_secret_grant(PG_FUNCTION_ARGS)
 	Grant		grant = grant_arguments(fcinfo, "secret.grant");
 	OwnerScope	scope;
 
+	require_writable(fcinfo);
 	audit(AUDIT_CHANGED, "secret.grant", "secret", grant.pattern,
 		  grant.details);
 	owner_begin(&scope);
@@ -408,18 +404,17 @@ mlint_secret_revoke(PG_FUNCTION_ARGS)
 	Oid			types[] = {TEXTOID, OIDOID, TEXTOID};
 	Datum		values[3];
 
+	require_writable(fcinfo);
 	audit(AUDIT_CHANGED, "secret.revoke", "secret", grant.pattern,
 		  grant.details);
 	owner_begin(&scope);
 	values[0] = CStringGetTextDatum(grant.pattern);
 	values[1] = ObjectIdGetDatum(grant.role);
 	values[2] = CStringGetTextDatum(grant.privilege);
-	if (SPI_execute_with_args("DELETE FROM mlint.secret_grant"
-							  " WHERE pattern = $1 AND role = $2"
-							  " AND privilege = $3",
-							  3, types, values, NULL,
-							  false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.secret_grant");
+	owner_run(NULL, "DELETE FROM mlint.secret_grant"
+			  " WHERE pattern = $1 AND role = $2"
+			  " AND privilege = $3",
+			  SPI_OK_DELETE, 3, types, values, NULL);
 	if (SPI_processed == 0)
 		ereport(WARNING,
 				(errmsg("role \"%s\" had not been granted %s on \"%s\"",

@@ -43,35 +43,6 @@
 
 PG_FUNCTION_INFO_V1(mlint_secret_refresh);
 
-extern const BackendKind vault_kind;
-extern const BackendKind aws_kind;
-extern const BackendKind azure_kind;
-extern const BackendKind env_kind;
-extern const BackendKind file_kind;
-
-const BackendKind *const backend_kinds[] = {
-	&vault_kind, &aws_kind, &azure_kind, &env_kind, &file_kind, NULL
-};
-
-static const Option breaker_options[] = {
-	BREAKER_OPTIONS(BackendOptions, breaker)
-};
-
-const Option backend_options[] = {
-	{"timeout_ms", OPTION_INT, offsetof(BackendOptions, timeout_ms),
-		"5000", 1, 60000, NULL, NULL, false,
-	"no call takes longer, in milliseconds"},
-	{"cache_ttl_s", OPTION_INT, offsetof(BackendOptions, cache_ttl_s),
-		"300", 0, 86400, NULL, NULL, false,
-	"seconds for which a value that was read is kept; 0: not at all"},
-	{"stale_s", OPTION_INT, offsetof(BackendOptions, stale_s),
-		"3600", 0, 604800, NULL, NULL, false,
-	"seconds after that in which it is still served while the backend is down"},
-	{"breaker", OPTION_GROUP, 0, NULL, 0, 0, NULL, breaker_options, false,
-	"when a backend that is down is left alone"},
-	{NULL}
-};
-
 /* Those being called by this process, one inside the other. */
 typedef struct Calling
 {
@@ -89,82 +60,20 @@ backend_init(void)
 
 /* ---- rows ---- */
 
-const BackendKind *
-backend_kind(const char *name)
-{
-	for (int i = 0; backend_kinds[i]; i++)
-	{
-		if (strcmp(backend_kinds[i]->name, name) == 0)
-			return backend_kinds[i];
-	}
-	return NULL;
-}
-
-BackendOptions *
-backend_parse(const BackendKind *kind, Jsonb *options, const char *what)
-{
-	const Option *const tables[] = {kind->options, backend_options};
-	void	   *parsed = palloc0(kind->options_size);
-
-	option_parse(tables, lengthof(tables), options, what, parsed);
-	return parsed;
-}
-
-static void
-pg_attribute_noreturn()
-no_such_backend(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("secret backend \"%s\" does not exist", name),
-			 errhint("The view mlint.secret_backends lists them; mlint.secret_backend_create() makes one.")));
-}
-
 /* Find a backend by its name, or by id when that is NULL. */
 static bool
 find_row(const char *name, int32 id, Backend *b)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	Oid			types[] = {TEXTOID, INT4OID};
-	Datum		values[] = {name ? CStringGetTextDatum(name) : (Datum) 0,
-	Int32GetDatum(id)};
-	char		nulls[] = {name ? ' ' : 'n', ' '};
-	OwnerScope	scope;
-	char	   *kind;
-	Jsonb	   *options;
-	bool		isnull;
+	Configured	c;
 
-	owner_begin(&scope);
-	if (SPI_execute_with_args("SELECT id, name, kind, options"
-							  " FROM mlint.secret_backend"
-							  " WHERE name = $1 OR $1 IS NULL AND id = $2",
-							  2, types, values, nulls, ActiveSnapshotSet(),
-							  1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read mlint.secret_backend");
-	if (SPI_processed == 0)
-	{
-		owner_end(&scope);
+	if (!configured_find(&secret_backends, name, id, &c))
 		return false;
-	}
-#define FIELD(n) \
-	SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n, &isnull)
-	b->id = DatumGetInt32(FIELD(1));
-	b->name = MemoryContextStrdup(caller, TextDatumGetCString(FIELD(2)));
-	kind = MemoryContextStrdup(caller, TextDatumGetCString(FIELD(3)));
-	options = DatumGetJsonbP(FIELD(4));
-	crypto_sha256(VARDATA(options), VARSIZE(options) - VARHDRSZ, b->digest);
-	MemoryContextSwitchTo(caller);
-	b->kind = backend_kind(kind);
-	if (b->kind == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("secret backend \"%s\" is of kind \"%s\", which is not part of the mlint that the server has loaded",
-						b->name, kind),
-				 errhint("Restart the server with the library that the extension's version belongs to.")));
-	b->options = backend_parse(b->kind, options,
-							   psprintf("secret backend \"%s\"", b->name));
-	owner_end(&scope);
-#undef FIELD
+	b->id = c.id;
+	b->name = c.name;
+	b->kind = (const BackendKind *) c.kind;
+	b->options = c.parsed;
+	crypto_sha256(VARDATA(c.options), VARSIZE(c.options) - VARHDRSZ,
+				  b->digest);
 	return true;
 }
 
@@ -358,7 +267,7 @@ call_begin(const char *backend, int32 id, const char *verb, const char *secret)
 		MemoryContextSwitchTo(call->caller);
 		MemoryContextDelete(b->context);
 		if (backend)
-			no_such_backend(backend);
+			configured_missing(&secret_backends, backend);
 		return NULL;
 	}
 	if (secret)
@@ -398,7 +307,7 @@ not_supported(const Call *call, const char *what)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("%s: %s", call_words(call), what),
 			 errdetail("A backend of kind \"%s\" is read only.",
-					   call->backend.kind->name)));
+					   call->backend.kind->base.name)));
 }
 
 /* ---- get ---- */

@@ -208,13 +208,11 @@ data_key_create(const char *purpose, uint8 key[CRYPTO_KEY_BYTES])
 	values[2] = UUIDPGetDatum(&tree);
 	values[3] = Int64GetDatum(leaf);
 	values[4] = Int32GetDatum(key_id);
-	if (SPI_execute_with_args("INSERT INTO mlint.data_key"
-							  " (id, purpose, tree, leaf, key_id, wrapped)"
-							  " OVERRIDING SYSTEM VALUE"
-							  " VALUES ($1, $2, $3, $4, $5, $6)",
-							  6, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.data_key");
+	owner_run(NULL, "INSERT INTO mlint.data_key"
+			  " (id, purpose, tree, leaf, key_id, wrapped)"
+			  " OVERRIDING SYSTEM VALUE"
+			  " VALUES ($1, $2, $3, $4, $5, $6)",
+			  SPI_OK_INSERT, 6, types, values, NULL);
 	owner_end(&scope);
 	return id;
 }
@@ -257,6 +255,7 @@ data_key_open(int64 id, const char *purpose, uint8 key[CRYPTO_KEY_BYTES])
 	pg_uuid_t	tree;
 	int64		leaf;
 	int			key_id;
+	Datum		column;
 	bool		isnull;
 
 	row_key(&by_id, KEY_ID, F_INT8EQ, Int64GetDatum(id));
@@ -272,7 +271,9 @@ data_key_open(int64 id, const char *purpose, uint8 key[CRYPTO_KEY_BYTES])
 				 errmsg("data key " INT64_FORMAT " does not exist", id),
 				 errhint("Restore the table mlint.data_key from a dump of this database.")));
 	}
-	tree = *DatumGetUUIDP(heap_getattr(row, KEY_TREE, scan.desc, &isnull));
+	column = heap_getattr(row, KEY_TREE, scan.desc, &isnull);
+	Assert(!isnull);
+	tree = *DatumGetUUIDP(column);
 	leaf = DatumGetInt64(heap_getattr(row, KEY_LEAF, scan.desc, &isnull));
 	key_id = DatumGetInt32(heap_getattr(row, KEY_KEY_ID, scan.desc, &isnull));
 	wrapped = DatumGetByteaPCopy(heap_getattr(row, KEY_WRAPPED, scan.desc,
@@ -538,7 +539,7 @@ mlint_data_key_erase(PG_FUNCTION_ARGS)
 					" WHERE id = ANY ($1)",
 					1, types, &ids);
 			/* No crash may take back what we saw committed before that. */
-			XLogFlush(XactLastRecEnd);
+			job_seen_durably();
 		}
 		INJECTION("data-key-before-erase");
 		erasure_key_destroy(file.tree, condemned.leaves, condemned.n, found,
@@ -627,14 +628,12 @@ mlint_data_key_rewrap(PG_FUNCTION_ARGS)
 		values[0] = PG_GETARG_DATUM(0);
 		values[1] = PG_GETARG_DATUM(1);
 		values[2] = Int32GetDatum(key_id);
-		if (SPI_execute_with_args("SELECT k.id, k.purpose, k.key_id, k.wrapped"
-								  " FROM mlint.data_key k"
-								  " WHERE k.id > $1 AND k.key_id <> $3"
-								  " ORDER BY k.id LIMIT $2"
-								  " FOR UPDATE SKIP LOCKED",
-								  3, types, values, NULL,
-								  false, 0) != SPI_OK_SELECT)
-			elog(ERROR, "could not read mlint.data_key");
+		owner_run(NULL, "SELECT k.id, k.purpose, k.key_id, k.wrapped"
+				  " FROM mlint.data_key k"
+				  " WHERE k.id > $1 AND k.key_id <> $3"
+				  " ORDER BY k.id LIMIT $2"
+				  " FOR UPDATE SKIP LOCKED",
+				  SPI_OK_SELECT, 3, types, values, NULL);
 		found = SPI_processed;
 		ids = palloc(sizeof(Datum) * (found + 1));
 		wraps = palloc(sizeof(Datum) * (found + 1));

@@ -12,8 +12,6 @@
  */
 #include "postgres.h"
 
-#include <malloc.h>
-
 #include "common/crypto.h"
 #include "common/errors.h"
 #include "common/peertext.h"
@@ -80,26 +78,6 @@ environment(const char *name)
 	return value && value[0] != '\0' ? value : NULL;
 }
 
-/* free() for jansson, which keeps strings in malloc's memory. */
-static void
-free_wiped(void *block)
-{
-	if (block == NULL)
-		return;
-	crypto_wipe(block, malloc_usable_size(block));
-	free(block);
-}
-
-static void
-json_prepare(void)
-{
-	static bool prepared = false;
-
-	if (!prepared)
-		json_set_alloc_funcs(malloc, free_wiped);
-	prepared = true;
-}
-
 static void
 json_free(void *arg)
 {
@@ -126,17 +104,6 @@ json_own(Backend *b, json_t *json)
 	callback->arg = json;
 	MemoryContextRegisterResetCallback(b->context, callback);
 	return json;
-}
-
-const char *
-json_text(const json_t *object, const char *key)
-{
-	const json_t *value = json_object_get(object, key);
-
-	if (!json_is_string(value) ||
-		strlen(json_string_value(value)) != json_string_length(value))
-		return NULL;
-	return json_string_value(value);
 }
 
 char *
@@ -214,7 +181,7 @@ backend_fail(Backend *b, int sqlstate, bool down, const char *detail,
 				*p = ' ';
 		}
 		if (strlen(shown) > DETAIL_MAX)
-			strcpy(shown + DETAIL_MAX, "...");
+			memcpy(shown + DETAIL_MAX, "...", sizeof("..."));
 		peer_text_clean(shown);
 		b->detail = shown;
 	}
@@ -251,11 +218,11 @@ peer_words(const json_t *json)
 	const json_t *errors = json_object_get(json, "errors");
 	const char *words;
 
-	if ((words = json_text(json, "error_description")) != NULL ||
-		(words = json_text(json, "message")) != NULL ||
-		(words = json_text(json, "Message")) != NULL ||
-		(words = json_text(error, "message")) != NULL ||
-		(words = json_text(json, "error")) != NULL)
+	if ((words = api_text(json, "error_description")) != NULL ||
+		(words = api_text(json, "message")) != NULL ||
+		(words = api_text(json, "Message")) != NULL ||
+		(words = api_text(error, "message")) != NULL ||
+		(words = api_text(json, "error")) != NULL)
 		return words;
 	if (json_is_string(json_array_get(errors, 0)))
 		return json_string_value(json_array_get(errors, 0));
@@ -307,16 +274,9 @@ exchange(Backend *b, Exchange *e)
 		(void) exchange_strange(b, "its answer is larger than 1 MB");
 		return false;
 	}
-	json_prepare();
-	if (response->body_len > 0)
-	{
-		json_error_t error;
-		json_t	   *json = json_loadb(response->body, response->body_len,
-									  JSON_ALLOW_NUL, &error);
-
-		if (json)
-			e->json = json_own(b, json);
-	}
+	e->json = api_json(response->body, response->body_len);
+	if (e->json)
+		(void) json_own(b, e->json);
 	if (response->status == 429 || response->status >= 500)
 	{
 		(void) backend_fail(b, ERRCODE_MLINT_API, true, peer_words(e->json),
@@ -358,17 +318,6 @@ url_escape(Backend *b, const char *text)
 	return out.data;
 }
 
-char *
-url_base(const char *url)
-{
-	char	   *base = pstrdup(url);
-	size_t		len = strlen(base);
-
-	while (len > 0 && base[len - 1] == '/')
-		base[--len] = '\0';
-	return base;
-}
-
 /* ---- times ---- */
 
 TimestampTz
@@ -392,6 +341,7 @@ time_from_text(const char *text)
 	double		second;
 
 	if (text == NULL ||
+	/* NOLINTNEXTLINE(cert-err34-c): no number has more digits than fit */
 		sscanf(text, "%4d-%2d-%2dT%2d:%2d:%lf", &year, &month, &day, &hour,
 			   &minute, &second) != 6 ||
 		year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 ||
@@ -416,7 +366,7 @@ about_object(Backend *b, const SecretAbout *about)
 {
 	json_t	   *object;
 
-	json_prepare();
+	api_json_prepare();
 	if (about == NULL ||
 		(about->type == NULL && about->description == NULL &&
 		 (about->metadata == NULL || !JB_ROOT_IS_OBJECT(about->metadata) ||
@@ -440,6 +390,7 @@ about_object(Backend *b, const SecretAbout *about)
 				pnstrdup(v.val.string.val, v.val.string.len) :
 				JsonbToCString(NULL, &JsonbValueToJsonb(&v)->root, 0);
 
+				Assert(key != NULL);
 				json_object_set_new(object, to_utf8(key),
 									json_string(to_utf8(text)));
 			}

@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "common/trial.h"
 #include "common/audit.h"
 #include "common/compat.h"
@@ -127,6 +128,7 @@ read_rows(void)
 		{
 			KeyRow	   *key;
 			const uint8 *check;
+			Datum		store;
 			bool		isnull;
 
 			if (known.n == room)
@@ -149,8 +151,9 @@ read_rows(void)
 			key->created_at =
 				DatumGetTimestampTz(heap_getattr(row, KEY_CREATED_AT,
 												 scan.desc, &isnull));
-			known.store = *DatumGetUUIDP(heap_getattr(row, KEY_STORE,
-													  scan.desc, &isnull));
+			store = heap_getattr(row, KEY_STORE, scan.desc, &isnull);
+			Assert(!isnull);
+			known.store = *DatumGetUUIDP(store);
 			known.n++;
 		}
 		rows_end(&scan);
@@ -215,15 +218,13 @@ insert_row(int id, const uint8 *key)
 	values[0] = Int32GetDatum(id);
 	values[1] = PointerGetDatum(cstring_to_text_with_len((char *) check,
 														 sizeof(check)));
-	if (SPI_execute_with_args("INSERT INTO mlint.wrapping_key"
-							  " (id, store, check_value)"
-							  " VALUES ($1, coalesce((SELECT k.store"
-							  " FROM mlint.wrapping_key k LIMIT 1),"
-							  " pg_catalog.gen_random_uuid()), $2)"
-							  " ON CONFLICT DO NOTHING",
-							  2, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.wrapping_key");
+	owner_run(NULL, "INSERT INTO mlint.wrapping_key"
+			  " (id, store, check_value)"
+			  " VALUES ($1, coalesce((SELECT k.store"
+			  " FROM mlint.wrapping_key k LIMIT 1),"
+			  " pg_catalog.gen_random_uuid()), $2)"
+			  " ON CONFLICT DO NOTHING",
+			  SPI_OK_INSERT, 2, types, values, NULL);
 	CacheInvalidateRelcacheByRelid(mlint_relation("wrapping_key"));
 	CommandCounterIncrement();
 }
@@ -367,11 +368,12 @@ source_gives(const uint8 *check, char **why)
 	return available;
 }
 
-/* mlint.master_keys() */
+/* mlint.master_keys(counted) */
 Datum
 mlint_master_keys(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	bool		counted = PG_GETARG_BOOL(0);
 	KeyUse	   *uses;
 	int			nrows;
 	bool		asked = false;
@@ -379,7 +381,7 @@ mlint_master_keys(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	nrows = newest_id() == 0 ? 0 : known.n;
-	uses = count_uses(nrows);
+	uses = counted ? count_uses(nrows) : NULL;
 	for (int i = 0; i < nrows; i++)
 	{
 		/* Looking for a key may make us read the rows again. */
@@ -387,7 +389,8 @@ mlint_master_keys(PG_FUNCTION_ARGS)
 		Datum		values[8];
 		bool		nulls[8] = {0};
 		bool		current = i == nrows - 1;
-		bool		needed = uses[i].versions > 0 || uses[i].data_keys > 0;
+		bool		needed = counted &&
+		(uses[i].versions > 0 || uses[i].data_keys > 0);
 		bool		available = master_key_held(row.check);
 
 		/* Once is enough: a command may take its time. */
@@ -400,10 +403,12 @@ mlint_master_keys(PG_FUNCTION_ARGS)
 		values[1] = CStringGetTextDatum(current ? "current" :
 										needed ? "retiring" :
 										"retired");
+		nulls[1] = !counted && !current;
 		values[2] = CStringGetTextDatum(master_key_source());
 		values[3] = TimestampTzGetDatum(row.created_at);
-		values[4] = Int64GetDatum(uses[i].versions);
-		values[5] = Int64GetDatum(uses[i].data_keys);
+		values[4] = Int64GetDatum(counted ? uses[i].versions : 0);
+		values[5] = Int64GetDatum(counted ? uses[i].data_keys : 0);
+		nulls[4] = nulls[5] = !counted;
 		values[6] = BoolGetDatum(available);
 		if (!available && (current || needed))
 			values[7] = CStringGetTextDatum(why ? why :
@@ -427,11 +432,11 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 	const uint8 *key;
 	int			id;
 
+	require_writable(fcinfo);
 	owner_begin(&scope);
 	/* One rotation at a time; nobody else locks the table so. */
-	if (SPI_execute("LOCK TABLE mlint.wrapping_key IN SHARE ROW EXCLUSIVE MODE",
-					false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not lock mlint.wrapping_key");
+	owner_run(NULL, "LOCK TABLE mlint.wrapping_key IN SHARE ROW EXCLUSIVE MODE",
+			  SPI_OK_UTILITY, 0, NULL, NULL, NULL);
 	id = newest_id() + 1;
 	if (id == 1)
 		ereport(ERROR,
@@ -446,9 +451,8 @@ mlint_master_key_rotate(PG_FUNCTION_ARGS)
 	key = master_key_next(checks, known.n);
 	insert_row(id, key);
 	INJECTION("master-key-before-commit");
-	if (SPI_execute("SELECT mlint.job_run_now('master_key_rewrap')",
-					false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not wake the job master_key_rewrap");
+	owner_run(NULL, "SELECT mlint.job_run_now('master_key_rewrap')",
+			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	owner_end(&scope);
 	audit(AUDIT_CHANGED, "master_key.rotate", "master_key",
 		  psprintf("%d", id), NULL);

@@ -16,14 +16,9 @@
 #ifndef MLINT_KIND_H
 #define MLINT_KIND_H
 
-/* The server has a function of this name, too, and the linker would take it. */
-#define json_object json_object_of_jansson
-#include <jansson.h>
-#undef json_object
-
+#include "common/api.h"
 #include "common/breaker.h"
-#include "common/http.h"
-#include "common/option.h"
+#include "common/configured.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "secrets/backend.h"
@@ -78,10 +73,7 @@ typedef void (*NameVisitor) (const char *name, void *arg);
 
 struct BackendKind
 {
-	const char *name;
-	const char *help;
-	const Option *options;
-	size_t		options_size;
+	ConfiguredKind base;
 	bool		local;			/* reading costs nothing: always read */
 
 	/*
@@ -172,9 +164,6 @@ extern BackendResult exchange_strange(Backend *b, const char *what);
 /* An empty object. */
 #define json_object_new()	json_pack("{}")
 
-/* A string member, or NULL; one with a NUL in it counts as none. */
-extern const char *json_text(const json_t *object, const char *key);
-
 /* json_dumps(), palloc'd and confidential; the json_t is freed. */
 extern char *json_write(Backend *b, json_t *json);
 
@@ -197,7 +186,11 @@ extern char *url_escape(Backend *b, const char *text);
 extern TimestampTz time_from_text(const char *text);
 extern TimestampTz time_from_epoch(double seconds);
 
-/* The URL without slashes at its end. */
-extern char *url_base(const char *url);
+/* One a file of backends/; backend_admin.c has the list. */
+extern const BackendKind vault_kind;
+extern const BackendKind aws_kind;
+extern const BackendKind azure_kind;
+extern const BackendKind env_kind;
+extern const BackendKind file_kind;
 
 #endif

@@ -50,19 +50,23 @@ CREATE TABLE mlint.secret_grant (
 	pattern text COLLATE "C" NOT NULL
 		CHECK (pattern ~ '^[A-Za-z0-9_./:*?-]+$'
 			AND pg_catalog.length(pattern) <= 511),
-	role regrole NOT NULL,
+	role mlint.role_id NOT NULL,
 	privilege text NOT NULL
 		CHECK (privilege IN ('read', 'write', 'rotate', 'admin', 'owner')),
 	granted_by text NOT NULL,
-	granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	PRIMARY KEY (pattern, role, privilege)
+	granted_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+-- By name. Those that were restored for roles that are not here may repeat
+-- each other, and are looked for by nobody.
+CREATE UNIQUE INDEX secret_grant_role ON mlint.secret_grant (pattern, role, privilege)
+	WHERE role <> '0'::oid;
 -- Grants on patterns, which every session keeps in memory.
 CREATE INDEX secret_grant_wild ON mlint.secret_grant (pattern)
 	WHERE pattern ~ '[*?]';
 -- A secret has one owner.
 CREATE UNIQUE INDEX secret_grant_owner ON mlint.secret_grant (pattern)
 	WHERE privilege = 'owner';
+ALTER TABLE mlint.secret_grant REPLICA IDENTITY FULL;
 COMMENT ON TABLE mlint.secret_grant IS 'What which role may do with the secrets of which names';
 
 -- No statistics: a planner's estimate would tell names to whoever asks for
@@ -79,7 +83,7 @@ SELECT pg_catalog.pg_extension_config_dump('mlint.wrapping_key', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret_version', '');
--- A role that is gone is a number, which may be another role's elsewhere.
+-- What was granted to a role that is gone is granted to nobody.
 SELECT pg_catalog.pg_extension_config_dump('mlint.secret_grant',
 	'WHERE role::oid IN (SELECT r.oid FROM pg_catalog.pg_roles r)');
 
@@ -95,7 +99,7 @@ COMMENT ON FUNCTION mlint.secret_privileges(text) IS
 -- there is a name that the caller must not know.
 CREATE VIEW mlint.secrets WITH (security_barrier) AS
 SELECT s.name, s.type, s.description,
-	(SELECT g.role::text FROM mlint.secret_grant g
+	(SELECT nullif(g.role::text, '') FROM mlint.secret_grant g
 	 WHERE g.pattern = s.name AND g.privilege = 'owner') AS owner,
 	s.privileges,
 	nullif(s.version, 0) AS version,
@@ -125,7 +129,7 @@ COMMENT ON COLUMN mlint.secrets.created_at IS 'When the first version was stored
 COMMENT ON COLUMN mlint.secrets.updated_at IS 'When the current version became it';
 
 CREATE VIEW mlint.secret_grants WITH (security_barrier) AS
-SELECT g.pattern, g.role::text AS role, g.privilege, g.granted_by, g.granted_at
+SELECT g.pattern, nullif(g.role::text, '') AS role, g.privilege, g.granted_by, g.granted_at
 FROM (SELECT a.*, 'admin' = ANY (mlint.secret_privileges(a.pattern))
 		OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.role::oid
 			AND pg_catalog.pg_has_role(current_user, r.oid, 'USAGE')) AS visible
@@ -133,7 +137,7 @@ FROM (SELECT a.*, 'admin' = ANY (mlint.secret_privileges(a.pattern))
 WHERE g.visible;
 COMMENT ON VIEW mlint.secret_grants IS 'Who may do what with which secrets, as far as it is the current user''s or his to change';
 COMMENT ON COLUMN mlint.secret_grants.pattern IS 'Name of a secret, or a pattern of names: * stands for any characters, ? for one';
-COMMENT ON COLUMN mlint.secret_grants.role IS 'Role that may, and with it its members';
+COMMENT ON COLUMN mlint.secret_grants.role IS 'Role that may, and with it its members; null when it is gone';
 COMMENT ON COLUMN mlint.secret_grants.privilege IS 'read, write, rotate or admin (all of these, and to grant them); owner for whoever stored it first';
 COMMENT ON COLUMN mlint.secret_grants.granted_by IS 'Who granted it';
 COMMENT ON COLUMN mlint.secret_grants.granted_at IS 'When';
@@ -220,13 +224,14 @@ CREATE FUNCTION mlint.secret_revoke(name_pattern text, role text, privilege text
 COMMENT ON FUNCTION mlint.secret_revoke(text, text, text) IS
 	'Take back what mlint.secret_grant gave, with the same pattern';
 
-CREATE FUNCTION mlint.master_keys(OUT key_id integer, OUT state text,
+CREATE FUNCTION mlint.master_keys(counted boolean DEFAULT true,
+	OUT key_id integer, OUT state text,
 	OUT source text, OUT created_at timestamptz, OUT versions bigint,
 	OUT data_keys bigint, OUT available boolean, OUT warning text)
 	RETURNS SETOF record
-	LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 ROWS 2
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE COST 1000 ROWS 2
 	AS 'MODULE_PATHNAME', 'mlint_master_keys';
-COMMENT ON FUNCTION mlint.master_keys() IS 'What mlint.master_key shows';
+COMMENT ON FUNCTION mlint.master_keys(boolean) IS 'What mlint.master_key shows; not counted: without going through all that is sealed, so of older keys it is not known whether anything needs them';
 
 CREATE VIEW mlint.master_key AS
 SELECT k.key_id, k.state, k.source, k.created_at,
@@ -270,7 +275,7 @@ CREATE PROCEDURE mlint.secret_rewrap_all()
 LANGUAGE plpgsql AS $$
 DECLARE
 	position bigint := 0;
-	began timestamptz;
+	began pg_catalog.timestamptz;
 BEGIN
 	-- While a dump is restored, keys are there before what they are wrapped with.
 	IF NOT EXISTS (SELECT FROM mlint.wrapping_key) THEN
@@ -342,7 +347,7 @@ SELECT pg_catalog.pg_extension_config_dump('mlint.data_key', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('mlint.data_key_destroyed', '');
 CREATE TRIGGER job_enable AFTER INSERT ON mlint.data_key_destroyed
-	FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('data_key_erase');
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION mlint.job_enable('data_key_erase');
 ALTER TABLE mlint.data_key_destroyed ENABLE ALWAYS TRIGGER job_enable;
 
 CREATE FUNCTION mlint.data_key_erase(OUT erased bigint, OUT more boolean)
@@ -390,7 +395,7 @@ SELECT s.source, s.in_data_directory, s.available, s.bytes, k.keys,
 		WHEN s.problem IS NOT NULL THEN s.problem
 		WHEN k.elsewhere OR d.elsewhere THEN 'there are data keys of another erasure key file: they do not open, nor can they be erased, without that'
 		WHEN s.in_data_directory AND (k.keys > 0 OR d.destroyed > 0)
-			THEN 'the file lies in the data directory: base backups contain it, so what was destroyed can still be read from them; see mlint.erasure_key_file'
+			THEN 'the file lies in the data directory: base backups contain it, so what was destroyed can still be read from them, and pg_rewind replaces or removes it; see mlint.erasure_key_file'
 	END AS warning
 FROM mlint.erasure_key_state() s,
 	LATERAL (SELECT pg_catalog.count(*) AS keys,
@@ -429,7 +434,7 @@ REVOKE ALL ON FUNCTION
 	mlint.secret_drop(text, text),
 	mlint.secret_alter(text, text, text, jsonb, text),
 	mlint.secret_grant(text, text, text), mlint.secret_revoke(text, text, text),
-	mlint.master_keys(), mlint.master_key_rotate(),
+	mlint.master_keys(boolean), mlint.master_key_rotate(),
 	mlint.secret_rewrap(bigint, integer) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE mlint.secret_rewrap_all() FROM PUBLIC;
 -- Each asks for the privilege on the secret itself.
@@ -445,7 +450,7 @@ GRANT EXECUTE ON FUNCTION
 	mlint.secret_grant(text, text, text), mlint.secret_revoke(text, text, text)
 	TO mlint_user;
 GRANT EXECUTE ON FUNCTION mlint.secret_privileges(text) TO mlint_user, mlint_reader;
-GRANT EXECUTE ON FUNCTION mlint.master_keys() TO mlint_reader;
+GRANT EXECUTE ON FUNCTION mlint.master_keys(boolean) TO mlint_reader;
 GRANT EXECUTE ON FUNCTION mlint.master_key_rotate() TO mlint_admin;
 GRANT SELECT ON mlint.secrets, mlint.secret_grants TO mlint_user, mlint_reader;
 GRANT SELECT ON mlint.master_key TO mlint_reader;

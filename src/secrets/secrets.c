@@ -17,6 +17,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/credential.h"
@@ -212,7 +213,7 @@ no_version(const char *name, const char *version)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("secret \"%s\" has no current version yet", name),
-				 errhint("Its first rotation has not ended; mlint.rotations tells more.")));
+				 errhint("What is to be its first value is not in use yet; mlint.rotations tells more, and mlint.certificates if it is the key of one.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("secret \"%s\" has no version %s", name, version),
@@ -348,8 +349,8 @@ about_arguments(FunctionCallInfo fcinfo, int first)
 
 /* Store a value where it belongs. Returns the version; 0 if it is no number. */
 static int
-put_value(const SecretName *name, const char *data, size_t len,
-		  const SecretAbout *about)
+put_value(FunctionCallInfo fcinfo, const SecretName *name, const char *data,
+		  size_t len, const SecretAbout *about)
 {
 	int			version;
 
@@ -359,7 +360,7 @@ put_value(const SecretName *name, const char *data, size_t len,
 				 errmsg("the value of a secret must have 1 to %d bytes, not %zu",
 						SECRET_VALUE_MAX, len)));
 	secret_require(name->full, SECRET_WRITE, "secret.put");
-	PreventCommandIfReadOnly("mlint.secret_put()");
+	require_writable(fcinfo);
 	if (name->backend)
 	{
 		char	   *made;
@@ -367,7 +368,7 @@ put_value(const SecretName *name, const char *data, size_t len,
 		audit(AUDIT_DONE, "secret.put", "secret", name->full, NULL);
 		made = backend_put(name->backend, name->name, data, len, about);
 		return made && strspn(made, "0123456789") == strlen(made) &&
-			strlen(made) < 10 ? atoi(made) : 0;
+			strlen(made) < 10 ? (int) strtol(made, NULL, 10) : 0;
 	}
 	version = store_put_version(name->name, data, len, about, true);
 	audit(AUDIT_CHANGED, "secret.put", "secret", name->full,
@@ -402,7 +403,7 @@ mlint_secret_put(PG_FUNCTION_ARGS)
 	value = plaintext_take(PG_GETARG_DATUM(1));
 	PG_TRY();
 	{
-		version = put_value(&name, value.data, value.len, &about);
+		version = put_value(fcinfo, &name, value.data, value.len, &about);
 	}
 	PG_FINALLY();
 	{
@@ -434,7 +435,7 @@ mlint_secret_put_bytes(PG_FUNCTION_ARGS)
 	value = DatumGetByteaPP(PG_GETARG_DATUM(1));
 	PG_TRY();
 	{
-		version = put_value(&name, VARDATA_ANY(value),
+		version = put_value(fcinfo, &name, VARDATA_ANY(value),
 							VARSIZE_ANY_EXHDR(value), &about);
 	}
 	PG_FINALLY();
@@ -624,6 +625,7 @@ mlint_secret_destroy(PG_FUNCTION_ARGS)
 	SecretName	name = name_argument(fcinfo, -1);
 	int			version;
 
+	require_writable(fcinfo);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -649,7 +651,7 @@ mlint_secret_drop(PG_FUNCTION_ARGS)
 	SecretName	name = name_argument(fcinfo, 1);
 
 	secret_require(name.full, SECRET_ADMIN, "secret.drop");
-	PreventCommandIfReadOnly("mlint.secret_drop()");
+	require_writable(fcinfo);
 	if (name.backend)
 	{
 		audit(AUDIT_DONE, "secret.drop", "secret", name.full, NULL);
@@ -675,6 +677,7 @@ mlint_secret_alter(PG_FUNCTION_ARGS)
 	char		nulls[4] = {' ', 'n', 'n', 'n'};
 	StringInfoData details;
 
+	require_writable(fcinfo);
 	if (name.backend)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -700,14 +703,12 @@ mlint_secret_alter(PG_FUNCTION_ARGS)
 		nulls[3] = ' ';
 	}
 	owner_begin(&scope);
-	if (SPI_execute_with_args("UPDATE mlint.secret SET"
-							  " type = coalesce($2, type),"
-							  " description = coalesce($3, description),"
-							  " metadata = coalesce($4, metadata)"
-							  " WHERE name = $1",
-							  4, types, values, nulls,
-							  false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write mlint.secret");
+	owner_run(NULL, "UPDATE mlint.secret SET"
+			  " type = coalesce($2, type),"
+			  " description = coalesce($3, description),"
+			  " metadata = coalesce($4, metadata)"
+			  " WHERE name = $1",
+			  SPI_OK_UPDATE, 4, types, values, nulls);
 	if (SPI_processed == 0)
 		secret_unknown(name.full);
 	owner_end(&scope);

@@ -266,12 +266,10 @@ store_put_version(const char *name, const void *data, size_t len,
 	values[2] = Int32GetDatum(key_id);
 	values[4] = PointerGetDatum(sealed);
 	values[5] = CStringGetTextDatum(GetUserNameFromId(caller, false));
-	if (SPI_execute_with_args("INSERT INTO mlint.secret_version (secret_id,"
-							  " version, key_id, wrapped_key, sealed, created_by)"
-							  " VALUES ($1, $2, $3, $4, $5, $6)",
-							  6, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.secret_version");
+	owner_run(NULL, "INSERT INTO mlint.secret_version (secret_id,"
+			  " version, key_id, wrapped_key, sealed, created_by)"
+			  " VALUES ($1, $2, $3, $4, $5, $6)",
+			  SPI_OK_INSERT, 6, types, values, NULL);
 	owner_end(&scope);
 	if (current)
 		store_make_current(name, version, 0);
@@ -298,16 +296,14 @@ store_make_current(const char *name, int version, int grace_s)
 	Int32GetDatum(grace_s)};
 
 	owner_begin(&scope);
-	if (SPI_execute_with_args("UPDATE mlint.secret SET version = $2,"
-							  " previous = version,"
-							  " previous_until = CASE WHEN version = 0 OR $3 = 0"
-							  " THEN '-infinity' ELSE pg_catalog.clock_timestamp()"
-							  " + pg_catalog.make_interval(secs => $3) END,"
-							  " updated_at = pg_catalog.now()"
-							  " WHERE name = $1 AND version <> $2",
-							  3, types, values, NULL,
-							  false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write mlint.secret");
+	owner_run(NULL, "UPDATE mlint.secret SET version = $2,"
+			  " previous = version,"
+			  " previous_until = CASE WHEN version = 0 OR $3 = 0"
+			  " THEN '-infinity' ELSE pg_catalog.clock_timestamp()"
+			  " + pg_catalog.make_interval(secs => $3) END,"
+			  " updated_at = pg_catalog.now()"
+			  " WHERE name = $1 AND version <> $2",
+			  SPI_OK_UPDATE, 3, types, values, NULL);
 	if (SPI_processed > 0)
 		value_changed(name, version);
 	owner_end(&scope);
@@ -322,16 +318,14 @@ store_destroy(const char *name, int version)
 	CStringGetTextDatum(GetUserNameFromId(GetUserId(), false))};
 
 	owner_begin(&scope);
-	if (SPI_execute_with_args("UPDATE mlint.secret_version v"
-							  " SET wrapped_key = NULL, sealed = NULL,"
-							  " destroyed_at = pg_catalog.now(),"
-							  " destroyed_by = $3"
-							  " FROM mlint.secret s WHERE s.name = $1"
-							  " AND v.secret_id = s.id AND v.version = $2"
-							  " AND v.destroyed_at IS NULL",
-							  3, types, values, NULL,
-							  false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write mlint.secret_version");
+	owner_run(NULL, "UPDATE mlint.secret_version v"
+			  " SET wrapped_key = NULL, sealed = NULL,"
+			  " destroyed_at = pg_catalog.now(),"
+			  " destroyed_by = $3"
+			  " FROM mlint.secret s WHERE s.name = $1"
+			  " AND v.secret_id = s.id AND v.version = $2"
+			  " AND v.destroyed_at IS NULL",
+			  SPI_OK_UPDATE, 3, types, values, NULL);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -339,12 +333,10 @@ store_destroy(const char *name, int version)
 						name, version),
 				 errhint("mlint.secret_versions lists the versions.")));
 	/* Nor is it valid beside the current one any more. */
-	if (SPI_execute_with_args("UPDATE mlint.secret"
-							  " SET previous_until = '-infinity'"
-							  " WHERE name = $1 AND previous = $2",
-							  3, types, values, NULL,
-							  false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write mlint.secret");
+	owner_run(NULL, "UPDATE mlint.secret"
+			  " SET previous_until = '-infinity'"
+			  " WHERE name = $1 AND previous = $2",
+			  SPI_OK_UPDATE, 3, types, values, NULL);
 	value_changed(name, 0);
 	owner_end(&scope);
 }
@@ -357,10 +349,8 @@ store_drop(const char *name)
 	Datum		values[] = {CStringGetTextDatum(name)};
 
 	owner_begin(&scope);
-	if (SPI_execute_with_args("DELETE FROM mlint.secret WHERE name = $1",
-							  1, types, values, NULL,
-							  false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.secret");
+	owner_run(NULL, "DELETE FROM mlint.secret WHERE name = $1",
+			  SPI_OK_DELETE, 1, types, values, NULL);
 	if (SPI_processed == 0)
 		secret_unknown(name);
 	secret_grants_drop(name);

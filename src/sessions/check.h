@@ -25,8 +25,8 @@ extern char *optional_name_argument(FunctionCallInfo fcinfo, int n,
 									const char *what);
 
 /* Tags or capabilities, sorted, each once. Null is none. */
-extern ArrayType * tags_argument(FunctionCallInfo fcinfo, int n,
-								 const char *what);
+extern ArrayType *tags_argument(FunctionCallInfo fcinfo, int n,
+								const char *what);
 
 /* A JSON object of at most 1 MB. Null is the empty one. */
 extern Jsonb *object_argument(FunctionCallInfo fcinfo, int n,

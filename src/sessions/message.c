@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "commands/sequence.h"
+#include "common/argument.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -407,8 +408,7 @@ mlint_prompt_add(PG_FUNCTION_ARGS)
 
 	message.content = content_argument(fcinfo, 1);
 	message.metadata = object_argument(fcinfo, 2, "metadata");
-	PreventCommandIfReadOnly("mlint.prompt_add()");
-	PreventCommandIfParallelMode("mlint.prompt_add()");
+	require_writable(fcinfo);
 	if (!session_lock_shared(session_id, &session))
 		session_unknown(session_id);
 	if (session.status == SESSION_ARCHIVED)
@@ -445,8 +445,7 @@ mlint_response_add(PG_FUNCTION_ARGS)
 		message.usage = JsonbPGetDatum(object_argument(fcinfo, 2, "usage"));
 	latency_argument(fcinfo, 4, &message);
 	message.metadata = object_argument(fcinfo, 5, "metadata");
-	PreventCommandIfReadOnly("mlint.response_add()");
-	PreventCommandIfParallelMode("mlint.response_add()");
+	require_writable(fcinfo);
 	parent = followed_message(prompt_id, &session, &row);
 	require_live(&session, row);
 	if (parent.kind == RESPONSE)
@@ -466,7 +465,7 @@ describe_tool(const char *name, Jsonb *arguments, Datum error)
 	JsonbValue	object;
 
 #define KEY(word) \
-	(value.type = jbvString, value.val.string.val = word, \
+	(value.type = jbvString, value.val.string.val = (word), \
 	 value.val.string.len = strlen(word), \
 	 (void) pushJsonbValue(&state, WJB_KEY, &value))
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
@@ -520,8 +519,7 @@ mlint_tool_call_add(PG_FUNCTION_ARGS)
 								 PG_ARGISNULL(4) ? 0 : PG_GETARG_DATUM(4));
 	latency_argument(fcinfo, 5, &message);
 	message.metadata = object_argument(fcinfo, 6, "metadata");
-	PreventCommandIfReadOnly("mlint.tool_call_add()");
-	PreventCommandIfParallelMode("mlint.tool_call_add()");
+	require_writable(fcinfo);
 	parent = followed_message(response_id, &session, &row);
 	require_live(&session, row);
 	if (parent.kind != RESPONSE)

@@ -28,13 +28,6 @@ PG_FUNCTION_INFO_V1(mlint_model_reinstate);
 
 #define TEXT_BYTES_MAX	10000
 
-static void
-check_writable(const char *function)
-{
-	PreventCommandIfReadOnly(function);
-	PreventCommandIfParallelMode(function);
-}
-
 /* A version; null is the empty one. */
 static char *
 version_argument(FunctionCallInfo fcinfo, int n)
@@ -165,7 +158,7 @@ mlint_model_register(PG_FUNCTION_ARGS)
 	values[6] = PointerGetDatum(tags_argument(fcinfo, 6, "tags"));
 	values[7] = JsonbPGetDatum(object_argument(fcinfo, 7, "metadata"));
 	values[8] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
-	check_writable("mlint.model_register()");
+	require_writable(fcinfo);
 
 	owner_begin(&scope);
 	added = session_write(&same, values, NULL) == 0;
@@ -273,7 +266,7 @@ set_deprecated(FunctionCallInfo fcinfo, const char *model_id,
 Datum
 mlint_model_deprecate(PG_FUNCTION_ARGS)
 {
-	check_writable("mlint.model_deprecate()");
+	require_writable(fcinfo);
 	set_deprecated(fcinfo, name_argument(fcinfo, 0, "model_id"),
 				   optional_name_argument(fcinfo, 1, "version"),
 				   words_argument(fcinfo, 2, "reason"),
@@ -286,7 +279,7 @@ mlint_model_deprecate(PG_FUNCTION_ARGS)
 Datum
 mlint_model_reinstate(PG_FUNCTION_ARGS)
 {
-	check_writable("mlint.model_reinstate()");
+	require_writable(fcinfo);
 	set_deprecated(fcinfo, name_argument(fcinfo, 0, "model_id"),
 				   optional_name_argument(fcinfo, 1, "version"),
 				   NULL, NULL, false);

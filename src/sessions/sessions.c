@@ -18,6 +18,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "common/audit.h"
 #include "common/owner.h"
 #include "common/rows.h"
@@ -464,8 +465,7 @@ mlint_session_register(PG_FUNCTION_ARGS)
 	r.started_at_given = !PG_ARGISNULL(5);
 	r.started_at = r.started_at_given ? time_argument(fcinfo, 5, "started_at") :
 		GetCurrentTransactionStartTimestamp();
-	PreventCommandIfReadOnly("mlint.session_register()");
-	PreventCommandIfParallelMode("mlint.session_register()");
+	require_writable(fcinfo);
 
 	/* One that is being removed is none, once it is. */
 	while (!((session_lock_shared(r.session_id, &session) ||
@@ -534,8 +534,7 @@ mlint_session_set_status(PG_FUNCTION_ARGS)
 	SessionStatus status = session_status(word);
 	Session		session;
 
-	PreventCommandIfReadOnly("mlint.session_set_status()");
-	PreventCommandIfParallelMode("mlint.session_set_status()");
+	require_writable(fcinfo);
 	if (status == SESSION_ARCHIVED)
 		archive(session_id);
 	else
@@ -559,8 +558,7 @@ mlint_session_delete(PG_FUNCTION_ARGS)
 	char	   *session_id = name_argument(fcinfo, 0, "session_id");
 	Session		session;
 
-	PreventCommandIfReadOnly("mlint.session_delete()");
-	PreventCommandIfParallelMode("mlint.session_delete()");
+	require_writable(fcinfo);
 	if (!session_lock(session_id, false, &session))
 		session_unknown(session_id);
 	if (session.status == SESSION_ARCHIVED)

@@ -512,7 +512,7 @@ mlint_usage_budget_set(PG_FUNCTION_ARGS)
 	StringInfoData details;
 	OwnerScope	owner;
 
-	PreventCommandIfReadOnly("mlint.usage_budget_set()");
+	require_writable(fcinfo);
 	parse_scope(scope, &budget);
 	usage_check_currency(currency);
 	check_amounts(fcinfo);
@@ -542,25 +542,21 @@ mlint_usage_budget_set(PG_FUNCTION_ARGS)
 	values[7] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 	owner_begin(&owner);
 	changed();
-	if (SPI_execute_with_args("INSERT INTO mlint.usage_budget AS b (scope,"
-							  " name, per, tokens, money, currency, action,"
-							  " set_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
-							  " ON CONFLICT (scope, name, per) DO UPDATE SET"
-							  " tokens = excluded.tokens,"
-							  " money = excluded.money,"
-							  " currency = excluded.currency,"
-							  " action = excluded.action,"
-							  " set_by = excluded.set_by,"
-							  " set_at = excluded.set_at",
-							  8, types, values, nulls, false,
-							  0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.usage_budget");
+	owner_run(NULL, "INSERT INTO mlint.usage_budget AS b (scope,"
+			  " name, per, tokens, money, currency, action,"
+			  " set_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+			  " ON CONFLICT (scope, name, per) DO UPDATE SET"
+			  " tokens = excluded.tokens,"
+			  " money = excluded.money,"
+			  " currency = excluded.currency,"
+			  " action = excluded.action,"
+			  " set_by = excluded.set_by,"
+			  " set_at = excluded.set_at",
+			  SPI_OK_INSERT, 8, types, values, nulls);
 	/* What was announced of the old one says nothing of the new. */
-	if (SPI_execute_with_args("DELETE FROM mlint.usage_notice"
-							  " WHERE scope = $1 AND name = $2 AND per = $3",
-							  3, types, values, NULL, false,
-							  0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.usage_notice");
+	owner_run(NULL, "DELETE FROM mlint.usage_notice"
+			  " WHERE scope = $1 AND name = $2 AND per = $3",
+			  SPI_OK_DELETE, 3, types, values, NULL);
 	owner_end(&owner);
 
 	initStringInfo(&details);
@@ -592,7 +588,7 @@ mlint_usage_budget_drop(PG_FUNCTION_ARGS)
 	Budget		budget;
 	OwnerScope	owner;
 
-	PreventCommandIfReadOnly("mlint.usage_budget_drop()");
+	require_writable(fcinfo);
 	parse_scope(scope, &budget);
 	values[0] = CharGetDatum(budget.scope);
 	values[1] = CStringGetTextDatum(budget.name);
@@ -600,18 +596,14 @@ mlint_usage_budget_drop(PG_FUNCTION_ARGS)
 	nulls[2] = per ? ' ' : 'n';
 	owner_begin(&owner);
 	changed();
-	if (SPI_execute_with_args("DELETE FROM mlint.usage_notice"
-							  " WHERE scope = $1 AND name = $2"
-							  " AND ($3 IS NULL OR per = $3)",
-							  3, types, values, nulls, false,
-							  0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.usage_notice");
-	if (SPI_execute_with_args("DELETE FROM mlint.usage_budget"
-							  " WHERE scope = $1 AND name = $2"
-							  " AND ($3 IS NULL OR per = $3)",
-							  3, types, values, nulls, false,
-							  0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.usage_budget");
+	owner_run(NULL, "DELETE FROM mlint.usage_notice"
+			  " WHERE scope = $1 AND name = $2"
+			  " AND ($3 IS NULL OR per = $3)",
+			  SPI_OK_DELETE, 3, types, values, nulls);
+	owner_run(NULL, "DELETE FROM mlint.usage_budget"
+			  " WHERE scope = $1 AND name = $2"
+			  " AND ($3 IS NULL OR per = $3)",
+			  SPI_OK_DELETE, 3, types, values, nulls);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -631,12 +623,10 @@ usage_budget_forget(int64 session)
 	OwnerScope	owner;
 
 	owner_begin(&owner);
-	if (SPI_execute_with_args("DELETE FROM mlint.usage_budget b"
-							  " USING mlint.session s WHERE s.id = $1"
-							  " AND b.scope = 's' AND b.name = s.session_id",
-							  1, types, values, NULL, false,
-							  0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from mlint.usage_budget");
+	owner_run(NULL, "DELETE FROM mlint.usage_budget b"
+			  " USING mlint.session s WHERE s.id = $1"
+			  " AND b.scope = 's' AND b.name = s.session_id",
+			  SPI_OK_DELETE, 1, types, values, NULL);
 	if (SPI_processed > 0)
 		changed();
 	owner_end(&owner);

@@ -25,6 +25,7 @@
 #include "utils/rel.h"
 #include "utils/xid8.h"
 
+#include "common/argument.h"
 #include "common/rows.h"
 #include "usage/usage.h"
 
@@ -35,6 +36,7 @@ PG_FUNCTION_INFO_V1(mlint_usage_seen_by_all);
 Datum
 mlint_usage_log_open(PG_FUNCTION_ARGS)
 {
+	require_writable(fcinfo);
 	CacheInvalidateRelcacheByRelid(mlint_relation("usage_fold"));
 	PG_RETURN_VOID();
 }

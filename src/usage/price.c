@@ -97,7 +97,7 @@ mlint_model_price_set(PG_FUNCTION_ARGS)
 	StringInfoData details;
 	OwnerScope	owner;
 
-	PreventCommandIfReadOnly("mlint.model_price_set()");
+	require_writable(fcinfo);
 	usage_check_name(model_id, "model_id");
 	usage_check_currency(currency);
 	if (strlen(version) > VERSION_MAX_BYTES)
@@ -120,17 +120,14 @@ mlint_model_price_set(PG_FUNCTION_ARGS)
 	values[7] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 	owner_begin(&owner);
 	/* No fold from here to the commit. */
-	if (SPI_execute("SELECT FROM mlint.usage_fold FOR UPDATE", false,
-					0) != SPI_OK_SELECT)
-		elog(ERROR, "could not lock mlint.usage_fold");
-	if (SPI_execute_with_args("INSERT INTO mlint.usage_price (model_id,"
-							  " model_version, currency, valid_from, set_at,"
-							  " prompt, completion, per, set_by)"
-							  " VALUES ($1, $2, $3, $4,"
-							  " pg_catalog.clock_timestamp(), $5, $6, $7, $8)",
-							  8, types, values, NULL, false,
-							  0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.usage_price");
+	owner_run(NULL, "SELECT FROM mlint.usage_fold FOR UPDATE",
+			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	owner_run(NULL, "INSERT INTO mlint.usage_price (model_id,"
+			  " model_version, currency, valid_from, set_at,"
+			  " prompt, completion, per, set_by)"
+			  " VALUES ($1, $2, $3, $4,"
+			  " pg_catalog.clock_timestamp(), $5, $6, $7, $8)",
+			  SPI_OK_INSERT, 8, types, values, NULL);
 	owner_end(&owner);
 
 	initStringInfo(&details);

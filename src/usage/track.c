@@ -196,8 +196,7 @@ mlint_usage_track(PG_FUNCTION_ARGS)
 	const char *model_id;
 	const char *model_version = "";
 
-	PreventCommandIfReadOnly("mlint.usage_track()");
-	PreventCommandIfParallelMode("mlint.usage_track()");
+	require_writable(fcinfo);
 	values[USAGE_PROMPT_TOKENS - 1] =
 		Int32GetDatum(tokens_argument(fcinfo, 1, "prompt_tokens"));
 	values[USAGE_COMPLETION_TOKENS - 1] =

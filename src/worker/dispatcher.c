@@ -49,6 +49,7 @@
 #include "common/injection.h"
 #include "common/netpolicy.h"
 #include "common/peertext.h"
+#include "common/trial.h"
 #include "delivery/destination.h"
 #include "delivery/log.h"
 #include "ratelimit/ratelimit.h"
@@ -95,9 +96,6 @@ PGDLLEXPORT void mlint_dispatcher_main(Datum main_arg);
 /* A rate limit that refuses is asked again in between, as it may change. */
 #define LIMIT_MIN_US		1000
 #define LIMIT_MAX_US		(5 * INT64CONST(1000000))
-/* Our class of advisory locks; and no lane, what whoever levels them holds. */
-#define LOCK_CLASS			0x4D4C
-#define LOCK_LEVEL			1000
 
 typedef struct Batch
 {
@@ -159,6 +157,7 @@ static TimestampTz next_timer = 0;	/* some destination may be due then */
 static uint64 secrets_generation = 0;
 static uint64 policy_generation = 0;
 static bool log_has_more = true;
+static bool restoring = false;	/* take up nothing */
 static TimestampTz log_read_at = 0;
 static TimestampTz recorded_at = 0;
 static TimestampTz disable_at = PG_INT64_MAX;	/* some destination is gone */
@@ -173,14 +172,20 @@ passed(TimestampTz since, long ms, TimestampTz now)
 
 /* ---- transactions ---- */
 
-/* Take note of what has changed in configuration. */
-static void
+/*
+ * Take note of what has changed in configuration. False while that, and what is
+ * pending, may be a part of what a dump had: we are called when it is all there.
+ */
+static bool
 refresh(void)
 {
 	int64		destinations = log_destinations_generation();
 	uint64		secrets = credential_generation();
 	bool		sql_lane;
 
+	restoring = restore_under_way();
+	if (restoring)
+		return false;
 	if (secrets != secrets_generation)
 	{
 		destinations_mark_stale();
@@ -195,6 +200,7 @@ refresh(void)
 		if (sql_lane)
 			launcher_want_sql_lane();
 	}
+	return true;
 }
 
 static void
@@ -459,11 +465,11 @@ conclude(Delivery *delivery, TimestampTz now)
 
 /* ---- lanes ---- */
 
-/* An advisory lock, of a class of our own: users' are 1 and 2. */
 static void
 lane_locktag(LOCKTAG *tag, int lane)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, (uint32) lane, LOCK_CLASS);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, (uint32) lane,
+						 WORKER_LOCK_CLASS);
 }
 
 static void
@@ -566,16 +572,12 @@ run_users_code(Delivery *delivery, void (*code) (Delivery *),
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		size_t		len = strlcpy(outcome->error, failure,
+								  sizeof(outcome->error));
 
-		MemoryContextSwitchTo(old);
-		error = CopyErrorData();
-		FlushErrorState();
+		error_take(outcome->error + len, sizeof(outcome->error) - len);
 		log_abort();
 		outcome->kind = OUTCOME_RETRY;
-		snprintf(outcome->error, sizeof(outcome->error), "%s%s", failure,
-				 error->message);
-		FreeErrorData(error);
 		ok = false;
 	}
 	PG_END_TRY();
@@ -720,19 +722,16 @@ static bool
 ask_failed(TimestampTz now)
 {
 	Destination *d = asking;
-	ErrorData  *error;
+	char		message[1000];
 
 	asking = NULL;
 	if (d == NULL || geterrcode() == ERRCODE_QUERY_CANCELED)
 		return false;
-	MemoryContextSwitchTo(deliveries_context);
-	error = CopyErrorData();
-	FlushErrorState();
+	error_take(message, sizeof(message));
 	log_abort();
 	ereport(LOG,
 			(errmsg("mlint: destination \"%s\" waits, since its rate limit \"%s\" cannot be asked: %s",
-					d->name, d->options->rate_rule, error->message)));
-	FreeErrorData(error);
+					d->name, d->options->rate_rule, message)));
 	d->limited_until = now + LIMIT_MAX_US;
 	return true;
 }
@@ -988,7 +987,14 @@ read_log(void)
 	visitor.max_bytes = BATCH_BYTES;
 
 	begin(true);
-	refresh();
+	if (!refresh())
+	{
+		log_commit();
+		pfree(batch);
+		log_has_more = false;
+		log_read_at = GetCurrentTimestamp();
+		return;
+	}
 	old = MemoryContextSwitchTo(deliveries_context);
 	PG_TRY();
 	{
@@ -1111,8 +1117,7 @@ read_pending(Destination *d, TimestampTz now)
 	taker.last_id = d->after_id;
 
 	begin(true);
-	refresh();
-	if (!d->enabled || !destination_open(d, http, now))
+	if (!refresh() || !d->enabled || !destination_open(d, http, now))
 	{
 		log_commit();
 		set_timer(d, now);
@@ -1225,7 +1230,7 @@ read_due(TimestampTz now)
 	static int	next = 0;
 	int			n = destinations_count();
 
-	if (now < next_timer)
+	if (now < next_timer || restoring)
 		return;
 	next_timer = PG_INT64_MAX;
 	for (int i = 0; i < n && may_take_pending(); i++)
@@ -1634,7 +1639,7 @@ enter_lane(int lane, int lanes)
 	MemoryContext old = CurrentMemoryContext;
 	Cursor	   *found;
 
-	lock_lane(LOCK_LEVEL, true);
+	lock_lane(WORKER_LOCK_LEVEL, true);
 	lock_lane(lane, true);
 	for (;;)
 	{
@@ -1649,7 +1654,7 @@ enter_lane(int lane, int lanes)
 			elog(ERROR, "mlint.log_cursor has lost the row of lane 0");
 		level_lanes(lanes);
 	}
-	lock_lane(LOCK_LEVEL, false);
+	lock_lane(WORKER_LOCK_LEVEL, false);
 	cursor = found;
 	destinations_init(lane, lanes);
 }
@@ -1667,7 +1672,7 @@ wait_ms(TimestampTz now)
 
 	if (http_ms >= 0)
 		ms = Min(ms, http_ms);
-	if (next_timer != PG_INT64_MAX && may_take_pending())
+	if (next_timer != PG_INT64_MAX && may_take_pending() && !restoring)
 		ms = Min(ms, Max(0, (next_timer - now) / 1000 + 1));
 	if (nresults > 0 || cursor_moved)
 		ms = Min(ms, RECORD_MS);

@@ -6,7 +6,8 @@
  * scheduler into each that may have the extension; a scheduler that finds
  * none says so and leaves, and the launcher does not ask again until CREATE
  * EXTENSION commits there. Where the scheduler stays, an auditor and
- * dispatchers follow.
+ * dispatchers follow. The gateway, which has no database either, runs whenever
+ * mlint.gateway_listen is set.
  *
  * It sleeps until a worker ends, a backend leaves it mail, or a minute has
  * passed. A worker that dies is started again at once; one that dies young,
@@ -72,6 +73,7 @@ typedef struct Child
 
 static HTAB *databases;
 static Child *children;
+static Database cluster;		/* of the gateway, which has none */
 static TimestampTz complained_at = 0;
 
 static Database *
@@ -86,6 +88,15 @@ database_find(Oid oid)
 		db->oid = oid;
 	}
 	return db;
+}
+
+/* Whose is this child? NULL: the database's, which is no longer there. */
+static Database *
+child_database(const Child *child)
+{
+	if (child->kind == WORKER_GATEWAY)
+		return &cluster;
+	return hash_search(databases, &child->database, HASH_FIND, NULL);
 }
 
 /* Bring our list in line with pg_database. */
@@ -171,7 +182,7 @@ reap_children(TimestampTz now)
 			worker_slot_free(i);
 
 		/* The database may be gone, or be closed to connections. */
-		db = hash_search(databases, &child->database, HASH_FIND, NULL);
+		db = child_database(child);
 		if (db == NULL)
 		{
 			pfree(child->handle);
@@ -225,9 +236,11 @@ start_child(Oid database, WorkerKind kind, int lane, int lanes)
 			complained_at = now;
 			ereport(WARNING,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 OidIsValid(database) ?
 					 errmsg("mlint cannot start a worker for database %u: all of max_worker_processes are taken",
-							database),
-					 errhint("Raise max_worker_processes: mlint needs one for its launcher, and for each database with the extension one scheduler, one auditor, mlint.dispatchers dispatchers (one more with destinations that run SQL) and up to mlint.job_workers jobs.")));
+							database) :
+					 errmsg("mlint cannot start its gateway: all of max_worker_processes are taken"),
+					 errhint("Raise max_worker_processes: mlint needs one for its launcher, one for its gateway if mlint.gateway_listen is set, and for each database with the extension one scheduler, one auditor, mlint.dispatchers dispatchers (one more with destinations that run SQL) and up to mlint.job_workers jobs.")));
 		}
 		return false;
 	}
@@ -331,6 +344,28 @@ keep_dispatchers(Database *db, TimestampTz now)
 }
 
 /*
+ * The gateway, if there is to be one. It follows changes of its setting by
+ * itself. Returns when to come back.
+ */
+static TimestampTz
+keep_gateway(TimestampTz now)
+{
+	if (!gateway_wanted())
+	{
+		cluster.failures = 0;
+		cluster.retry_at = 0;
+		return stop_children(InvalidOid, WORKER_GATEWAY, 0, now);
+	}
+	if (find_child(InvalidOid, WORKER_GATEWAY, -1) != NULL)
+		return PG_INT64_MAX;
+	if (cluster.retry_at > now)
+		return cluster.retry_at;
+	if (!start_child(InvalidOid, WORKER_GATEWAY, 0, 0))
+		return now + FULL_RETRY_S * USECS_PER_SEC;
+	return PG_INT64_MAX;
+}
+
+/*
  * Start and stop what should be. Returns when somebody is to be tried again.
  */
 static TimestampTz
@@ -350,7 +385,7 @@ keep_workers(TimestampTz now)
 		if (child->kind == WORKER_SCHEDULER && !worker_slot(i)->ready)
 			probes++;
 		/* No more connections to its database: not ours either. */
-		if (!hash_search(databases, &child->database, HASH_FIND, NULL))
+		if (child_database(child) == NULL)
 			next = Min(next, stop_children(child->database, WORKER_NONE, 0,
 										   now));
 	}
@@ -444,6 +479,7 @@ mlint_launcher_main(Datum main_arg)
 		}
 		reap_children(now);
 		next = keep_workers(now);
+		next = Min(next, keep_gateway(now));
 		if (next != PG_INT64_MAX)
 			wait_ms = Min(wait_ms, (next - now) / 1000 + 1);
 		(void) WaitLatch(MyLatch,

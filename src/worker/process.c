@@ -6,11 +6,19 @@
  * nothing but pg_catalog, and leave by way of the ordinary SIGTERM handling,
  * so that pg_terminate_backend() and a fast shutdown work in the middle of a
  * statement. They end, without a word, when the extension that they serve is
- * dropped.
+ * dropped; and, saying so, when it is of another version than the library: its
+ * tables are not those that the library knows, until ALTER EXTENSION UPDATE has
+ * made them so.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -18,12 +26,18 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "worker/worker.h"
+
+/* The version of the SQL that this library belongs to; the test has another. */
+static const char library_version[] = "mlint SQL version " MLINT_SQL_VERSION;
 
 static Oid	extension = InvalidOid;
 
@@ -40,10 +54,24 @@ static const char *const settings[][2] = {
 	{"idle_in_transaction_session_timeout", "0"},
 	{"default_table_access_method", "heap"},
 	{"default_tablespace", ""},
+	{"session_replication_role", "origin"},
 #if PG_VERSION_NUM >= 170000
 	{"transaction_timeout", "0"},
 #endif
 };
+
+/*
+ * The owner of a database may set who its sessions are; ours are nobody's but
+ * the bootstrap superuser's. Within a transaction.
+ */
+static void
+be_superuser(void)
+{
+	SetConfigOption("session_authorization",
+					GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false),
+					PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("role", "none", PGC_SUSET, PGC_S_OVERRIDE);
+}
 
 /* Has a schema been created or dropped? An extension comes and goes with one. */
 static bool extension_in_doubt = true;
@@ -54,9 +82,58 @@ doubt_extension(Datum arg, int cache, uint32 hash)
 	extension_in_doubt = true;
 }
 
+/* The installed version, palloc'd; NULL: there is no such extension. */
+static char *
+installed_version(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char	   *version = NULL;
+
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extension));
+	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_pg_extension_extversion,
+										 RelationGetDescr(rel), &isnull);
+
+		version = TextDatumGetCString(value);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return version;
+}
+
+/* Is there an extension in this database that the library can work with? */
+static bool
+find_extension(void)
+{
+	const char *ours = library_version + strlen("mlint SQL version ");
+	char	   *installed;
+
+	extension = get_extension_oid("mlint", true);
+	installed = OidIsValid(extension) ? installed_version() : NULL;
+	if (installed == NULL || strcmp(installed, ours) == 0)
+		return installed != NULL;
+	ereport(WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("mlint does not run in database \"%s\": the extension there is version %s, and the library that the server has loaded is that of version %s",
+					get_database_name(MyDatabaseId), installed, ours),
+			 errdetail("Events wait, and so does what must be audited."),
+			 errhint("Run ALTER EXTENSION mlint UPDATE in that database; if the library is the older one, install the new one and restart the server first.")));
+	return false;
+}
+
 void
 worker_enter(Datum main_arg)
 {
+	bool		found;
+
 	worker_slot_adopt(DatumGetInt32(main_arg));
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -70,10 +147,11 @@ worker_enter(Datum main_arg)
 
 	CacheRegisterSyscacheCallback(NAMESPACEOID, doubt_extension, (Datum) 0);
 	StartTransactionCommand();
-	extension = get_extension_oid("mlint", true);
+	be_superuser();
+	found = find_extension();
 	CommitTransactionCommand();
-	worker_answer(OidIsValid(extension));
-	if (!OidIsValid(extension))
+	worker_answer(found);
+	if (!found)
 		proc_exit(0);
 }
 

@@ -14,6 +14,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/argument.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -43,6 +45,8 @@ PG_FUNCTION_INFO_V1(mlint_worker_slots);
 #define POLL_MS		60000
 /* So long a process may take to start. */
 #define START_S		30
+/* So often a restore is asked whether it has ended, if nobody says so. */
+#define RESTORE_MS	5000
 /* A job that finds every place taken is tried again after this. */
 #define BUSY_MS		1000
 
@@ -99,10 +103,17 @@ start_due_jobs(void)
 	int			room;
 
 	begin_transaction();
-	if (SPI_execute("SELECT id, CASE WHEN EXISTS (SELECT FROM mlint.job_request r"
-					" WHERE r.job_id = j.id) THEN 0"
-					" ELSE pg_catalog.date_part('epoch', next_run_at"
-					" - pg_catalog.clock_timestamp()) * 1000 END"
+	if (restore_under_way())
+	{
+		bool		again = restore_settle();
+
+		end_transaction();
+		return again ? RESTORE_MS : POLL_MS;
+	}
+	if (SPI_execute("SELECT id, pg_catalog.date_part('epoch', least(next_run_at,"
+					" (SELECT greatest(r.at, '1970-01-01') FROM mlint.job_request r"
+					" WHERE r.job_id = j.id ORDER BY r.at LIMIT 1))"
+					" - pg_catalog.clock_timestamp()) * 1000"
 					" FROM mlint.job j WHERE enabled ORDER BY 2",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read mlint.job");
@@ -121,7 +132,7 @@ start_due_jobs(void)
 		if (jobs_running(job) > 0)
 			continue;
 		if (left > 0)
-			wait_ms = Min(wait_ms, (long) left + 1);
+			wait_ms = Min(left + 1, wait_ms);
 		else
 			due[ndue++] = job;
 	}
@@ -267,6 +278,7 @@ void
 mlint_job_main(Datum main_arg)
 {
 	int			job;
+	bool		allowed;
 	char	   *message;
 	Oid			types[2] = {INT4OID, TEXTOID};
 	Datum		args[2];
@@ -274,6 +286,12 @@ mlint_job_main(Datum main_arg)
 
 	worker_enter(main_arg);
 	job = MyWorker->lane;
+	begin_transaction();
+	allowed = restore_hold_off();
+	end_transaction();
+	/* It was put off when it began. */
+	if (!allowed)
+		proc_exit(0);
 	message = run_job(job, TopMemoryContext);
 
 	begin_transaction();
@@ -288,30 +306,40 @@ mlint_job_main(Datum main_arg)
 	proc_exit(0);
 }
 
-bool
-job_request(const char *name)
+static bool
+request(const char *name, TimestampTz at)
 {
+	static Oid	types[] = {TEXTOID, TIMESTAMPTZOID};
+	Datum		args[] = {CStringGetTextDatum(name), TimestampTzGetDatum(at)};
 	OwnerScope	scope;
-	Oid			types[1] = {TEXTOID};
-	Datum		args[1] = {CStringGetTextDatum(name)};
 	bool		found;
 
 	owner_begin(&scope);
-	if (SPI_execute_with_args("INSERT INTO mlint.job_request (job_id)"
-							  " SELECT id FROM mlint.job WHERE name = $1",
-							  1, types, args, NULL, false,
-							  0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write mlint.job_request");
+	owner_run(NULL,
+			  "INSERT INTO mlint.job_request (job_id, at)"
+			  " SELECT id, $2 FROM mlint.job WHERE name = $1", SPI_OK_INSERT, 2,
+			  types, args, NULL);
 	found = SPI_processed > 0;
 	/* One that had nothing to do so far has now. */
-	if (SPI_execute_with_args("UPDATE mlint.job SET enabled = true"
-							  " WHERE name = $1 AND NOT enabled",
-							  1, types, args, NULL, false,
-							  0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write mlint.job");
+	owner_run(NULL,
+			  "UPDATE mlint.job SET enabled = true"
+			  " WHERE name = $1 AND NOT enabled", SPI_OK_UPDATE, 1, types, args,
+			  NULL);
 	owner_end(&scope);
 	worker_wake_at_commit(WORKER_SCHEDULER);
 	return found;
+}
+
+bool
+job_request(const char *name)
+{
+	return request(name, DT_NOBEGIN);
+}
+
+bool
+job_request_at(const char *name, TimestampTz at)
+{
+	return request(name, at);
 }
 
 /* mlint.job_run_now(name) */
@@ -320,6 +348,7 @@ mlint_job_run_now(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
+	require_writable(fcinfo);
 	if (!job_request(name))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -334,7 +363,7 @@ Datum
 mlint_worker_slots(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"", "launcher", "scheduler",
-	"auditor", "dispatcher", "job"};
+	"auditor", "dispatcher", "job", "gateway"};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -351,7 +380,7 @@ mlint_worker_slots(PG_FUNCTION_ARGS)
 		nulls[0] = slot->pid == 0;
 		values[1] = CStringGetTextDatum(names[kind]);
 		values[2] = ObjectIdGetDatum(slot->database);
-		nulls[2] = kind == WORKER_LAUNCHER;
+		nulls[2] = kind == WORKER_LAUNCHER || kind == WORKER_GATEWAY;
 		values[3] = Int32GetDatum(slot->lane);
 		nulls[3] = kind != WORKER_DISPATCHER && kind != WORKER_JOB;
 		values[4] = CStringGetTextDatum(slot->pid == 0 ? "starting" :

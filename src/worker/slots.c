@@ -24,6 +24,7 @@
 
 #include "common/compat.h"
 #include "common/shmem.h"
+#include "worker/gateway.h"
 #include "worker/worker.h"
 
 #define MAX_HOLDS 16
@@ -44,6 +45,7 @@ typedef struct WorkerShared
 	Hold		holds[MAX_HOLDS];
 	ConditionVariable slot_freed;
 	ConditionVariable delivered;
+	pg_atomic_uint64 restores;
 	int			nslots;
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } WorkerShared;
@@ -67,6 +69,7 @@ static const struct
 	[WORKER_AUDITOR] = {"mlint auditor", "mlint_auditor_main"},
 	[WORKER_DISPATCHER] = {"mlint dispatcher", "mlint_dispatcher_main"},
 	[WORKER_JOB] = {"mlint job", "mlint_job_main"},
+	[WORKER_GATEWAY] = {"mlint gateway", "mlint_gateway_main"},
 };
 
 static Size
@@ -89,6 +92,7 @@ init_shared(LWLockPadded *locks)
 	shared->nslots = max_worker_processes;
 	ConditionVariableInit(&shared->slot_freed);
 	ConditionVariableInit(&shared->delivered);
+	pg_atomic_init_u64(&shared->restores, 0);
 }
 
 static const SharedPart part = {
@@ -141,11 +145,18 @@ worker_init(void)
 							&worker_job_limit, 2, 1, 64,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
+	gateway_init();
 	shared_part(&part);
 	RegisterXactCallback(forget_wakes, NULL);
 	RegisterResourceReleaseCallback(wake_at_commit, NULL);
 	stepaside_init();
 
+	/*
+	 * pg_upgrade has a server run in this mode, old or new: what it holds is
+	 * being copied, or half there. Nobody works then.
+	 */
+	if (IsBinaryUpgrade)
+		return;
 	launcher.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	launcher.bgw_start_time = BgWorkerStart_RecoveryFinished;
@@ -174,6 +185,12 @@ ConditionVariable *
 worker_delivered(void)
 {
 	return &shared->delivered;
+}
+
+pg_atomic_uint64 *
+worker_restores(void)
+{
+	return &shared->restores;
 }
 
 /* Is the database held? The caller has the lock. */
@@ -276,7 +293,8 @@ worker_start(int index, BackgroundWorkerHandle **handle)
 	strlcpy(worker.bgw_library_name, "mlint", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, kinds[slot->kind].function, BGW_MAXLEN);
 	strlcpy(worker.bgw_type, kinds[slot->kind].type, BGW_MAXLEN);
-	if (slot->kind == WORKER_SCHEDULER || slot->kind == WORKER_AUDITOR)
+	if (slot->kind == WORKER_SCHEDULER || slot->kind == WORKER_AUDITOR ||
+		slot->kind == WORKER_GATEWAY)
 		strlcpy(worker.bgw_name, worker.bgw_type, BGW_MAXLEN);
 	else
 		snprintf(worker.bgw_name, BGW_MAXLEN, "%s %d", worker.bgw_type,
@@ -455,7 +473,8 @@ launcher_end_orphans(void)
 
 			if (slot->kind != WORKER_SCHEDULER &&
 				slot->kind != WORKER_AUDITOR &&
-				slot->kind != WORKER_DISPATCHER)
+				slot->kind != WORKER_DISPATCHER &&
+				slot->kind != WORKER_GATEWAY)
 				continue;
 			any = true;
 			if (pid > 0)

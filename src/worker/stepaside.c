@@ -7,14 +7,17 @@
  * and CREATE DATABASE … TEMPLATE refuse to work on a database with processes
  * in it: before such a command our workers leave the database, and when its
  * transaction has ended the launcher looks again. They leave for DROP
- * EXTENSION too, which would otherwise meet their locks. A command that its
- * user may not run moves nobody.
+ * EXTENSION and ALTER EXTENSION UPDATE too, which would otherwise meet their
+ * locks; after an update they begin anew, with nothing of what they knew of the
+ * tables. A command that its user may not run moves nobody. ALTER SCHEMA …
+ * RENAME is refused, and so is switching all triggers of a table of ours.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
@@ -24,6 +27,7 @@
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "common/audit.h"
@@ -159,14 +163,24 @@ wanted_database(Node *stmt)
 	return InvalidOid;
 }
 
-/* Does the command drop this extension? Only a superuser can. */
+/* Does the command update this extension? Only a superuser can. */
+static bool
+updates_extension(Node *stmt)
+{
+	return IsA(stmt, AlterExtensionStmt) &&
+		strcmp(((AlterExtensionStmt *) stmt)->extname, "mlint") == 0 &&
+		superuser() && OidIsValid(get_extension_oid("mlint", true));
+}
+
+/* Does it drop this extension, or the schema? So can only a superuser. */
 static bool
 drops_extension(Node *stmt)
 {
 	ListCell   *lc;
 
-	if (!IsA(stmt, DropStmt) ||
-		((DropStmt *) stmt)->removeType != OBJECT_EXTENSION || !superuser())
+	if (!IsA(stmt, DropStmt) || !superuser() ||
+		(((DropStmt *) stmt)->removeType != OBJECT_EXTENSION &&
+		 ((DropStmt *) stmt)->removeType != OBJECT_SCHEMA))
 		return false;
 	foreach(lc, ((DropStmt *) stmt)->objects)
 	{
@@ -175,6 +189,64 @@ drops_extension(Node *stmt)
 			return true;
 	}
 	return false;
+}
+
+/* All that is ours names the schema. */
+static void
+refuse_rename(Node *stmt)
+{
+	RenameStmt *rename = (RenameStmt *) stmt;
+
+	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_SCHEMA ||
+		strcmp(rename->subname, "mlint") != 0 ||
+		!OidIsValid(get_extension_oid("mlint", true)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("schema \"mlint\" cannot be renamed"),
+			 errdetail("It belongs to the extension mlint, whose functions and workers find their tables there.")));
+}
+
+/* Does the command switch all triggers of a table, ours too? */
+static bool
+switches_triggers(AlterTableStmt * alter)
+{
+	ListCell   *lc;
+
+	foreach(lc, alter->cmds)
+	{
+		AlterTableType type = ((AlterTableCmd *) lfirst(lc))->subtype;
+
+		if (type == AT_DisableTrigAll || type == AT_DisableTrigUser ||
+			type == AT_EnableTrigAll || type == AT_EnableTrigUser)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * That is what pg_restore --disable-triggers does: workers would not see that
+ * rows come, events would stay where a dump leaves them, and triggers that are
+ * enabled ALWAYS would no longer be afterwards.
+ */
+static void
+refuse_triggers(Node *stmt)
+{
+	AlterTableStmt *alter = (AlterTableStmt *) stmt;
+	Oid			table;
+
+	if (!IsA(stmt, AlterTableStmt) || !switches_triggers(alter))
+		return;
+	table = RangeVarGetRelid(alter->relation, NoLock, true);
+	if (!OidIsValid(table) || !OidIsValid(get_extension_oid("mlint", true)) ||
+		get_rel_namespace(table) != get_namespace_oid("mlint", true))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("triggers of table \"%s\" cannot be enabled or disabled all at once",
+					alter->relation->relname),
+			 errdetail("They see to it that nobody works with rows of a dump before all of them are there."),
+			 errhint("Restore without --disable-triggers: foreign keys of mlint's tables are not checked then anyway.")));
 }
 
 /*
@@ -200,13 +272,21 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	TransactionStmtKind kind = IsA(pstmt->utilityStmt, TransactionStmt) ?
 	((TransactionStmt *) pstmt->utilityStmt)->kind : TRANS_STMT_BEGIN;
 
+	bool		updates = !RecoveryInProgress() &&
+	updates_extension(pstmt->utilityStmt);
+
+	refuse_rename(pstmt->utilityStmt);
+	refuse_triggers(pstmt->utilityStmt);
+	/* The versions may agree afterwards, or no longer. */
+	if (updates)
+		extension_changed = true;
 	if (!RecoveryInProgress() && context == PROCESS_UTILITY_TOPLEVEL)
 	{
 		Oid			database = wanted_database(pstmt->utilityStmt);
 
 		if (OidIsValid(database))
 			hold(database);
-		else if (drops_extension(pstmt->utilityStmt))
+		else if (updates || drops_extension(pstmt->utilityStmt))
 			hold(MyDatabaseId);
 	}
 	next(pstmt, query, read_only_tree, context, params, env, dest, qc);

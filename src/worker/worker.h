@@ -4,7 +4,8 @@
  *
  * One launcher for the cluster; in each database that has the extension one
  * scheduler, one auditor, a dispatcher for each lane, and a job worker for each
- * job that runs. Every one of them owns a slot in shared memory. A lane is a share of
+ * job that runs; and one gateway, where mlint.gateway_listen is set, that has no
+ * database either. Every one of them owns a slot in shared memory. A lane is a share of
  * the destinations: lanes 1 to mlint.dispatchers serve those that only talk
  * to the network, lane 0 those that run SQL of the user's, so that a slow
  * function never delays a webhook.
@@ -12,6 +13,7 @@
 #ifndef MLINT_WORKER_H
 #define MLINT_WORKER_H
 
+#include "fmgr.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
 #include "storage/condition_variable.h"
@@ -26,7 +28,8 @@ typedef enum WorkerKind
 	WORKER_SCHEDULER,
 	WORKER_AUDITOR,
 	WORKER_DISPATCHER,
-	WORKER_JOB
+	WORKER_JOB,
+	WORKER_GATEWAY
 } WorkerKind;
 
 /* Deliveries that one dispatcher can have in flight at a time. */
@@ -59,11 +62,12 @@ typedef struct WorkerSlot
 	TimestampTz started_at;
 	TimestampTz active_at;		/* when it last had work */
 	uint64		wakeups;
-	uint64		events;			/* read from the log; auditor: entries written */
+	uint64		events;			/* read from the log; auditor: entries
+								 * written; gateway: requests answered */
 	uint64		deliveries;		/* attempts ended */
 	uint64		batches;		/* committed */
 	int64		memory;			/* bytes in its memory contexts */
-	int			in_flight_count;
+	int			in_flight_count;	/* gateway: its connections */
 	InFlight	in_flight[WORKER_MAX_IN_FLIGHT];
 } WorkerSlot;
 
@@ -89,7 +93,76 @@ extern void worker_wake_at_commit(WorkerKind kind);
  */
 extern bool job_request(const char *name);
 
+/*
+ * The same, at a time; for a run that knows when there is more to do. What a
+ * run has not asked for again when it ends is not remembered.
+ */
+extern bool job_request_at(const char *name, TimestampTz at);
+
+/*
+ * For a procedure that a job calls, and that commits as it goes. It begins with
+ * this, which raises an error in a transaction block ("procedure" is its name,
+ * "hint" how else it is run), and ends with job_procedure_end().
+ */
+extern void job_procedure_begin(FunctionCallInfo fcinfo, const char *procedure,
+								const char *hint);
+extern void job_procedure_end(void);
+
+/* The hint for a job whose procedure it is. */
+#define JOB_RUN_HINT(job) \
+	"It is the job " job "; SELECT mlint.job_run_now('" job "') has it run now."
+
+/*
+ * One transaction of it: the work in a context that goes with it. Returns what
+ * the work returns. "durable" is job_commit_durably().
+ */
+typedef bool (*JobWork) (void *arg);
+extern bool job_transaction(JobWork work, void *arg, bool durable);
+
+/*
+ * What this transaction commits is on disk before what follows relies on it.
+ * (A worker's commits otherwise don't wait for the disk.)
+ */
+extern void job_commit_durably(void);
+
+/*
+ * What this transaction has seen committed outlives a crash, and the primary
+ * where a standby is synchronous, before something outside follows from it
+ * that cannot be taken back. The transaction must have written something.
+ */
+extern void job_seen_durably(void);
+
+/*
+ * Our class of advisory locks (users' are 1 and 2), and which there are: lanes,
+ * what whoever levels them holds, and the fence of a restore.
+ */
+#define WORKER_LOCK_CLASS	0x4D4C
+#define WORKER_LOCK_LEVEL	1000
+#define WORKER_LOCK_RESTORE	1001
+
+/* How many sessions have begun to restore, in all databases. */
+extern pg_atomic_uint64 *worker_restores(void);
+
 /* ---- for the processes themselves ---- */
+
+/*
+ * Is what this transaction's snapshot sees perhaps a part of what a dump had?
+ * Then nothing may be done with it. The worker is woken when that may have
+ * changed. In SPI.
+ */
+extern bool restore_under_way(void);
+
+/*
+ * The scheduler's, while it is: see whether it has ended, and end it. True when
+ * that is to be asked again soon. In SPI.
+ */
+extern bool restore_settle(void);
+
+/*
+ * Keep whoever wants to restore waiting until this process ends; false when it
+ * is too late for that. In SPI.
+ */
+extern bool restore_hold_off(void);
 
 extern WorkerSlot *MyWorker;
 
@@ -144,6 +217,9 @@ extern void worker_idle(void);
 extern ConditionVariable *worker_delivered(void);
 
 /* ---- between the launcher and everybody ---- */
+
+/* Is there anything to listen at? */
+extern bool gateway_wanted(void);
 
 /* Ask the launcher to look at this database again; InvalidOid: at all. */
 extern void launcher_look(Oid database);

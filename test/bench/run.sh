@@ -5,7 +5,7 @@
 #
 # The measures are the other files here: deliver publish commit latency secrets
 # ratelimit ratelimit_redis snapshot memory beside destinations usage archive
-# archival scan idle.
+# archival scan gateway acme idle.
 # Without a name all run, one after the other; the table at the end is
 # markdown. Everything is durable (fsync on), everything else is PostgreSQL's
 # default but for what server_start is given below.
@@ -13,6 +13,8 @@
 # EVENTS (100000), BACKLOG (1000000), CONNECTIONS (64), ROUNDS (200),
 # PGBENCH_SECONDS (10), RATE_ROUNDS (9), RATE_SECONDS (2), RATE_ROWS (1000000),
 # RATE_FLOOD (10000000), REDIS_ROUNDS (11), REDIS_SECONDS (2), SCAN_MB (64),
+# GATEWAY_ROUNDS (7), GATEWAY_SECONDS (2), ACME_ROUNDS (15),
+# ACME_CERTIFICATES (100),
 # IDLE_SECONDS (180), ARCHIVE_SESSIONS (1000), ARCHIVE_ROUNDS (5), ARCHIVAL_SESSIONS (1000000), ARCHIVAL_DUE (100000) and
 # ARCHIVAL_SECONDS (10) size the run.
 # PG_CONFIG chooses the PostgreSQL, TMPDIR the disk.
@@ -25,7 +27,7 @@ CONNECTIONS=${CONNECTIONS:-64}
 ROUNDS=${ROUNDS:-200}
 PGBENCH_SECONDS=${PGBENCH_SECONDS:-10}
 IDLE_SECONDS=${IDLE_SECONDS:-180}
-all="deliver publish commit latency beside destinations secrets ratelimit ratelimit_redis snapshot memory usage archive archival scan idle"
+all="deliver publish commit latency beside destinations secrets ratelimit ratelimit_redis snapshot memory usage archive archival scan gateway acme idle"
 
 #
 # What the measures have in common.
@@ -91,16 +93,6 @@ delivered()
 	sql -c "SELECT delivered FROM mlint.stat_destinations WHERE destination = '$1'"
 }
 
-# wait_until SECONDS SQL: until the query says t.
-wait_until()
-{
-	end=$(($(date +%s) + $1))
-	until [ "$(sql -c "$2")" = t ]; do
-		[ "$(date +%s)" -lt $end ] || die "waited $1 s for: $2"
-		sleep 0.2
-	done
-}
-
 # deliver_rate DESTINATION TYPE N: publish N events, wait for the last, and
 # print how many arrived a second, from the commit to the last. Fails unless
 # exactly N were delivered and none died.
@@ -154,6 +146,9 @@ need openssl command -v openssl
 need zstd command -v zstd
 need libhiredis-dev have_header hiredis/hiredis.h
 need redis-server command -v redis-server
+need wrk command -v wrk
+need pebble command -v pebble
+need uacme command -v uacme
 install_missing
 find_postgres || die "no PostgreSQL found"
 libpq_include=$("$PG_CONFIG" --includedir)
@@ -184,7 +179,9 @@ http_port=${ports%% *}
 latency_port=${ports##* }
 https_port=${ports#* }
 https_port=${https_port% *}
-as_user sh "$work/tree/test/peers/nginx.sh" start "$work/nginx" "$http_port" "$https_port"
+as_user mkdir -p "$work/tmp/webroot/.well-known/acme-challenge"
+as_user env WEBROOT="$work/tmp/webroot" sh "$work/tree/test/peers/nginx.sh" start \
+	"$work/nginx" "$http_port" "$https_port"
 
 # shellcheck disable=SC2086
 [ $# != 0 ] || set -- $all

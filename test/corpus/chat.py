@@ -380,6 +380,8 @@ def copy(args, out):
 	out.write("SELECT pg_catalog.setval('mlint.session_id_seq', greatest((SELECT max(id) FROM mlint.session), 1)),\n"
 		"\tpg_catalog.setval('mlint.message_seq_seq', greatest((SELECT max(seq) FROM mlint.message), 1));\n")
 	out.write("COMMIT;\nANALYZE mlint.session, mlint.message;\n")
+	# These are all of them: no dump's list of rows is to come.
+	out.write("SELECT mlint.restore_accept();\n")
 
 
 def main():

@@ -4,7 +4,8 @@
     keyvault.py --record FILE [--port N] [--port-file FILE]
 
 Azure Key Vault's secrets as the REST API of version 7.4 documents them (set,
-get, list and versions by pages, delete with soft delete), the login of
+get, list and versions by pages, delete with soft delete), its certificates
+(import, get; what is imported is read by openssl), the login of
 Microsoft Entra ID by client credentials, a virtual machine's identity
 endpoint, and the TokenReview of a Kubernetes API server, which OpenBao asks.
 Listens on 127.0.0.1 and, once it accepts, writes the port to the port file.
@@ -12,12 +13,18 @@ Each request becomes one JSON line of the record file (method, path, headers,
 body). SIGTERM ends it.
 
     /vault/secrets/...                  the vault
+    /vaults/VAULT/certificates/NAME     certificates, of any number of vaults
+    /vaults/VAULT/certificates/NAME/import
     /TENANT/oauth2/v2.0/token           client "client", secret "azure-client-secret"
     /metadata/identity/oauth2/token     the identity endpoint
     /apis/authentication.k8s.io/v1/tokenreviews    accepts what "signature" signs
     /container                          keys as a container's endpoint gives them
     /control/revoke                     all tokens given so far are void
     /control/put/NAME/VALUE             a new version, without any ceremony
+    /control/lose/VAULT                 imports are done, and not answered
+    /control/down/VAULT                 it answers with 503
+    /control/refuse/VAULT               it refuses imports, and repeats them
+    /control/up/VAULT                   nothing of that any more
     /control/MODE                       from now on all but /control behave so:
         normal      as they should
         stall       no answer
@@ -28,15 +35,19 @@ body). SIGTERM ends it.
         garbage     200, and a body that is not JSON
         strange     200, and JSON that is something else
         huge        200, and 8 MB of JSON
+        endless     200, and of every list a page that names a next one
         redirect    302 to another host
 
 Python's standard library only.
 """
 import argparse
+import base64
+import hashlib
 import json
 import os
 import re
 import secrets
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +58,8 @@ lock = threading.Lock()
 tokens = set()
 vault = {}          # name -> versions, oldest first
 deleted = set()
+certificates = {}   # (vault, name) -> versions, oldest first
+faults = {}         # vault -> lose, down, refuse
 record = None
 mode = "normal"
 
@@ -96,6 +109,10 @@ class Handler(BaseHTTPRequestHandler):
             vault.setdefault(name, []).append({
                 "value": value, "version": secrets.token_hex(16),
                 "created": int(time.time())})
+        elif what.split("/")[0] in ("lose", "down", "refuse", "up"):
+            # Not in the middle of a request.
+            with lock:
+                faults[what.split("/")[1]] = what.split("/")[0]
         else:
             mode = what
         self.answer(200, {})
@@ -130,6 +147,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, ["value", 1])
         elif mode == "huge":
             self.answer(200, {"value": "x" * 8000000})
+        elif mode == "endless":
+            self.answer(200, {
+                "Name": "n", "SecretList": [{"Name": "n"}],
+                "Versions": [{"VersionId": "v"}], "CertificateSummaryList": [],
+                "value": [], "NextToken": "again",
+                "nextLink": f"http://{self.headers['Host']}{self.path}"})
         elif mode == "redirect":
             self.answer(302, {}, [("Location", "http://192.0.2.1/")])
 
@@ -145,6 +168,8 @@ class Handler(BaseHTTPRequestHandler):
             self.review()
         elif path == "/container":
             self.container()
+        elif path.startswith("/vaults/"):
+            self.certificate(path.split("/")[2], path.split("/")[4:])
         elif path.startswith("/vault/secrets"):
             self.secret([p for p in path.split("/")[3:] if p])
         else:
@@ -223,7 +248,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.base(), self.url.path[len("/vault"):], skip + size, size)
             if more else None})
 
-    def secret(self, parts):
+    def admitted(self):
         token = self.headers.get("Authorization", "")
         if not token.startswith("Bearer ") or token[7:] not in tokens:
             self.send_response(401)
@@ -232,9 +257,59 @@ class Handler(BaseHTTPRequestHandler):
                              'resource="https://vault.azure.net"')
             self.send_header("Content-Length", "0")
             self.end_headers()
-            return
+            return False
         if self.query.get("api-version") != "7.4":
-            return self.error(400, "BadParameter", "api-version")
+            self.error(400, "BadParameter", "api-version")
+            return False
+        return True
+
+    def certificate(self, which, parts):
+        if not self.admitted():
+            return
+        if faults.get(which) == "down":
+            return self.error(503, "Busy", "Busy")
+        name = parts[0]
+        versions = certificates.setdefault((which, name), [])
+        if self.command == "GET":
+            if not versions:
+                return self.error(404, "CertificateNotFound", "no such certificate")
+            return self.answer(200, versions[-1])
+        if faults.get(which) == "refuse":
+            return self.error(400, "BadParameter", "Bad: " + self.text)
+        request = json.loads(self.text)
+        pkcs12 = request["policy"]["secret_props"]["contentType"] == "application/x-pkcs12"
+        pem = request["value"].encode()
+        if pkcs12:
+            pem = subprocess.run(["openssl", "pkcs12", "-nodes", "-passin", "pass:"],
+                                 input=base64.b64decode(request["value"]),
+                                 capture_output=True, check=True).stdout
+        blocks = re.findall(b"-----BEGIN CERTIFICATE-----(.*?)-----END", pem, re.S)
+        if not blocks or b"PRIVATE KEY-----" not in pem:
+            return self.error(400, "BadParameter", "The specified certificate is in an unexpected format: "
+                              + self.text)
+        keys = [subprocess.run(["openssl"] + c + ["-pubout"] * (c[0] == "pkey"), input=pem,
+                               capture_output=True, check=True).stdout
+                for c in (["pkey"], ["x509", "-noout", "-pubkey"])]
+        if keys[0] != keys[1]:
+            return self.error(400, "BadParameter", "the key does not match")
+        der = base64.b64decode(b"".join(blocks[0].split()))
+        version = secrets.token_hex(16)
+        base = "http://%s/vaults/%s" % (self.headers["Host"], which)
+        versions.append({
+            "id": "%s/certificates/%s/%s" % (base, name, version),
+            "kid": "%s/keys/%s/%s" % (base, name, version),
+            "sid": "%s/secrets/%s/%s" % (base, name, version),
+            "x5t": base64.urlsafe_b64encode(hashlib.sha1(der).digest()).decode().rstrip("="),
+            "cer": base64.b64encode(der).decode(), "chain_length": len(blocks),
+            "tags": request.get("tags", {}), "policy": request["policy"]})
+        if faults.get(which) == "lose":
+            self.close_connection = True
+            return
+        self.answer(200, versions[-1])
+
+    def secret(self, parts):
+        if not self.admitted():
+            return
         if not parts:
             return self.page([
                 {k: v for k, v in self.bundle(name, versions[-1]).items()

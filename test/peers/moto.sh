@@ -11,16 +11,12 @@
 # another place for them), moto.pid, moto.log. Any user can run it.
 set -eu
 
+. "$(dirname "$0")/lib.sh"
+
 case ${1:-} in
-stop)
-	[ -s "$2/moto.pid" ] || exit 0
-	pid=$(cat "$2/moto.pid")
-	rm -f "$2/moto.pid"
-	kill "$pid" 2>/dev/null || exit 0
-	while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-	exit 0 ;;
+stop) stop "$2/moto.pid"; exit 0 ;;
 start) ;;
-*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) usage ;;
 esac
 
 mkdir -p "$2"
@@ -31,20 +27,8 @@ sh "$(dirname "$0")/venv.sh" "$venv" moto
 # So many actions pass unchecked: those that make the user and the role.
 [ "${4:-}" != keys ] || export INITIAL_NO_AUTH_ACTION_COUNT=6
 export MOTO_IAM_LOAD_MANAGED_POLICIES=false
-"$venv/bin/python" -m moto.server -H 127.0.0.1 -p "$3" \
-	>"$dir/moto.log" 2>&1 </dev/null &
-echo $! >"$dir/moto.pid"
-for i in $(seq 600); do
-	"$venv/bin/python" -c "
-import urllib.request
-urllib.request.urlopen('http://127.0.0.1:$3/moto-api/', timeout=2)
-" 2>/dev/null && break
-	kill -0 "$(cat "$dir/moto.pid")" 2>/dev/null || {
-		tail -n 20 "$dir/moto.log" >&2
-		exit 1
-	}
-	sleep 0.1
-done
+launch moto "$venv/bin/python" -m moto.server -H 127.0.0.1 -p "$3"
+answers moto curl -sf --max-time 10 --noproxy '*' "http://127.0.0.1:$3/moto-api/"
 [ "${4:-}" = keys ] || exit 0
 
 "$venv/bin/python" - "http://127.0.0.1:$3" >"$dir/keys" <<'EOF'

@@ -5,18 +5,22 @@
 #
 # All it needs lies in DIR, which is made: nginx.pid, error.log, and a
 # throwaway CA (ca.pem) with a certificate for localhost and 127.0.0.1.
-# Any user can run it. WORKERS sets the number of processes (1).
+# Any user can run it. WORKERS sets the number of processes (1). With WEBROOT,
+# challenges of ACME (http-01) are answered from that folder.
 set -eu
+
+. "$(dirname "$0")/lib.sh"
 
 case ${1:-} in
 stop)
 	[ -s "$2/nginx.pid" ] || exit 0
+	# Only so do its workers end, too.
 	pid=$(cat "$2/nginx.pid")
 	kill "$pid"
-	while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+	timeout 30 tail --pid="$pid" -s 0.05 -f /dev/null || kill -KILL "$pid"
 	exit 0 ;;
 start) ;;
-*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) usage ;;
 esac
 
 mkdir -p "$2"
@@ -25,21 +29,14 @@ http=$3
 https=$4
 nginx=$(command -v nginx || echo /usr/sbin/nginx)
 
-if [ ! -s "$dir/cert.pem" ]; then
-	new_key="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-	# shellcheck disable=SC2086
-	openssl req -x509 $new_key -days 30 -subj "/CN=mlint test CA" \
-		-addext basicConstraints=critical,CA:TRUE \
-		-keyout "$dir/ca.key" -out "$dir/ca.pem" 2>"$dir/openssl.log"
-	# shellcheck disable=SC2086
-	openssl req $new_key -subj "/CN=localhost" \
-		-keyout "$dir/key.pem" -out "$dir/cert.csr" 2>>"$dir/openssl.log"
-	echo "subjectAltName=DNS:localhost,IP:127.0.0.1" >"$dir/san"
-	openssl x509 -req -in "$dir/cert.csr" -days 30 -CAcreateserial \
-		-CA "$dir/ca.pem" -CAkey "$dir/ca.key" -extfile "$dir/san" \
-		-out "$dir/cert.pem" 2>>"$dir/openssl.log"
-fi
+certificate server DNS:localhost,IP:127.0.0.1
 
+challenges=
+[ -z "${WEBROOT:-}" ] || challenges="location /.well-known/acme-challenge/ {
+	root $WEBROOT;
+	default_type application/octet-stream;
+	open_file_cache max=1000;
+}"
 # Started by root, nginx would change to a user who cannot read DIR.
 user=
 [ "$(id -u)" != 0 ] || user="user $(id -un 0);"
@@ -63,12 +60,13 @@ cat >"$dir/nginx.conf" <<-EOF
 		default_type text/plain;
 		server {
 			listen 127.0.0.1:$http backlog=4096;
+			$challenges
 			location / { return 200 "ok\n"; }
 		}
 		server {
 			listen 127.0.0.1:$https ssl http2;
-			ssl_certificate $dir/cert.pem;
-			ssl_certificate_key $dir/key.pem;
+			ssl_certificate $dir/server.pem;
+			ssl_certificate_key $dir/server.key;
 			ssl_protocols TLSv1.2 TLSv1.3;
 			location / { return 200 "ok\n"; }
 		}

@@ -20,49 +20,40 @@ set -eu
 server=${REDIS_SERVER:-redis-server}
 cli=${REDIS_CLI:-redis-cli}
 
-usage() { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+. "$(dirname "$0")/lib.sh"
 
 # run NAME PORT ARGUMENT...: start one server, and wait until it answers.
 run()
 {
-	run=$1
+	name=$1
 	at=$2
 	shift 2
-	mkdir -p "$dir/$run"
-	"$server" "$@" --dir "$dir/$run" --save "" --appendonly no \
-		--bind 127.0.0.1 >"$dir/$run/log" 2>&1 </dev/null &
-	echo $! >"$dir/$run/pid"
-	alive "$run" "$at"
+	mkdir -p "$dir/$name"
+	launch "$name" "$server" "$@" --dir "$dir/$name" --save "" \
+		--appendonly no --bind 127.0.0.1
+	answers "$name" alive "$at"
 }
 
+# shellcheck disable=SC2086
 alive()
 {
-	for i in $(seq 200); do
-		# shellcheck disable=SC2086
-		case $("$cli" $tls -p "$2" ping 2>&1) in PONG|*NOAUTH*) return 0 ;; esac
-		kill -0 "$(cat "$dir/$1/pid")" 2>/dev/null || break
-		sleep 0.05
-	done
-	tail -n 20 "$dir/$1/log" >&2
-	return 1
+	case $("$cli" $tls -p "$1" ping 2>&1) in PONG|*NOAUTH*) ;; *) false ;; esac
 }
 
-certificates()
+# tells PORT PATTERN COMMAND...: does a server answer so?
+tells()
 {
-	new_key="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-	# shellcheck disable=SC2086
-	openssl req -x509 $new_key -days 30 -subj "/CN=mlint test CA" \
-		-addext basicConstraints=critical,CA:TRUE \
-		-keyout "$dir/ca.key" -out "$dir/ca.pem" 2>"$dir/openssl.log"
-	for who in server client; do
-		# shellcheck disable=SC2086
-		openssl req $new_key -subj "/CN=$who" -keyout "$dir/$who.key" \
-			-out "$dir/$who.csr" 2>>"$dir/openssl.log"
-		echo "subjectAltName=DNS:localhost" >"$dir/san"
-		openssl x509 -req -in "$dir/$who.csr" -days 30 -CAcreateserial \
-			-CA "$dir/ca.pem" -CAkey "$dir/ca.key" -extfile "$dir/san" \
-			-out "$dir/$who.pem" 2>>"$dir/openssl.log"
-	done
+	at=$1
+	pattern=$2
+	shift 2
+	"$cli" -p "$at" "$@" | grep -q "$pattern"
+}
+
+# Does the last Sentinel know of the two others?
+acquainted()
+{
+	"$cli" -p $((port + 5)) sentinel master limits |
+		grep -A 1 num-other-sentinels | grep -q '^2'
 }
 
 [ $# -ge 2 ] || usage
@@ -76,16 +67,9 @@ start|tls|sentinel|cluster)
 	shift 3
 	tls= ;;
 pid)
-	exec cat "$2/server/pid" ;;
+	exec cat "$2/server.pid" ;;
 stop)
-	for f in "$2"/*/pid; do
-		[ -s "$f" ] || continue
-		pid=$(cat "$f")
-		rm -f "$f"
-		# It may be stopped (SIGSTOP); nothing of it is worth keeping.
-		kill -KILL "$pid" 2>/dev/null || continue
-		while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
-	done
+	stop "$2"/*.pid
 	exit 0 ;;
 *) usage ;;
 esac
@@ -95,7 +79,8 @@ start)
 	printf '%s\n' "$@" >"$dir/more.conf"
 	run server "$port" "$dir/more.conf" --port "$port" ;;
 tls)
-	[ -s "$dir/ca.pem" ] || certificates
+	certificate server DNS:localhost
+	certificate client DNS:localhost
 	tls="--tls --cacert $dir/ca.pem --cert $dir/client.pem --key $dir/client.key -h localhost"
 	run server "$port" --port 0 --tls-port "$port" \
 		--tls-ca-cert-file "$dir/ca.pem" --tls-cert-file "$dir/server.pem" \
@@ -107,11 +92,8 @@ sentinel)
 			--replicaof 127.0.0.1 "$port" --repl-diskless-sync-delay 0
 	done
 	for i in 1 2; do
-		for n in $(seq 200); do
-			"$cli" -p $((port + i)) info replication |
-				grep -q master_link_status:up && break
-			sleep 0.05
-		done
+		answers "replica$i" tells $((port + i)) master_link_status:up \
+			info replication
 	done
 	for i in 3 4 5; do
 		cat >"$dir/sentinel$i.conf" <<-EOF
@@ -120,20 +102,12 @@ sentinel)
 			sentinel failover-timeout limits 5000
 		EOF
 		mkdir -p "$dir/sentinel$i"
-		"$server" "$dir/sentinel$i.conf" --sentinel --port $((port + i)) \
-			--bind 127.0.0.1 --dir "$dir/sentinel$i" \
-			>"$dir/sentinel$i/log" 2>&1 </dev/null &
-		echo $! >"$dir/sentinel$i/pid"
-		alive "sentinel$i" $((port + i))
+		launch "sentinel$i" "$server" "$dir/sentinel$i.conf" --sentinel \
+			--port $((port + i)) --bind 127.0.0.1 --dir "$dir/sentinel$i"
+		answers "sentinel$i" alive $((port + i))
 	done
 	# They have found each other.
-	for n in $(seq 400); do
-		"$cli" -p $((port + 5)) sentinel master limits |
-			grep -A 1 num-other-sentinels | grep -q '^2' && exit 0
-		sleep 0.05
-	done
-	echo "the Sentinels do not find each other" >&2
-	exit 1 ;;
+	answers sentinel5 acquainted ;;
 cluster)
 	for i in 0 1 2; do
 		name=server
@@ -142,12 +116,11 @@ cluster)
 			--cluster-port $((port + 3 + i)) \
 			--cluster-node-timeout 2000 --cluster-require-full-coverage no
 	done
-	"$cli" --cluster create 127.0.0.1:"$port" 127.0.0.1:$((port + 1)) \
+	timeout 60 "$cli" --cluster create 127.0.0.1:"$port" 127.0.0.1:$((port + 1)) \
 		127.0.0.1:$((port + 2)) --cluster-yes >"$dir/cluster.log" 2>&1
 	for i in 0 1 2; do
-		for n in $(seq 200); do
-			"$cli" -p $((port + i)) cluster info | grep -q cluster_state:ok && break
-			sleep 0.05
-		done
+		name=server
+		[ $i = 0 ] || name=server$i
+		answers "$name" tells $((port + i)) cluster_state:ok cluster info
 	done ;;
 esac

@@ -11,6 +11,6 @@ list=$(cd "$(dirname "$0")" && pwd)/$2.txt
 [ ! -e "$dir/whole" ] || exit 0
 mkdir -p "$dir"
 python3 -m venv "$dir"
-"$dir/bin/pip" --quiet --disable-pip-version-check --no-cache-dir install \
+timeout 600 "$dir/bin/pip" --quiet --disable-pip-version-check --no-cache-dir install \
 	--no-deps -r "$list"
 : >"$dir/whole"

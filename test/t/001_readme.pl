@@ -4,13 +4,15 @@
 # In README.md and docs/*.md a fenced block "sql" (README.md) or "sql run"
 # (docs) is run by psql; one that is "sql fails" must fail. A block "text"
 # right after it is what it prints. Each file has a database of its own;
-# requests to example.com, or to port 8080 of this machine, reach a receiver.
+# requests to example.com, or to port 8080 of this machine, reach a receiver, and
+# Let's Encrypt's part is played by Pebble.
 use strict;
 use warnings;
 
 use File::Basename qw(dirname);
 use FindBin;
 use lib $FindBin::RealBin;
+use AcmeTest;
 use MlintTest;
 use IPC::Run ();
 use JSON::PP ();
@@ -19,8 +21,15 @@ use Test::More;
 
 my $tree = "$FindBin::RealBin/../..";
 my $receiver = MlintTest::Receiver->start;
+my $pebble = AcmeTest->start;
+my $certificates = PostgreSQL::Test::Utils::tempdir('certificates');
+my $gateway = $pebble->http_port;
 # Each page has a database, and each database its workers.
-my $node = mlint_node('readme', create => 0, conf => 'max_worker_processes = 64');
+my $node = mlint_node('readme', create => 0, conf => <<"EOC");
+max_worker_processes = 80
+mlint.gateway_listen = '$gateway'
+mlint.certificate_directory = '$certificates'
+EOC
 my $superuser = $node->safe_psql('postgres', 'SELECT current_user');
 
 # The fenced blocks of a file: {kind, text, line, shown}.
@@ -77,9 +86,11 @@ sub run_sql
 	my ($database, $sql) = @_;
 	my ($out, $err) = ('', '');
 	my $url = $receiver->url('');
+	my ($directory, $ca) = ($pebble->directory, $pebble->ca);
 
 	$sql =~ s{https?://[a-z.-]*example\.com[^'"]*}{$url/ok}g;
 	$sql =~ s{http://127\.0\.0\.1:8080}{$url}g;
+	$sql =~ s{'letsencrypt-staging', ('[^']+')}{'$directory', $1, ca => '{"file": "$ca"}'}g;
 	IPC::Run::run(
 		[
 			'psql', '-X', '-q', '-d', $node->connstr($database),

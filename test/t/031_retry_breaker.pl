@@ -196,14 +196,14 @@ is($receiver->count('/switch?broken'), 9, '... each once');
 http('probed', '/switch?probed', { retry => { initial_delay_ms => 0, max_retries => 50 },
 	breaker => { threshold => 2, timeout_s => 1 } });
 $receiver->control('down');
-sql("SELECT mlint.publish('probed', to_jsonb(n)) FROM generate_series(1, 2) n");
+publish($node, 'probed', 1);
 wait_for_sql($node, 'another breaker opens', "SELECT breaker FROM mlint.stat_destinations WHERE destination = 'probed'", 'open');
-sql("SELECT mlint.publish('probed', to_jsonb(n)) FROM generate_series(3, 10) n");
+sql("SELECT mlint.publish('probed', to_jsonb(n)) FROM generate_series(2, 10) n");
 wait_for('... is probed, and again', sub { $receiver->count('/switch?probed') >= 4 });
 my @at = map { $_->{time} } $receiver->requests('/switch?probed');
 cmp_ok($at[2] - $at[1], '>=', 0.99, '... after timeout_s');
 cmp_ok($at[3] - $at[2], '>=', 0.99, '... by one delivery at a time');
-is(counters('probed', 'breaker'), 'open', '... a probe that fails opens it again');
+wait_for_sql($node, '... a probe that fails opens it again', "SELECT breaker FROM mlint.stat_destinations WHERE destination = 'probed'", 'open');
 $receiver->control('up');
 wait_for_sql($node, '... one that succeeds lets all pass',
 	"SELECT count(*) FROM mlint.deliveries WHERE destination = 'probed' AND state = 'delivered'", 10);
@@ -236,13 +236,21 @@ sql("SELECT mlint.secret_put('key', 'second')");
 ok(wait_for_delivery($node, $id), '... put again, it is delivered');
 delivery_is($node, $id, 'delivered|1|200|', '... at the first attempt');
 
+# ---- a connection that is there already ----
+http('kept', '/ok?kept', { retry => { strategy => 'none' }, timeout_ms => 2000 });
+deliver($node, 'kept');
+sql("SELECT mlint.destination_alter('kept', '{\"url\": \"" . $receiver->url('/stall?kept') . "\"}')");
+$id = publish($node, 'kept', 1);
+ok(wait_for_delivery($node, $id), 'on a connection that was kept');
+delivery_is($node, $id, qr/^dead\|1\|\|there was no response within 2000 ms/, '... silence is told from no connection');
+
 # ---- misbehaviour, beside a destination that is well ----
 # Long enough for a disk that lets a dispatcher's commit wait: whoever was not
 # looked at meanwhile has not been connected either.
-my %once = (retry => { strategy => 'none' }, timeout_ms => 2000);
+my %once = (retry => { strategy => 'none' }, timeout_ms => 8000);
 my %cases = (
-	stall => qr/^dead\|1\|\|there was no response within 2000 ms/,
-	drip => qr/^dead\|1\|\d*\|the response was not complete within 2000 ms/,
+	stall => qr/^dead\|1\|\|there was no response within 8000 ms/,
+	drip => qr/^dead\|1\|\d*\|the response was not complete within 8000 ms/,
 	reset => qr/^dead\|1\|\|the connection broke/,
 	close => qr/^dead\|1\|\|the server closed the connection without an answer/,
 	half => qr/^dead\|1\|\d*\|the server closed the connection in the middle/,

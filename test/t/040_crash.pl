@@ -186,7 +186,7 @@ SELECT count(*) FROM mlint.deliveries WHERE state IN ('pending', 'in_flight')
 EOQ
 		return $rc == 0 && $left eq '0';
 	},
-	90);
+	180);
 is( $node->safe_psql('postgres', <<'EOQ'),
 SELECT destination, state, count(*) = CASE destination
 		WHEN 'ordered' THEN (SELECT count(*) FROM truth JOIN mlint.events ON id = event_id

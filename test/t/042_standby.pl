@@ -122,7 +122,7 @@ wait_for(
 SELECT count(*) FROM mlint.deliveries WHERE state <> 'delivered'
 EOQ
 	},
-	90);
+	180);
 
 my @known = ($event, $last, map { split /\n/, slurp_file("$dir/known.$_") } 1 .. 3);
 my %truth = map { $_ => 1 } split /\n/,

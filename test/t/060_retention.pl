@@ -41,6 +41,15 @@ sub retain
 	return $node->psql('postgres', 'SELECT mlint.event_retention_run()');
 }
 
+# Those that are left when what the dispatcher has read is written down.
+sub dropped
+{
+	my ($left, $what) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_for($what, sub { retain(); segments() eq $left });
+}
+
 # Let a month pass since segments were closed (or created).
 sub age
 {
@@ -51,14 +60,8 @@ sub age
 	return;
 }
 
-sub publish
-{
-	my ($type) = @_;
-	return $node->safe_psql('postgres', "SELECT mlint.publish('$type', '{}')");
-}
-
 # A segment that is old and done.
-my $first = publish('plain');
+my $first = publish($node, 'plain');
 ok(wait_for_delivery($node, $first), 'an event in the first segment');
 is(segments(), '1', 'there is one segment');
 retain();
@@ -68,11 +71,10 @@ retain();
 is(segments(), '1,2', 'an old one is closed, and a new one begun');
 retain();
 is(segments(), '1,2', 'one that was closed just now stays');
-my $second = publish('plain');
+my $second = publish($node, 'plain');
 ok(wait_for_delivery($node, $second), 'an event in the second segment');
 age();
-retain();
-is(segments(), '2', 'the first is dropped, with its tables');
+dropped('2', 'the first is dropped, with its tables');
 is( $node->safe_psql('postgres', 'SELECT string_agg(id::text, $$,$$) FROM mlint.events'),
 	$second, '... and its events');
 my ($rc, $out, $err) =
@@ -87,7 +89,7 @@ EOQ
 
 # One with something pending.
 $receiver->control('down');
-my $pending = publish('switched');
+my $pending = publish($node, 'switched');
 wait_for_sql($node, 'a delivery is pending',
 	"SELECT attempts > 1 FROM mlint.deliveries WHERE event_id = $pending");
 $node->safe_psql('postgres', 'SELECT mlint.segment_begin()');
@@ -96,16 +98,15 @@ retain();
 is(segments(), '2,3', 'a segment with something pending stays');
 $receiver->control('up');
 ok(wait_for_delivery($node, $pending), '... until it is delivered');
-retain();
-is(segments(), '3', '... and then it goes');
+dropped('3', '... and then it goes');
 
 # One with events that no dispatcher has read: it waits for a lock.
 my $session = $node->background_psql('postgres');
 $session->query_safe('BEGIN; LOCK TABLE mlint.generation IN ACCESS EXCLUSIVE MODE');
-my $unread = publish('plain');
+my $unread = publish($node, 'plain');
 wait_for_sql($node, 'the dispatcher waits',
 	"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'mlint dispatcher' AND wait_event_type = 'Lock'");
-my $woken = publish('plain');
+my $woken = publish($node, 'plain');
 $node->safe_psql('postgres', 'SELECT mlint.segment_begin()');
 age();
 retain();
@@ -114,13 +115,12 @@ $session->query_safe('COMMIT');
 ok(wait_for_delivery($node, $unread), '... until they are delivered');
 ok(wait_for_delivery($node, $woken),
 	'... also those that were published while the dispatcher waited');
-retain();
-is(segments(), '4', '... and then it goes');
+dropped('4', '... and then it goes');
 
 # One that a transaction still publishes to.
 $session->query_safe("BEGIN; SELECT mlint.publish('plain', '{}')");
 $node->safe_psql('postgres', 'SELECT mlint.segment_begin()');
-my $other = publish('plain');
+my $other = publish($node, 'plain');
 ok(wait_for_delivery($node, $other), 'a new segment beside a long transaction');
 age();
 ($rc) = retain();
@@ -129,8 +129,7 @@ is(segments(), '4,5', '... and the segment stays');
 my $late = $session->query_safe('SELECT last_value FROM mlint.event_id') - 1;
 $session->query_safe('COMMIT');
 ok(wait_for_delivery($node, $late), '... its event is delivered');
-retain();
-is(segments(), '5', '... and then the segment goes');
+dropped('5', '... and then the segment goes');
 
 # A reader.
 $node->safe_psql('postgres', 'SELECT mlint.segment_begin()');
@@ -141,10 +140,9 @@ my $began = time;
 is($rc, 0, 'a session that reads the log breaks nothing');
 cmp_ok(time - $began, '<', 10, '... and is not waited for');
 is(segments(), '5,6', '... the segment stays');
-ok(wait_for_delivery($node, publish('plain')), '... and delivery goes on');
+ok(wait_for_delivery($node, publish($node, 'plain')), '... and delivery goes on');
 $session->query_safe('COMMIT');
-retain();
-is(segments(), '6', '... until the session has ended');
+dropped('6', '... until the session has ended');
 
 # Keys and dropped destinations are forgotten with the events.
 $node->safe_psql('postgres', <<'EOQ');
@@ -176,7 +174,7 @@ my $stall = $receiver->url('/stall');
 $node->safe_psql('postgres',
 	"SELECT mlint.destination_create('stall', 'http', '{\"url\": \"$stall\", \"timeout_ms\": 1000}', '{stalled}')"
 );
-my $stalled = publish('stalled');
+my $stalled = publish($node, 'stalled');
 wait_for_sql($node, 'a delivery is under way',
 	"SELECT count(*) = 1 FROM mlint.in_flight() WHERE event_id = $stalled");
 $node->safe_psql('postgres', "SELECT mlint.destination_drop('stall')");
@@ -241,7 +239,9 @@ SELECT mlint.job_run_now('work');
 EOQ
 wait_for_sql($node, 'a job is running',
 	"SELECT running FROM mlint.jobs WHERE name = 'work'");
-my $pid = wait_for_worker($node, 'mlint job');
+my $sleeper = "SELECT pid FROM pg_stat_activity WHERE query = 'running job work' AND wait_event = 'PgSleep'";
+wait_for_sql($node, '... and asleep', "SELECT count(*) FROM ($sleeper) s", 1);
+my $pid = $node->safe_psql('postgres', $sleeper);
 $node->safe_psql('postgres', <<"EOQ");
 UPDATE mode SET name = 'work';
 SELECT pg_terminate_backend($pid);

@@ -130,7 +130,8 @@ sql('CHECKPOINT; SELECT pg_switch_wal()');
 my ($session_in, $session_out, $session_err) = ('', '', '');
 my $session = IPC::Run::start(
 	[ 'psql', '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres'), '-f', '-' ],
-	'<', \$session_in, '>', \$session_out, '2>', \$session_err);
+	'<', \$session_in, '>', \$session_out, '2>', \$session_err,
+	IPC::Run::timeout($MlintTest::deadline));
 $session_in .= "BEGIN;\n" . entered('crashed', 'changed') . "\n\\echo ready\n";
 IPC::Run::pump($session) until $session_out =~ /ready/;
 sql(entered('flushed', 'done'));
@@ -192,7 +193,9 @@ for my $round (1 .. 3)
 
 # ---- sharing ----
 append_to_file("$dir/done.sql", entered('shared', 'done') . "\n");
-sql("SELECT pg_stat_reset_shared('wal')");
+# PostgreSQL 18 counts flushes of WAL among all that is read and written.
+my $io = $node->pg_version >= 18 ? 'io' : 'wal';
+sql("SELECT pg_stat_reset_shared('$io')");
 my $before = sql("SELECT batches FROM mlint.stat_workers WHERE kind = 'auditor'");
 $node->command_ok(
 	[ 'pgbench', '-n', '-c', '16', '-j', '2', '-t', '200', '-f', "$dir/done.sql", 'postgres' ],
@@ -200,12 +203,15 @@ $node->command_ok(
 is(sql("SELECT count(*) FROM mlint.audit_log WHERE object = 'shared'"), 3200, '... and have entries');
 my $batches = sql("SELECT batches FROM mlint.stat_workers WHERE kind = 'auditor'") - $before;
 cmp_ok($batches, '<', 2400, '... which are written several at a time');
-wait_for_sql($node, '... and share flushes', 'SELECT wal_sync BETWEEN 1 AND 2400 FROM pg_stat_wal');
+wait_for_sql($node, '... and share flushes',
+	$io eq 'io'
+	? "SELECT sum(fsyncs) BETWEEN 1 AND 2400 FROM pg_stat_io WHERE object = 'wal'"
+	: 'SELECT wal_sync BETWEEN 1 AND 2400 FROM pg_stat_wal');
 
 # ---- a full ring, an auditor that stands still ----
 my $pid = auditor();
 my $fill = "SET mlint.audit_durability = memory; SELECT count(*) FROM (SELECT mlint.audit_note('test.full', 'test', 'full ' || i, NULL, 'done') FROM generate_series(1, 20000) i OFFSET 0) x";
-kill 'STOP', $pid;
+freeze($node, $pid);
 my ($rc, $out, $err) = $node->psql('postgres', "SET statement_timeout = '500ms'; $fill");
 isnt($rc, 0, 'who finds the ring full waits');
 like($err, qr/canceling statement due to statement timeout/, '... and can be cancelled');
@@ -214,7 +220,8 @@ like($err, qr/canceling statement due to statement timeout/, '... so can who wai
 ($session_in, $session_out, $session_err) = ("$fill;\n", '', '');
 $session = IPC::Run::start(
 	[ 'psql', '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres'), '-f', '-' ],
-	'<', \$session_in, '>', \$session_out, '2>', \$session_err);
+	'<', \$session_in, '>', \$session_out, '2>', \$session_err,
+	IPC::Run::timeout($MlintTest::deadline));
 wait_for('another waits',
 	sub {
 		$session->pump_nb;
@@ -230,7 +237,7 @@ whole('the chain is whole');
 # ---- an auditor that ends ----
 my $load = IPC::Run::start(
 	[ 'pgbench', '-n', '-c', '4', '-t', '1000', '-f', "$dir/done.sql", $node->connstr('postgres') ],
-	'>', \my $load_out, '2>', \my $load_err);
+	'>', \my $load_out, '2>', \my $load_err, IPC::Run::timeout($MlintTest::deadline));
 for (1 .. 3)
 {
 	sql("SELECT pg_terminate_backend($pid)");
@@ -294,7 +301,7 @@ my $start = time;
 ($rc, $out, $err) = $standby->psql('postgres', entered('standby', 'done'));
 isnt($rc, 0, 'a standby, which cannot write the log, does not do what belongs there');
 like($err, qr/"test.note" is possible only on the primary server, because the audit log cannot be written here/, '... says why');
-cmp_ok(time - $start, '<', 5, '... at once');
+cmp_ok(time - $start, '<', 9, '... at once');
 is($standby->safe_psql('postgres', "SELECT count(*) > 0, mlint.audit_verify($forged + 1) FROM mlint.audit_log"),
 	't|' . ($last - 1), 'the log can be read and verified there');
 $node->stop;
@@ -340,7 +347,8 @@ is($out, 1, 'a month that is dropped by somebody else is missed');
 # Somebody reads the log: the job comes again.
 my $reader = IPC::Run::start(
 	[ 'psql', '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres'), '-f', '-' ],
-	'<', \(my $reader_in = "BEGIN; SELECT count(*) > 0 FROM mlint.audit_log;\n"), '>', \(my $reader_out = ''), '2>', \my $reader_err);
+	'<', \(my $reader_in = "BEGIN; SELECT count(*) > 0 FROM mlint.audit_log;\n"), '>', \(my $reader_out = ''), '2>', \my $reader_err,
+	IPC::Run::timeout($MlintTest::deadline));
 IPC::Run::pump($reader) until $reader_out =~ /t/;
 sql('SELECT mlint.audit_retention_run()');
 is(months(), 'audit_entry_202001 audit_entry_202002 audit_entry_202003', 'a month that is read is not dropped');
@@ -348,8 +356,7 @@ is(sql('SELECT mlint.audit_verify()'), '', '... and the log is whole');
 $reader_in .= "ROLLBACK;\n";
 $reader->finish;
 wait_for_sql($node, '... and says that it was not', "SELECT count(*) = 1 FROM mlint.audit_log WHERE action = 'audit.purged' AND outcome = 'rolled_back'");
-sql('SELECT mlint.audit_retention_run()');
-is(months(), '', 'months that are old are dropped');
+wait_for('months that are old are dropped', sub { sql('SELECT mlint.audit_retention_run()'); months() eq '' });
 is(sql('SELECT min(seq) FROM mlint.audit_log'), 7, '... with their entries');
 is( sql("SELECT string_agg(concat_ws(' ', object, details ->> 'from', details ->> 'to'), ', ' ORDER BY seq) FROM mlint.audit_log WHERE action = 'audit.purged' AND outcome = 'ok'"),
 	'202001 1 3, 202003 4 6', '... of which the log tells');

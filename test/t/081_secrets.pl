@@ -150,15 +150,6 @@ is($node->safe_psql('elsewhere', "SELECT mlint.secret_get('moved')"), 'of elsewh
 
 # ---- another master key ----
 
-# Stop at a point, with what the point's file says; the server crashes and
-# comes back.
-sub inject
-{
-	my ($point, $what) = @_;
-	append_to_file("$data/mlint_injection.$point", "$what\n");
-	return;
-}
-
 sub keys_in_file { return scalar grep { /\S/ } split /\n/, slurp_file("$data/mlint_master.key") }
 
 sub all_open
@@ -186,7 +177,7 @@ is(keys_in_file(), 1, 'one key');
 my $id = 1;
 for my $point (qw(master-key-before-rename master-key-after-rename master-key-before-commit))
 {
-	inject($point, 'kill');
+	inject($node, $point, 'kill');
 	my ($rc) = $node->psql('postgres', 'SELECT mlint.master_key_rotate()');
 	isnt($rc, 0, "$point: the server crashed");
 	$node->poll_query_until('postgres', 'SELECT true');
@@ -200,9 +191,9 @@ for my $point (qw(master-key-before-rename master-key-after-rename master-key-be
 }
 for my $point (qw(rewrap-version rewrap-before-commit))
 {
-	inject($point, 'kill');
+	inject($node, $point, 'kill');
 	is(sql('SELECT mlint.master_key_rotate()'), ++$id, "$point: a new key");
-	wait_for("$point: the job died", sub { !-e "$data/mlint_injection.$point" });
+	wait_for("$point: the job died", sub { struck($node, $point) });
 	$node->poll_query_until('postgres', 'SELECT true');
 	all_open($point);
 	wait_rewrapped($point);
@@ -352,14 +343,18 @@ command_ok(
 my $session = $node->background_psql('postgres');
 my $pid = $session->query_safe('SELECT pg_backend_pid()');
 like($session->query_safe("SELECT mlint.secret_get('shown')"), qr/$plain/, 'a session reads it');
-ok(memory_holds($pid, 'server_version'), 'a process can be looked into');
-ok(!memory_holds($pid, $key_bytes), 'no core file has the master key');
-# PostgreSQL's own buffers held what was sent; other traffic goes over them.
-$session->query_safe("SELECT repeat('x', 20000)");
-$session->query_safe("SELECT relname, relnatts FROM pg_class");
-ok(!memory_holds($pid, $plain), 'nothing of ours keeps the value after its use');
-is($session->query_safe("SELECT count(mlint.secret_get('many/' || n)) FROM generate_series(1, 3000) n"), 3000, 'many are read');
-ok(!memory_holds($pid, 'value 2999'), '... and none stays');
+SKIP:
+{
+	skip 'freed memory is kept, and there are terabytes to read', 5 if memory_is_watched();
+	ok(memory_holds($pid, 'server_version'), 'a process can be looked into');
+	ok(!memory_holds($pid, $key_bytes), 'no core file has the master key');
+	# PostgreSQL's own buffers held what was sent; other traffic goes over them.
+	$session->query_safe("SELECT repeat('x', 20000)");
+	$session->query_safe("SELECT relname, relnatts FROM pg_class");
+	ok(!memory_holds($pid, $plain), 'nothing of ours keeps the value after its use');
+	is($session->query_safe("SELECT count(mlint.secret_get('many/' || n)) FROM generate_series(1, 3000) n"), 3000, 'many are read');
+	ok(!memory_holds($pid, 'value 2999'), '... and none stays');
+}
 is(sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%never' || '-seen%' AND pid <> pg_backend_pid()"), 0,
 	'not in pg_stat_activity');
 ok(sql("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%secret_put%'") > 0, 'pg_stat_statements has the call');
@@ -406,7 +401,7 @@ my ($rc, $out, $err) = $standby->psql('postgres', "SELECT mlint.secret_get('show
 like($err, qr/primary/, 'it reads no secret, which could not be accounted for');
 is($standby->safe_psql('postgres', "SELECT count(*) FROM mlint.secrets WHERE name = 'shown'"), 1, 'the views work');
 ($rc, $out, $err) = $standby->psql('postgres', "SELECT mlint.secret_put('x', 'x')");
-like($err, qr/read-only transaction/, 'nothing is stored');
+like($err, qr/on the primary/, 'nothing is stored');
 $node->stop('immediate');
 $standby->promote;
 wait_for('promoted, it reads', sub {

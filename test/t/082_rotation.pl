@@ -86,7 +86,7 @@ sub logs_in
 # A process that logs in all the time with what $choose makes of the secret,
 # and writes "tries failures" when it is stopped. What failed is tried once
 # more (or as often as is given) with what the secret is then; a server that is
-# not there does not count.
+# not there does not count, nor does a value that is another by then.
 sub client
 {
 	my ($role, $query, $more) = @_;
@@ -98,22 +98,28 @@ sub client
 		my ($stop, $tries, $failures, $again) = (0, 0, 0, 0);
 		local $SIG{TERM} = sub { $stop = 1; };
 		open STDERR, '>', '/dev/null';
-		my $attempt = sub {
+		my $read = sub {
 			my $values = `psql -X -q -A -t -h "@{[ $node->host ]}" -p $port -d postgres -c "$query" 2>/dev/null`;
-			return -1 if $? != 0 || $values eq '';
+			return $? == 0 ? $values : '';
+		};
+		my $attempt = sub {
+			my $values = $read->();
+			return -1 if $values eq '';
 			for my $value (split /\n/, $values)
 			{
 				return 1 if logs_in($role, $value);
 			}
-			return system("psql -X -q -h '@{[ $node->host ]}' -p $port -d postgres -o /dev/null -c 'SELECT 1' 2>/dev/null") == 0 ? 0 : -1;
+			my $now = $read->();
+			return $now eq '' ? -1 : $now eq $values ? 0 : 2;
 		};
 		until ($stop)
 		{
 			my $ok = $attempt->();
 			next if $ok < 0;
 			$tries++;
-			next if $ok > 0;
+			next if $ok == 1;
 			$again++;
+			next if $ok == 2;
 			for (1 .. $more // 1)
 			{
 				last if ($ok = $attempt->()) != 0;
@@ -136,14 +142,6 @@ sub client_end
 	return split ' ', slurp_file($client->{report}->filename);
 }
 
-sub injection
-{
-	my ($name, $action) = @_;
-	append_to_file($node->data_dir . "/mlint_injection.$name", "$action\n");
-	return;
-}
-sub struck { return !-e $node->data_dir . "/mlint_injection.$_[0]"; }
-
 # A secret whose first value nobody has ever typed.
 sub put { return sql("SELECT mlint.secret_put('$_[0]', encode(sha256(random()::text::bytea), 'hex'))"); }
 
@@ -159,7 +157,7 @@ my $client = client('app', "SELECT mlint.secret_get('app')");
 my $before = version('app');
 my $end = time + 6;
 my $rotated = 0;
-while (time < $end)
+while (time < $end || $rotated < 5 && time < $end + $MlintTest::deadline)
 {
 	$rotated++ if rotate('app') eq 't';
 	usleep(200_000);
@@ -171,11 +169,11 @@ cmp_ok($tries, '>=', 20, "... $tries times");
 is($failures, 0, "... and never fails ($again logins met a rotation between reading and logging in)");
 
 # The new version is current from the moment when the role has it.
-injection('rotation-verifying', 'wait');
+inject($node, 'rotation-verifying', 'wait');
 sql("SELECT mlint.secret_rotate('app')");
 wait_for_sql($node, 'a rotation is held before it is verified', "SELECT state FROM mlint.rotations WHERE name = 'app'", 'verifying');
 ok(logs_in('app', value('app')), '... what is current lets the role in');
-unlink $node->data_dir . '/mlint_injection.rotation-verifying';
+resume($node, 'rotation-verifying');
 is(sql("SELECT mlint.secret_rotate_wait('app', '60 s')"), 't', '... and it goes on');
 
 # The login does not verify: both the role and the secret get the old value.
@@ -234,9 +232,9 @@ foreach my $case (
 	foreach my $point (qw(generated applying applied verifying verified idle))
 	{
 		my $was = version($name);
-		injection("rotation-$point", 'kill');
+		inject($node, "rotation-$point", 'kill');
 		sql("SELECT mlint.secret_rotate('$name')");
-		wait_for("$name: killed at $point", sub { struck("rotation-$point") });
+		wait_for("$name: killed at $point", sub { struck($node, "rotation-$point") });
 		wait_for_sql($node, '... the server comes back, and the rotation to its end',
 			"SELECT state, failures, current_version > $was FROM mlint.rotations WHERE name = '$name'", 'idle|0|t');
 		ok(logs_in($name, value($name)), '... the current version works');
@@ -248,7 +246,7 @@ foreach my $case (
 	{
 		my ($was, $works) = (version($name), value($name));
 		# The old value can be verified again, where that is asked for.
-		injection("rotation-$point", 'kill');
+		inject($node, "rotation-$point", 'kill');
 		if ($name eq 'far')
 		{
 			sql(<<"EOQ");
@@ -257,7 +255,7 @@ EOQ
 			rotation($name, %$how, verify => { function => 'public.once' }, on_failure => { max_retries => 0 });
 		}
 		sql("SELECT mlint.secret_rotate('$name')");
-		wait_for("$name: killed at $point", sub { struck("rotation-$point") });
+		wait_for("$name: killed at $point", sub { struck($node, "rotation-$point") });
 		wait_for_sql($node, '... the server comes back, and the rotation to rest',
 			"SELECT state FROM mlint.rotations WHERE name = '$name'", 'paused');
 		is(version($name), $was, '... the version before is current');
@@ -270,13 +268,13 @@ EOQ
 
 # ---- what is seen of it while it runs ----
 rotation('app', apply => { kind => 'role', role => 'app' });
-injection('rotation-applied', 'wait');
+inject($node, 'rotation-applied', 'wait');
 sql("SELECT mlint.secret_rotate('app')");
 wait_for_sql($node, 'a rotation is held in the middle', "SELECT state FROM mlint.rotations WHERE name = 'app'", 'applying');
 my $trying = field('app', 'trying_version');
 my $secret = value('app', $trying);
 unlike(sql('SELECT string_agg(a::text, $$ $$) FROM pg_stat_activity a'), qr/\Q$secret\E|SCRAM-SHA-256\$/, '... pg_stat_activity does not have the value');
-unlink $node->data_dir . '/mlint_injection.rotation-applied';
+resume($node, 'rotation-applied');
 is(sql("SELECT mlint.secret_rotate_wait('app', '60 s')"), 't', '... and goes on');
 is(value('app'), $secret, '... to the end');
 
@@ -285,7 +283,7 @@ my $receiver = MlintTest::Receiver->start;
 put('hook');
 create_destination($node, 'hook', 'http',
 	{ url => $receiver->url('/ok?hook'), signing_secret => { secret => 'hook' }, signature => 'standard' });
-rotation('hook', generator => { kind => 'hex' }, grace => '3 seconds');
+rotation('hook', generator => { kind => 'hex' }, grace => '12 seconds');
 
 # The versions of the secret whose signatures the last request carries.
 sub signed_by
@@ -342,6 +340,17 @@ wait_for_sql($node, '... it is told of that, and then of a new one', "SELECT sta
 is_deeply([ (map { JSON::PP::decode_json($_->{body})->{data}{version} } $receiver->requests('/switch?told'))[ -2, -1 ] ],
 	[ 2, 0 + version('told') ], '... in that order');
 
+# As after a restore among events of others: what has the number is not its own.
+put('brought');
+rotation('brought', apply => { kind => 'destination', destination => 'told' }, on_failure => { initial_delay_ms => 3600000, strategy => 'linear' });
+sql("SELECT mlint.destination_alter('told', enabled => false); SELECT mlint.secret_rotate('brought')");
+wait_for_sql($node, 'a delivery is waited for', "SELECT count(*) FROM mlint.secret_rotation WHERE event_id IS NOT NULL", 1);
+sql("UPDATE mlint.secret_rotation SET event_id = (SELECT max(event_id) FROM mlint.deliveries WHERE destination = 'told' AND state = 'delivered'), next_at = now() WHERE event_id IS NOT NULL; SELECT mlint.job_run_now('secret_rotation')");
+wait_for_sql($node, '... and that of another event does not count',
+	"SELECT last_error LIKE '%the event is not there any more' FROM mlint.rotations WHERE name = 'brought'");
+is(version('brought'), 1, '... for a new version');
+sql("SELECT mlint.secret_rotation_drop('brought', true); SELECT mlint.destination_alter('told', enabled => true)");
+
 # ---- to a backend ----
 my $azure = MlintTest::Receiver->start('keyvault.py');
 sql("SELECT mlint.secret_put('azure/client', 'azure-client-secret')");
@@ -363,7 +372,7 @@ sql("SELECT mlint.secret_rotation_drop('kept', force => true)");
 # ---- an error that is none of the rotation's ----
 put('flaky');
 rotation('flaky', generator => { kind => 'uuid' });
-injection('rotation-generated', 'error');
+inject($node, 'rotation-generated', 'error');
 sql("SELECT mlint.secret_rotate('flaky')");
 wait_for_sql($node, 'an error between two steps', "SELECT state, current_version FROM mlint.rotations WHERE name = 'flaky'", 'idle|2');
 

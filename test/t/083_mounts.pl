@@ -38,10 +38,11 @@ sub file_mode { return sprintf '%04o', S_IMODE((stat "$dir/$_[0]")[2] // 0); }
 # The job, once more, to its end.
 sub pass_by
 {
-	my $before = sql("SELECT coalesce(max(id), 0) FROM mlint.job_runs WHERE name = 'secret_mounts'");
+	# A run that is under way has begun before what it is to see.
+	my $since = sql('SELECT clock_timestamp()');
 	sql("SELECT mlint.job_run_now('secret_mounts')");
-	my $end = time + 60;
-	until (sql("SELECT max(id) > $before FROM mlint.job_runs WHERE name = 'secret_mounts'") eq 't')
+	my $end = time + $MlintTest::deadline;
+	until (sql("SELECT count(*) > 0 FROM mlint.job_runs WHERE name = 'secret_mounts' AND started_at > '$since'") eq 't')
 	{
 		die 'the job does not run' if time > $end;
 	}
@@ -238,10 +239,9 @@ set_directory($dir);
 # ---- a crash after the file, and before the record of it ----
 $node->append_conf('postgresql.conf', "restart_after_crash = on\n");
 $node->reload;
-sub injection { PostgreSQL::Test::Utils::append_to_file($node->data_dir . "/mlint_injection.$_[0]", "$_[1]\n"); }
-injection('mount-written', 'kill');
+inject($node, 'mount-written', 'kill');
 sql("SELECT mlint.secret_put('db/password', 'three')");
-wait_for('the job dies', sub { !-e $node->data_dir . '/mlint_injection.mount-written' });
+wait_for('the job dies', sub { struck($node, 'mount-written') });
 wait_for_sql($node, 'the server is back', 'SELECT true');
 wait_for_sql($node, '... and what was written is recorded',
 	"SELECT versions FROM mlint.secret_mounts WHERE path = 'app/db/password'", '{"db/password": 4}');

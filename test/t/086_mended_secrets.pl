@@ -92,7 +92,7 @@ $session->quit;
 # ---- COMMIT fails ----
 my $auditor = wait_for_worker($node, 'mlint auditor');
 my ($out, $err) = ('', '');
-kill 'STOP', $auditor;
+freeze($node, $auditor);
 my $client = IPC::Run::start(
 	[ 'psql', '-X', '-d', $node->connstr('postgres'), '-c', "SELECT mlint.secret_put('late', 'not-for-the-log')" ],
 	'>', \$out, '2>', \$err);

@@ -38,7 +38,8 @@ sub fails
 	return;
 }
 
-on_all("SELECT mlint.rate_backend_create('redis', options => '{\"hosts\": \"$hosts\"}')");
+# A server that pauses is no matter of this test.
+on_all("SELECT mlint.rate_backend_create('redis', options => '{\"hosts\": \"$hosts\", \"timeout_ms\": 20000, \"connect_timeout_ms\": 20000}')");
 like(q1("SELECT mlint.rate_backend_test('redis')"),
 	qr/^Redis \S+ at 127\.0\.0\.1:\d+; a decision takes \d+ us$/,
 	'the test of a backend says what it found');
@@ -68,7 +69,7 @@ for my $rule (@rules)
 				  . " coalesce(sum(1 + n % 3) FILTER (WHERE (mlint.rate_check('$name', 'sum', 1 + n % 3)).allowed), 0)"
 				  . " FROM generate_series(1, 400) n"
 			],
-			'<', \undef, '>', \$out, '2>', \$err);
+			'<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout($MlintTest::deadline));
 		push @runs, [ $h, \$out, \$err ];
 	}
 	my $tokens = 0;
@@ -193,7 +194,8 @@ my $locked = RedisTest->start('requirepass open', 'user limits on >sesame ~mlint
 my $at = $locked->hosts;
 
 q1("SELECT mlint.secret_put('redis_password', 'wrong')");
-q1("SELECT mlint.rate_backend_create('locked', options => '{\"hosts\": \"$at\", \"password\": {\"secret\": \"redis_password\"}, \"breaker\": {\"threshold\": 0}}')");
+q1("SELECT mlint.rate_backend_create('locked', options => '{\"hosts\": \"$at\", \"timeout_ms\": 20000, \"connect_timeout_ms\": 20000,"
+	  . " \"password\": {\"secret\": \"redis_password\"}, \"breaker\": {\"threshold\": 0}}')");
 fails('a wrong password is an error of authentication',
 	"SELECT mlint.rate_backend_test('locked')", qr/ERROR:  ML002: .*WRONGPASS/);
 q1("SELECT mlint.rate_rule_create('locked', 'token_bucket', 1, '1 day', 1, backend => 'locked', fail => 'closed')");
@@ -230,6 +232,8 @@ sub tls_options
 			certificate => { file => $tls->dir . '/client.pem' },
 			key => { file => $tls->dir . '/client.key' },
 			breaker => { threshold => 0 },
+			timeout_ms => 20000,
+			connect_timeout_ms => 20000,
 			%more
 		});
 }

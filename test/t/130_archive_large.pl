@@ -80,7 +80,11 @@ for my $case ([ many => 1 ], [ plain => 0 ], [ one => 98 ], [ tiny => 0 ])
 	my ($session, $largest) = @$case;
 	my $memory = memory_of($session);
 	note sprintf '%s: %.1f MiB', $session, $memory;
-	cmp_ok($memory, '<=', 32 + $largest, "session $session is archived in its largest message and 32 MiB");
+  SKIP:
+	{
+		skip 'freed memory is kept', 1 if memory_is_watched();
+		cmp_ok($memory, '<=', 32 + $largest, "session $session is archived in its largest message and 32 MiB");
+	}
 }
 
 is($node->safe_psql('postgres', "SELECT count(*) FROM mlint.archives WHERE NOT mlint.archive_verify(id)"),

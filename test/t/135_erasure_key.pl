@@ -180,9 +180,9 @@ for my $point (qw(erasure-key-written erasure-key-linked erasure-key-renamed era
 	my $open = sql("SELECT key_open($kept, 'crash')");
 	my $leaf = sql("SELECT leaf FROM mlint.data_key WHERE id = $condemned");
 	my $old = slurp_file($file);
-	append_to_file("$data/mlint_injection.$point", "kill\n");
+	inject($node, $point, 'kill');
 	sql("SELECT key_destroy($condemned)");
-	wait_for("$point: the job died", sub { !-e "$data/mlint_injection.$point" });
+	wait_for("$point: the job died", sub { struck($node, $point) });
 	wait_for_sql($node, "$point: the server is back", 'SELECT true');
 	ok(eval { nodes($file); 1 }, "$point: the file is whole");
 	sql("SELECT mlint.job_run_now('data_key_erase')");

@@ -77,7 +77,7 @@ my $small = archive(2000);
 my $before = digest($small);
 sql(<<"EOQ");
 SELECT mlint.archive_store_create('s3', 's3', '{"bucket": "archives", "endpoint": "http://127.0.0.1:$port", "prefix": "a/b/",
-	"access_key_id": "x", "secret_access_key": {"secret": "s3"}, "timeout_ms": 2000}')
+	"access_key_id": "x", "secret_access_key": {"secret": "s3"}, "timeout_ms": 8000}')
 EOQ
 wait_for('the proxy is up', sub { sql("SELECT mlint.archive_store_test('s3')") =~ /bucket "archives"/ });
 
@@ -179,9 +179,9 @@ sub crash
 	my ($point, $size, $store) = @_;
 	my $id = archive($size);
 	my $is = digest($id);
-	append_to_file("$data/mlint_injection.$point", "kill\n");
+	inject($node, $point, 'kill');
 	sql("SELECT mlint.job_run_now('archive_move')");
-	wait_for("$store, $point: the job died", sub { !-e "$data/mlint_injection.$point" });
+	wait_for("$store, $point: the job died", sub { struck($node, $point) });
 	wait_for_sql($node, "$store, $point: the server is back", 'SELECT true');
 	is(digest($id), $is, "$store, $point: the archive is whole");
 	moved("$store, $point");
@@ -193,9 +193,9 @@ crash($_, 17_000_000, 's3') for qw(archive-s3-begun archive-s3-part);
 is(uploads(), 0, 'no upload is left open');
 # An object of an archive that is deleted after the crash is an orphan.
 my $orphan = archive(3000);
-append_to_file("$data/mlint_injection.archive-move-before-commit", "kill\n");
+inject($node, 'archive-move-before-commit', 'kill');
 sql("SELECT mlint.job_run_now('archive_move')");
-wait_for('the job died', sub { !-e "$data/mlint_injection.archive-move-before-commit" });
+wait_for('the job died', sub { struck($node, 'archive-move-before-commit') });
 wait_for_sql($node, 'the server is back', 'SELECT true');
 like(objects(), qr/$orphan/, 'its object is there');
 sql("SELECT mlint.archive_delete('$orphan')");

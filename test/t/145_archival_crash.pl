@@ -64,17 +64,9 @@ SELECT mlint.archive_restore(id) FROM mlint.archive;
 TRUNCATE truth;
 SELECT talk('s' || n) FROM generate_series(1, $sessions) n
 WHERE NOT EXISTS (SELECT FROM mlint.session WHERE session_id = 's' || n);
-UPDATE mlint.session SET active_at = now() - interval '40 days';
+UPDATE mlint.session SET active_at = now() - interval '40 days' + substr(session_id, 2)::int * interval '1 s';
 INSERT INTO truth SELECT session_id, said(session_id) FROM mlint.session;
 EOQ
-	return;
-}
-
-# Have the next process that comes by this point do something.
-sub inject
-{
-	my ($point, $action) = @_;
-	append_to_file("$data/mlint_injection.$point", $action);
 	return;
 }
 
@@ -96,10 +88,10 @@ for my $point ('archive-written', 'archive-created',
 {
 	prepare();
 
-	inject($point, 'kill');
+	inject($node, $point, 'kill');
 	my $run = sql('SELECT mlint.archival_run()');
 	wait_for("$point: a process dies there",
-		sub { !-e "$data/mlint_injection.$point" });
+		sub { struck($node, $point) });
 	# Whatever the server has got to when it is up again.
 	wait_for_sql($node, '... the server is up again', 'SELECT true');
 	is(sql('SELECT * FROM torn()'), '', '... every session is whole');
@@ -121,7 +113,7 @@ for my $point ('archive-written', 'archive-created',
 
 # An error at the same places is that session's, or the batch's.
 prepare();
-inject('archival-session', 'error');
+inject($node, 'archival-session', 'error');
 my $run = sql('SELECT mlint.archival_run()');
 is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', 'an error in a session');
 is( sql("SELECT state, archived, failed FROM mlint.archival_runs WHERE id = $run"),
@@ -131,7 +123,7 @@ is(sql('SELECT error FROM mlint.archival_failures'),
 	'injected error "archival-session"', '... and it is known which and why');
 prepare();
 sql('SELECT mlint.archival_set(batch_size => 4)');
-inject('archival-before-commit', 'error');
+inject($node, 'archival-before-commit', 'error');
 $run = sql('SELECT mlint.archival_run()');
 is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', 'an error in a batch');
 is(sql("SELECT state, archived, error FROM mlint.archival_runs WHERE id = $run"),
@@ -144,7 +136,7 @@ sql('SELECT mlint.archival_set(batch_size => 4, enabled => false)');
 
 # Cancelled, shown while it goes on, and one at a time.
 prepare();
-inject('archival-after-3', 'wait');
+inject($node, 'archival-after-3', 'wait');
 $run = sql('SELECT mlint.archival_run()');
 wait_for_sql($node, 'the run that goes on is shown',
 	"SELECT run = $run AND phase = 'archiving sessions' AND sessions_due = $sessions AND sessions_processed = 0"
@@ -160,7 +152,7 @@ is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', 'cancelled, it ends');
 is(sql("SELECT state, processed, error FROM mlint.archival_runs WHERE id = $run"),
 	'failed|0|canceling statement due to user request', '... and says so');
 is(sql('SELECT count(*) FROM mlint.archival_failures'), 0, '... no session has failed');
-unlink "$data/mlint_injection.archival-after-3";
+resume($node, 'archival-after-3');
 wait_for_sql($node, 'the one that was asked for archives all',
 	"SELECT bool_or(state = 'completed' AND archived = $sessions) FROM mlint.archival_runs WHERE id = $next");
 is(sql('SELECT * FROM torn()'), '', '... every session is whole');
@@ -189,16 +181,16 @@ sql('DROP TRIGGER slow ON mlint.session; DROP FUNCTION slow; SELECT mlint.archiv
 prepare();
 my $session = $node->background_psql('postgres');
 $session->query_safe("BEGIN; SELECT FROM mlint.session WHERE session_id = 's7' FOR KEY SHARE");
-inject('archival-after-1', 'wait');
+inject($node, 'archival-after-1', 'wait');
 $run = sql('SELECT mlint.archival_run()');
 wait_for_sql($node, 'a run has begun', 'SELECT sessions_due > 0 FROM mlint.archival_progress');
 sql("SELECT mlint.prompt_add(session_id, 'still here') FROM truth WHERE session_id IN ('s2', 's3', 's10');"
 	  . " UPDATE truth SET said = said(session_id) WHERE session_id IN ('s2', 's3', 's10')");
-unlink "$data/mlint_injection.archival-after-1";
+resume($node, 'archival-after-1');
 is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', '... and ends');
 is( sql("SELECT archived, skipped, failed FROM mlint.archival_runs WHERE id = $run"),
 	($sessions - 4) . '|3|0', '... and has passed over those that are in use');
-is(sql("SELECT string_agg(session_id, ' ' ORDER BY id) FROM mlint.session WHERE status <> 'archived'"),
+is(sql("SELECT string_agg(session_id, ' ' ORDER BY substr(session_id, 2)::int) FROM mlint.session WHERE status <> 'archived'"),
 	's2 s3 s7 s10', '... which are live, as is one that was not due any more');
 $session->query_safe('COMMIT');
 $session->quit;

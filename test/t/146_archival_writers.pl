@@ -140,7 +140,7 @@ for my $script (@scripts)
 	$handle->{run} = IPC::Run::start(
 		[ 'psql', '-X', '-q', '-d', $node->connstr('postgres'),
 			'-v', 'ON_ERROR_STOP=1', map { ('-c', $_) } split /; /, $script ],
-		'<', \undef, '>', \$handle->{out}, '2>', \$handle->{err});
+		'<', \undef, '>', \$handle->{out}, '2>', \$handle->{err}, IPC::Run::timeout($MlintTest::deadline));
 	push @running, $handle;
 }
 $_->{run}->finish for @running;

@@ -96,7 +96,7 @@ DECLARE
 BEGIN
 	FOR t IN SELECT c.oid FROM pg_extension e, unnest(e.extconfig) u JOIN pg_class c ON c.oid = u
 		WHERE e.extname = 'mlint' AND c.relkind = 'r'
-			AND c.relname !~ '^(usage_log_.|usage_total|archival_run|archive_garbage)$' ORDER BY c.relname COLLATE "C"
+			AND c.relname !~ '^(usage_log_.|usage_total|archival_run|archive_garbage|dump)$' ORDER BY c.relname COLLATE "C"
 	LOOP
 		RETURN QUERY EXECUTE format(
 			'SELECT %L::text, count(*), md5(string_agg(to_jsonb(t)::text, E''\n'' ORDER BY to_jsonb(t)::text COLLATE "C")) FROM %s t',
@@ -132,9 +132,7 @@ my %ways = (
 	custom => [ [ 'pg_dump', '-Fc', '-f', "$dir/custom", $conn ],
 		sub { [ 'pg_restore', '-e', '-1', '-d', $_[0], "$dir/custom" ] } ],
 	directory => [ [ 'pg_dump', '-Fd', '-j', '4', '-f', "$dir/directory", $conn ],
-		# The order of tables that refer to each other is lost between processes.
-		sub { [ 'env', 'PGOPTIONS=-c session_replication_role=replica',
-				'pg_restore', '-e', '-j', '4', '-d', $_[0], "$dir/directory" ] } ]);
+		sub { [ 'pg_restore', '-e', '-j', '4', '-d', $_[0], "$dir/directory" ] } ]);
 for my $way (sort keys %ways)
 {
 	my ($dump, $restore) = @{ $ways{$way} };

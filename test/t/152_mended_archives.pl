@@ -1,4 +1,4 @@
-# What a reviewer found in archives, stores and holds: statistics keep nothing of
+# What was wrong once with archives, stores and holds: statistics keep nothing of
 # what is erased, held sessions are not changed, an archive is not handed over
 # to a store that was altered meanwhile, and movers do not get in each other's way.
 use strict;

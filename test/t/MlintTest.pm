@@ -21,13 +21,32 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(mlint_node mlint_configure wait_for wait_for_sql
+  jobs_go_by freeze inject struck resume
   worker_pids wait_for_worker wait_for_delivery literal create_destination
-  publish deliver delivery_is);
+  publish deliver delivery_is memory_is_watched);
 
 our $peers = abs_path(dirname(__FILE__) . '/../peers');
 
 # How long anything may take before a test gives up on it, in seconds.
 our $deadline = $PostgreSQL::Test::Utils::timeout_default // 60;
+
+# A test that has had its time leaves no servers behind.
+my $main = $$;
+$SIG{TERM} = sub { $$ == $main ? die "the time is up\n" : POSIX::_exit(143) };
+
+# What a node's end is: immediate, which is fast but leaves no time to write the
+# counters of --coverage.
+if ($ENV{MLINT_COVERAGE})
+{
+	no warnings 'redefine';
+	*PostgreSQL::Test::Cluster::teardown_node = sub {
+		$_[0]->stop('fast', fail_ok => 1) || $_[0]->stop('immediate', fail_ok => 1);
+	};
+}
+
+# How much longer everything takes under a watch (check.sh --sanitize and its
+# kind); what a test says of time is multiplied by it.
+our $slower = { assert => 3, sanitize => 5, valgrind => 50 }->{ $ENV{MLINT_WATCHED} // '' } // 1;
 
 # A running node with mlint in database postgres. %options: conf, more lines of
 # postgresql.conf; create => 0 leaves the extension out; the rest goes to
@@ -99,6 +118,74 @@ sub wait_for_sql
 	return $ok;
 }
 
+# Let the scheduler run a job that has nothing to do, one run after the other:
+# the time in which whatever runs again and again would show.
+sub jobs_go_by
+{
+	my ($node, $times) = @_;
+	my $runs = "SELECT max(r.id) FROM mlint.job_run r JOIN mlint.job j ON j.id = r.job_id WHERE j.name = 'event_retention'";
+
+	for (1 .. $times)
+	{
+		my $last = $node->safe_psql('postgres', $runs) || 0;
+		$node->safe_psql('postgres', "SELECT mlint.job_run_now('event_retention')");
+		$node->poll_query_until('postgres', "SELECT ($runs) > $last")
+		  or die 'a job that was asked for did not run';
+	}
+	return;
+}
+
+# Stop processes of the server where they hold nothing: one that has a lock of
+# PostgreSQL's own would stop everybody. kill 'CONT' has them go on.
+sub freeze
+{
+	my ($node, @pids) = @_;
+	my $rest = 'SELECT count(*) = ' . @pids . ' FROM pg_stat_activity WHERE pid IN (' . join(', ', @pids)
+	  . q{) AND xact_start IS NULL AND wait_event_type IN ('Activity', 'Extension')};
+
+	for (1 .. 100)
+	{
+		$node->poll_query_until('postgres', $rest) or last;
+		kill 'STOP', @pids;
+		return if $node->safe_psql('postgres', $rest) eq 't';
+		kill 'CONT', @pids;
+	}
+	die "processes @pids do not rest";
+}
+
+# Have the next process that comes by a place die there, fail or stop ("kill",
+# "error", "wait"; see src/common/injection.h). Whole at once: it takes what it
+# finds.
+my %crashing;
+my $server_began = "SELECT backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
+sub inject
+{
+	my ($node, $place, $what) = @_;
+	my $file = injection_file($node, $place);
+
+	$crashing{$file} = $what eq 'kill' ? eval { $node->safe_psql('postgres', $server_began) } // '' : '';
+	append_to_file("$file.new", "$what\n");
+	rename "$file.new", $file or die "$file: $!";
+	return;
+}
+
+# Has one come by, to its end? And is the server back, when that was a crash.
+sub struck
+{
+	my ($node, $place) = @_;
+	my $file = injection_file($node, $place);
+
+	return 0 if -e $file;
+	return 1 unless $crashing{$file};
+	my ($rc, $began) = eval { $node->psql('postgres', $server_began) };
+	return !$@ && $rc == 0 && $began ne '' && $began ne $crashing{$file};
+}
+
+# Let go of those that wait there.
+sub resume { unlink injection_file(@_); return; }
+
+sub injection_file { my ($node, $place) = @_; return $node->data_dir . "/mlint_injection.$place"; }
+
 # Pids of our workers whose backend_type is like this ("mlint dispatcher"); of
 # one database, when it is given.
 sub worker_pids
@@ -137,6 +224,13 @@ sub wait_for_delivery
 
 	return $node->safe_psql($db // 'postgres',
 		"SELECT mlint.event_wait($event, '$deadline s')") eq 't';
+}
+
+# Does something watch the server that takes memory itself, and keeps what is
+# freed (check.sh --sanitize, --valgrind)? Then it can't be measured or read.
+sub memory_is_watched
+{
+	return ($ENV{MLINT_WATCHED} // '') =~ /sanitize|valgrind/;
 }
 
 # A string as an SQL literal.
@@ -210,6 +304,7 @@ use strict;
 use warnings;
 
 use Encode ();
+use IO::Select;
 use IO::Socket::INET;
 use JSON::PP ();
 use POSIX ();
@@ -275,7 +370,12 @@ sub stop
 
 	return unless $self->{pid};
 	kill $signal // 'TERM', $self->{pid};
-	waitpid $self->{pid}, 0;
+	my $end = time + 30;
+	until (waitpid($self->{pid}, POSIX::WNOHANG()) == $self->{pid})
+	{
+		kill 'KILL', $self->{pid} if time > $end;
+		usleep(10_000);
+	}
 	$self->{pid} = 0;
 	return;
 }
@@ -300,6 +400,8 @@ sub control
 		PeerPort => $self->{port}) or die "$self->{script}: $!";
 
 	print $socket "GET /control/$what HTTP/1.1\r\nHost: localhost\r\n\r\n";
+	IO::Select->new($socket)->can_read($MlintTest::deadline)
+	  or die "$self->{script} does not answer";
 	my $status = <$socket> // '';
 	close $socket;
 	die "$self->{script}: $status" unless $status =~ /^HTTP\S+ 200/;

@@ -77,7 +77,7 @@ sub hosts { return '127.0.0.1:' . $_[0]->port($_[1]); }
 sub pid
 {
 	my ($self, $name) = @_;
-	my $pid = slurp_file("$self->{dir}/" . ($name // 'server') . '/pid');
+	my $pid = slurp_file("$self->{dir}/" . ($name // 'server') . '.pid');
 
 	chomp $pid;
 	return $pid;

@@ -515,7 +515,7 @@ add_basic_auth(HttpSender *sender, const char *username,
 	char	   *encoded = palloc(CRYPTO_BASE64_BYTES(pair_len) + 6);
 
 	crypto_wipe(password, len);
-	strcpy(encoded, "Basic ");
+	memcpy(encoded, "Basic ", 6);
 	crypto_base64(pair, pair_len, encoded + 6);
 	crypto_wipe(pair, pair_len);
 	http_sender_add_header(sender, "Authorization", encoded);

@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "common/aws.h"
 #include "common/crypto.h"
 #include "common/errors.h"
 #include "common/sigv4.h"
@@ -35,10 +36,7 @@ typedef struct AwsOptions
 	BackendOptions common;
 	char	   *region;
 	char	   *endpoint;
-	char	   *ca;
-	char	   *access_key_id;
-	Credential	secret_access_key;
-	Credential	session_token;
+	AwsAccess	access;
 	char	   *metadata_endpoint;
 	int			recovery_window_days;
 } AwsOptions;
@@ -50,16 +48,8 @@ static const Option aws_options[] = {
 	"region; AWS_REGION or AWS_DEFAULT_REGION of the server's environment if not given"},
 	{"endpoint", OPTION_URL, AT(endpoint), NULL, 0, 0, NULL, NULL, false,
 	"URL to use instead of the region's, for example of a VPC endpoint"},
-	{"ca", OPTION_TEXT, AT(ca), NULL, 0, 0, NULL, NULL, false,
-	"certificates to trust instead of the system's, PEM"},
-	{"access_key_id", OPTION_TEXT, AT(access_key_id), NULL, 0, 0, NULL, NULL,
-	false, "access key; if not given, keys of the environment, the container or the instance are used"},
-	{"secret_access_key", OPTION_CREDENTIAL, AT(secret_access_key), NULL, 0, 0,
-		NULL, NULL, false,
-	"the secret that belongs to access_key_id"},
-	{"session_token", OPTION_CREDENTIAL, AT(session_token), NULL, 0, 0, NULL,
-		NULL, false,
-	"session token, where the key is a temporary one"},
+	AWS_ACCESS_OPTIONS(AT(access), false,
+					   "access key; if not given, keys of the environment, the container or the instance are used"),
 	{"metadata_endpoint", OPTION_URL, AT(metadata_endpoint), NULL, 0, 0, NULL,
 		NULL, false,
 	"URL of an instance metadata service other than EC2's own"},
@@ -104,20 +94,14 @@ aws_check(const BackendOptions *options, const char *what)
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("%s needs option \"region\"", what),
 				 errdetail("Nor is AWS_REGION set in the server's environment.")));
-	if (region[0] == '\0' ||
-		strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(region))
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("option \"region\" of %s is not the name of a region",
-						what),
-				 errhint("Write it like eu-central-1.")));
-	if ((o->access_key_id != NULL) !=
-		(o->secret_access_key.kind != CREDENTIAL_NONE))
+	aws_region_check(region, "region", what);
+	if ((o->access.access_key_id != NULL) !=
+		(o->access.secret_access_key.kind != CREDENTIAL_NONE))
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("options \"access_key_id\" and \"secret_access_key\" of %s must be given together",
 						what)));
-	if (o->session_token.kind != CREDENTIAL_NONE && o->access_key_id == NULL)
+	if (o->access.session_token.kind != CREDENTIAL_NONE && o->access.access_key_id == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("option \"session_token\" of %s needs option \"access_key_id\"",
@@ -127,7 +111,7 @@ aws_check(const BackendOptions *options, const char *what)
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("option \"recovery_window_days\" of %s must be 0, or 7 to 30",
 						what)));
-	return o->access_key_id == NULL;
+	return o->access.access_key_id == NULL;
 }
 
 /* ---- keys ---- */
@@ -136,10 +120,10 @@ aws_check(const BackendOptions *options, const char *what)
 static BackendResult
 keys_take(Backend *b, const char *text, const json_t *json, AwsKeys *keys)
 {
-	const char *id = json_text(json, "AccessKeyId");
-	const char *secret = json_text(json, "SecretAccessKey");
-	const char *token = json_text(json, "Token");
-	TimestampTz expires = time_from_text(json_text(json, "Expiration"));
+	const char *id = api_text(json, "AccessKeyId");
+	const char *secret = api_text(json, "SecretAccessKey");
+	const char *token = api_text(json, "Token");
+	TimestampTz expires = time_from_text(api_text(json, "Expiration"));
 
 	if (id == NULL || secret == NULL)
 		return exchange_strange(b, "its metadata service has no keys to give");
@@ -241,12 +225,12 @@ aws_keys(Backend *b, AwsKeys *keys)
 	char	   *kept;
 
 	memset(keys, 0, sizeof(*keys));
-	if (o->access_key_id)
+	if (o->access.access_key_id)
 	{
-		keys->id = o->access_key_id;
-		keys->secret = backend_credential(b, &o->secret_access_key);
-		if (o->session_token.kind != CREDENTIAL_NONE)
-			keys->token = backend_credential(b, &o->session_token);
+		keys->id = o->access.access_key_id;
+		keys->secret = backend_credential(b, &o->access.secret_access_key);
+		if (o->access.session_token.kind != CREDENTIAL_NONE)
+			keys->token = backend_credential(b, &o->access.session_token);
 		return BACKEND_OK;
 	}
 	if (environment("AWS_ACCESS_KEY_ID") && environment("AWS_SECRET_ACCESS_KEY"))
@@ -298,7 +282,7 @@ sign(Backend *b, const AwsKeys *keys, const char *url, const char *target,
 static char *
 aws_error(const Exchange *e)
 {
-	const char *type = json_text(e->json, "__type");
+	const char *type = api_text(e->json, "__type");
 	const char *hash;
 
 	if (type == NULL)
@@ -341,14 +325,14 @@ aws_forbids(const Exchange *e)
 static BackendResult
 aws_refused(Backend *b, const Exchange *e)
 {
-	const char *says = json_text(e->json, "message");
+	const char *says = api_text(e->json, "message");
 	char	   *error = aws_error(e);
 
 	/* It goes into the sentence itself: words of theirs, but short ones. */
 	if (strlen(error) > 64 || !http_is_token(error))
 		error[0] = '\0';
 	if (says == NULL)
-		says = json_text(e->json, "Message");
+		says = api_text(e->json, "Message");
 	/* The signature of a request that was quoted is in the words: leave them. */
 	if (says && strstr(says, "Canonical"))
 		says = NULL;
@@ -374,8 +358,7 @@ aws_call(Backend *b, Exchange *e, const char *operation, json_t *arguments)
 	char	   *url;
 
 	url = o->endpoint ? psprintf("%s/", url_base(o->endpoint)) :
-		psprintf("https://secretsmanager.%s.amazonaws.com%s/", region,
-				 strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
+		psprintf("%s/", aws_url("secretsmanager", region));
 	for (int attempt = 0;; attempt++)
 	{
 		AwsKeys		keys;
@@ -384,7 +367,7 @@ aws_call(Backend *b, Exchange *e, const char *operation, json_t *arguments)
 			return BACKEND_FAILED;
 		memset(e, 0, sizeof(*e));
 		e->url = url;
-		e->ca = o->ca;
+		e->ca = o->access.ca;
 		e->body = body;
 		e->headers = sign(b, &keys, url, target, body);
 		if (!exchange(b, e))
@@ -399,10 +382,10 @@ aws_call(Backend *b, Exchange *e, const char *operation, json_t *arguments)
 static bool
 aws_absent(const Exchange *e)
 {
-	const char *says = json_text(e->json, "message");
+	const char *says = api_text(e->json, "message");
 
 	if (says == NULL)
-		says = json_text(e->json, "Message");
+		says = api_text(e->json, "Message");
 	return aws_error_is(e, "ResourceNotFoundException") ||
 		(aws_error_is(e, "InvalidRequestException") && says &&
 		 strstr(says, "marked for deletion") != NULL) ||
@@ -432,7 +415,7 @@ aws_get(Backend *b, const char *name, const char *version, SecretValue *value)
 		return BACKEND_ABSENT;
 	if (e.status != 200)
 		return aws_refused(b, &e);
-	text = json_text(e.json, "VersionId");
+	text = api_text(e.json, "VersionId");
 
 	value->version = pstrdup(text ? text : VERSION_CURRENT);
 	string = json_object_get(e.json, "SecretString");
@@ -444,7 +427,7 @@ aws_get(Backend *b, const char *name, const char *version, SecretValue *value)
 		value->data[value->len] = '\0';
 		return BACKEND_OK;
 	}
-	text = json_text(e.json, "SecretBinary");
+	text = api_text(e.json, "SecretBinary");
 
 	if (text)
 	{
@@ -577,7 +560,7 @@ aws_put(Backend *b, const char *name, const void *data, size_t len,
 		return BACKEND_FAILED;
 	if (e.status != 200)
 		return aws_refused(b, &e);
-	text = json_text(e.json, "VersionId");
+	text = api_text(e.json, "VersionId");
 
 	if (text == NULL)
 		return exchange_strange(b, "its answer has no version");
@@ -639,6 +622,14 @@ version_compare(const ListCell *a, const ListCell *b)
 	return (int) y->current - (int) x->current;
 }
 
+/* A list is whole, or an error. */
+static BackendResult
+too_many_pages(Backend *b)
+{
+	return backend_fail(b, ERRCODE_MLINT_API, false, NULL, NULL,
+						"its list has more than %d pages", PAGES_MAX);
+}
+
 static BackendResult
 aws_versions(Backend *b, const char *name, VersionVisitor visit, void *arg)
 {
@@ -667,7 +658,7 @@ aws_versions(Backend *b, const char *name, VersionVisitor visit, void *arg)
 		list = json_object_get(e.json, "Versions");
 		json_array_foreach(list, i, v)
 		{
-			const char *id = json_text(v, "VersionId");
+			const char *id = api_text(v, "VersionId");
 			json_t	   *stages = json_object_get(v, "VersionStages");
 			json_t	   *stage;
 			size_t		s;
@@ -686,10 +677,12 @@ aws_versions(Backend *b, const char *name, VersionVisitor visit, void *arg)
 			}
 			versions = lappend(versions, version);
 		}
-		next = json_text(e.json, "NextToken");
+		next = api_text(e.json, "NextToken");
 		if (next && next[0] == '\0')
 			next = NULL;
 	}
+	if (next)
+		return too_many_pages(b);
 	list_sort(versions, version_compare);
 	foreach(lc, versions)
 	{
@@ -729,16 +722,16 @@ aws_list(Backend *b, const char *prefix, NameVisitor visit, void *arg)
 			return exchange_strange(b, "its answer has no list of secrets");
 		json_array_foreach(list, i, secret)
 		{
-			const char *name = json_text(secret, "Name");
+			const char *name = api_text(secret, "Name");
 
 			if (name && strncmp(name, prefix, strlen(prefix)) == 0)
 				visit(name, arg);
 		}
-		next = json_text(e.json, "NextToken");
+		next = api_text(e.json, "NextToken");
 		if (next && next[0] == '\0')
 			next = NULL;
 	}
-	return BACKEND_OK;
+	return next ? too_many_pages(b) : BACKEND_OK;
 }
 
 static BackendResult
@@ -757,10 +750,10 @@ aws_test(Backend *b, char **words)
 }
 
 const BackendKind aws_kind = {
-	.name = "aws",
-	.help = "AWS Secrets Manager",
-	.options = aws_options,
-	.options_size = sizeof(AwsOptions),
+	.base.name = "aws",
+	.base.help = "AWS Secrets Manager",
+	.base.options = aws_options,
+	.base.options_size = sizeof(AwsOptions),
 	.check = aws_check,
 	.get = aws_get,
 	.put = aws_put,

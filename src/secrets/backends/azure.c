@@ -12,13 +12,13 @@
  */
 #include "postgres.h"
 
+#include "common/azure.h"
 #include "common/errors.h"
 #include "secrets/kind.h"
 
 #define API_VERSION		"api-version=7.4"
 #define PAGES_MAX		500
 #define EXPIRY_MARGIN_S	300
-#define IDENTITY_URL	"http://169.254.169.254/metadata/identity/oauth2/token"
 #define NAME_MAX_CHARS	127
 
 typedef struct AzureOptions
@@ -26,12 +26,8 @@ typedef struct AzureOptions
 	BackendOptions common;
 	char	   *vault_url;
 	char	   *ca;
-	char	   *tenant_id;
-	char	   *client_id;
-	Credential	client_secret;
-	char	   *authority;
+	AzureLogin	login;
 	char	   *resource;
-	char	   *identity_endpoint;
 } AzureOptions;
 
 #define AT(member) offsetof(AzureOptions, member)
@@ -41,22 +37,10 @@ static const Option azure_options[] = {
 	"https://NAME.vault.azure.net; AZURE_VAULT_URL of the server's environment if not given"},
 	{"ca", OPTION_TEXT, AT(ca), NULL, 0, 0, NULL, NULL, false,
 	"certificates to trust instead of the system's, PEM"},
-	{"tenant_id", OPTION_TEXT, AT(tenant_id), NULL, 0, 0, NULL, NULL, false,
-	"tenant (directory) of the client"},
-	{"client_id", OPTION_TEXT, AT(client_id), NULL, 0, 0, NULL, NULL, false,
-	"client (application); of a managed identity, where the machine has several"},
-	{"client_secret", OPTION_CREDENTIAL, AT(client_secret), NULL, 0, 0, NULL,
-		NULL, false,
-	"secret of the client; if not given we are the machine's managed identity"},
-	{"authority", OPTION_URL, AT(authority),
-		"https://login.microsoftonline.com", 0, 0, NULL, NULL, false,
-	"where clients log in"},
+	AZURE_LOGIN_OPTIONS(AzureOptions, login),
 	{"resource", OPTION_URL, AT(resource), "https://vault.azure.net", 0, 0,
 		NULL, NULL, false,
 	"what the token is for; sovereign clouds have another"},
-	{"identity_endpoint", OPTION_URL, AT(identity_endpoint), NULL, 0, 0, NULL,
-		NULL, false,
-	"URL that gives out tokens of the managed identity, other than a virtual machine's own"},
 	{NULL}
 };
 
@@ -70,21 +54,7 @@ azure_check(const BackendOptions *options, const char *what)
 				(errcode(ERRCODE_MLINT_CONFIGURATION),
 				 errmsg("%s needs option \"vault_url\"", what),
 				 errdetail("Nor is AZURE_VAULT_URL set in the server's environment.")));
-	if (o->client_secret.kind != CREDENTIAL_NONE &&
-		(o->tenant_id == NULL || o->client_id == NULL))
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("%s needs options \"tenant_id\" and \"client_id\"",
-						what),
-				 errdetail("It logs in with \"client_secret\".")));
-	if (o->tenant_id && strspn(o->tenant_id, "abcdefghijklmnopqrstuvwxyz"
-							   "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-							   "0123456789.-") != strlen(o->tenant_id))
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONFIGURATION),
-				 errmsg("option \"tenant_id\" of %s is neither an id nor a domain",
-						what)));
-	return o->client_secret.kind == CREDENTIAL_NONE;
+	return azure_login_check(&o->login, what);
 }
 
 static const AzureOptions *
@@ -104,8 +74,8 @@ vault_base(const Backend *b)
 static BackendResult
 azure_refused(Backend *b, const Exchange *e)
 {
-	return exchange_refused(b, e, json_text(json_object_get(e->json, "error"),
-											"message"));
+	return exchange_refused(b, e, api_text(json_object_get(e->json, "error"),
+										   "message"));
 }
 
 /* ---- tokens ---- */
@@ -114,72 +84,41 @@ azure_refused(Backend *b, const Exchange *e)
 static BackendResult
 token_take(Backend *b, const Exchange *e, char **token)
 {
-	const char *text = json_text(e->json, "access_token");
-	json_t	   *seconds = json_object_get(e->json, "expires_in");
+	long		seconds;
+	const char *text = azure_login_token(e->json, &seconds);
 
 	if (e->status != 200)
 		return backend_fail(b, e->status == 400 || e->status == 401 ?
 							ERRCODE_MLINT_AUTHENTICATION : ERRCODE_MLINT_API,
-							false, json_text(e->json, "error_description"),
+							false, api_text(e->json, "error_description"),
 							"Check the options with which the backend logs in, or whether the machine has a managed identity.",
 							"the login failed (status %d)", e->status);
 	if (text == NULL)
 		return exchange_strange(b, "its answer to the login has no token");
 	*token = confidential(b, pstrdup(text), strlen(text));
-	/* A number here, a string of digits there. */
-	backend_keep(b, "token", text, (json_is_string(seconds) ?
-									atol(json_string_value(seconds)) :
-									(long) json_integer_value(seconds)) -
-				 EXPIRY_MARGIN_S);
+	backend_keep(b, "token", text, seconds - EXPIRY_MARGIN_S);
 	return BACKEND_OK;
-}
-
-static BackendResult
-login_client(Backend *b, char **token)
-{
-	const AzureOptions *o = azure_of(b);
-	char	   *secret = backend_credential(b, &o->client_secret);
-	char	   *escaped = url_escape(b, secret);
-	char	   *body;
-	Exchange	e = {0};
-
-	confidential(b, escaped, strlen(escaped));
-	body = psprintf("grant_type=client_credentials&client_id=%s&client_secret=%s&scope=%s%%2F.default",
-					url_escape(b, o->client_id), escaped,
-					url_escape(b, url_base(o->resource)));
-	e.body = confidential(b, body, strlen(body));
-	e.url = psprintf("%s/%s/oauth2/v2.0/token", url_base(o->authority),
-					 o->tenant_id);
-	e.ca = o->ca;
-	e.headers = http_header(NULL, "Content-Type",
-							"application/x-www-form-urlencoded");
-	if (!exchange(b, &e))
-		return BACKEND_FAILED;
-	return token_take(b, &e, token);
-}
-
-static BackendResult
-login_identity(Backend *b, char **token)
-{
-	const AzureOptions *o = azure_of(b);
-	Exchange	e = {.metadata = o->identity_endpoint == NULL};
-
-	e.url = psprintf("%s?api-version=2018-02-01&resource=%s%s%s",
-					 o->identity_endpoint ? o->identity_endpoint : IDENTITY_URL,
-					 url_escape(b, url_base(o->resource)),
-					 o->client_id ? "&client_id=" : "",
-					 o->client_id ? url_escape(b, o->client_id) : "");
-	e.headers = http_header(NULL, "Metadata", "true");
-	if (!exchange(b, &e))
-		return BACKEND_FAILED;
-	return token_take(b, &e, token);
 }
 
 static BackendResult
 login(Backend *b, char **token)
 {
-	return azure_of(b)->client_secret.kind == CREDENTIAL_NONE ?
-		login_identity(b, token) : login_client(b, token);
+	const AzureOptions *o = azure_of(b);
+	AzureLoginRequest request;
+	Exchange	e = {0};
+
+	azure_login_request(&o->login, o->resource,
+						o->login.client_secret.kind == CREDENTIAL_NONE ? NULL :
+						backend_credential(b, &o->login.client_secret),
+						&request);
+	e.url = request.url;
+	e.headers = request.headers;
+	e.body = request.body;
+	e.metadata = request.metadata;
+	e.ca = o->ca;
+	if (!exchange(b, &e))
+		return BACKEND_FAILED;
+	return token_take(b, &e, token);
 }
 
 /* One exchange with a token; after a 401 once more, with a new one. */
@@ -245,7 +184,7 @@ secret_url(const Backend *b, const char *name, const char *rest)
 static const char *
 id_tail(const json_t *json)
 {
-	const char *id = json_text(json, "id");
+	const char *id = api_text(json, "id");
 	const char *slash = id ? strrchr(id, '/') : NULL;
 
 	return slash && slash[1] != '\0' ? slash + 1 : NULL;
@@ -360,7 +299,7 @@ azure_pages(Backend *b, const char *url, ItemVisitor visit, void *arg)
 			return exchange_strange(b, "its answer has no list");
 		json_array_foreach(items, i, item)
 			visit(item, arg);
-		url = json_text(e.json, "nextLink");
+		url = api_text(e.json, "nextLink");
 		if (url == NULL || url[0] == '\0')
 			return BACKEND_OK;
 		if (pg_strncasecmp(url, inside, strlen(inside)) != 0)
@@ -414,11 +353,12 @@ azure_versions(Backend *b, const char *name, VersionVisitor visit, void *arg)
 {
 	List	   *versions = NIL;
 	ListCell   *lc;
-	SecretValue now;
+	SecretValue now = {0};
 	BackendResult result = azure_get(b, name, NULL, &now);
 
 	if (result != BACKEND_OK)
 		return result;
+	Assert(now.version != NULL);
 	confidential(b, now.data, now.len);
 	result = azure_pages(b, secret_url(b, name, "/versions"), take_version,
 						 &versions);
@@ -479,16 +419,16 @@ azure_test(Backend *b, char **words)
 	if (e.status != 200)
 		return azure_refused(b, &e);
 	*words = psprintf("Key Vault, as %s",
-					  azure_of(b)->client_secret.kind == CREDENTIAL_NONE ?
+					  azure_of(b)->login.client_secret.kind == CREDENTIAL_NONE ?
 					  "the machine's managed identity" : "a client");
 	return BACKEND_OK;
 }
 
 const BackendKind azure_kind = {
-	.name = "azure",
-	.help = "Azure Key Vault",
-	.options = azure_options,
-	.options_size = sizeof(AzureOptions),
+	.base.name = "azure",
+	.base.help = "Azure Key Vault",
+	.base.options = azure_options,
+	.base.options_size = sizeof(AzureOptions),
 	.check = azure_check,
 	.get = azure_get,
 	.put = azure_put,

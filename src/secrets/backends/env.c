@@ -136,10 +136,10 @@ env_test(Backend *b, char **words)
 }
 
 const BackendKind env_kind = {
-	.name = "env",
-	.help = "the environment of the server, read only",
-	.options = env_options,
-	.options_size = sizeof(EnvOptions),
+	.base.name = "env",
+	.base.help = "the environment of the server, read only",
+	.base.options = env_options,
+	.base.options_size = sizeof(EnvOptions),
 	.local = true,
 	.check = env_check,
 	.get = env_get,

@@ -296,10 +296,10 @@ file_test(Backend *b, char **words)
 }
 
 const BackendKind file_kind = {
-	.name = "file",
-	.help = "files below a directory of the server, read only",
-	.options = file_options,
-	.options_size = sizeof(FileOptions),
+	.base.name = "file",
+	.base.help = "files below a directory of the server, read only",
+	.base.options = file_options,
+	.base.options_size = sizeof(FileOptions),
 	.local = true,
 	.check = file_check,
 	.get = file_get,

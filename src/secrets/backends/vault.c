@@ -248,6 +248,7 @@ token_kept(Backend *b, bool *due)
 
 	*due = false;
 	if (kept == NULL ||
+	/* NOLINTNEXTLINE(cert-err34-c): these are our own words */
 		sscanf(kept, "%d " INT64_FORMAT " " INT64_FORMAT " %n", &renewable,
 			   &expires, &renew, &at) != 3)
 		return NULL;
@@ -260,7 +261,7 @@ static BackendResult
 token_take(Backend *b, Exchange *e, char **token)
 {
 	json_t	   *auth = json_object_get(e->json, "auth");
-	const char *text = json_text(auth, "client_token");
+	const char *text = api_text(auth, "client_token");
 
 	if (e->status != 200)
 	{
@@ -421,8 +422,8 @@ vault_engine(Backend *b, VaultEngine *engine)
 							"which secrets engine is mounted at \"%s\" cannot be found out (status %d)",
 							o->mount, e.status);
 	data = json_object_get(e.json, "data");
-	type = json_text(data, "type");
-	version = json_text(json_object_get(data, "options"), "version");
+	type = api_text(data, "type");
+	version = api_text(json_object_get(data, "options"), "version");
 	if (type == NULL || (strcmp(type, "kv") != 0 && strcmp(type, "generic") != 0))
 		return backend_fail(b, ERRCODE_MLINT_CONFIGURATION, false, NULL,
 							"Name the mount of a KV secrets engine.",
@@ -660,12 +661,12 @@ vault_versions(Backend *b, const char *name, VersionVisitor visit, void *arg)
 		if (v == NULL)
 			break;
 		left--;
-		deleted = json_text(v, "deletion_time");
+		deleted = api_text(v, "deletion_time");
 		if (json_is_true(json_object_get(v, "destroyed")) ||
 			(deleted && deleted[0] != '\0' &&
 			 time_from_text(deleted) <= GetCurrentTimestamp()))
 			continue;
-		visit(number, n == current, time_from_text(json_text(v, "created_time")),
+		visit(number, n == current, time_from_text(api_text(v, "created_time")),
 			  arg);
 	}
 	return BACKEND_OK;
@@ -785,10 +786,10 @@ vault_tend(Backend *b)
 }
 
 const BackendKind vault_kind = {
-	.name = "vault",
-	.help = "HashiCorp Vault or OpenBao, secrets engine KV version 1 or 2",
-	.options = vault_options,
-	.options_size = sizeof(VaultOptions),
+	.base.name = "vault",
+	.base.help = "HashiCorp Vault or OpenBao, secrets engine KV version 1 or 2",
+	.base.options = vault_options,
+	.base.options_size = sizeof(VaultOptions),
 	.check = vault_check,
 	.get = vault_get,
 	.put = vault_put,

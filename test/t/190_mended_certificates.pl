@@ -1,0 +1,260 @@
+# What was once wrong with certificates, and is not any more.
+
+use strict;
+use warnings;
+
+use AcmeCa;
+use JSON::PP ();
+use MlintTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my $gateway = PostgreSQL::Test::Cluster::get_free_port();
+my $ca = AcmeCa->start(http_port => $gateway);
+my $node = mlint_node('mended', conf => <<"EOC");
+mlint.gateway_listen = '127.0.0.1:$gateway'
+EOC
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+sub issue
+{
+	my ($account, @names) = @_;
+	sql("SELECT mlint.certificate_issue(ARRAY[n || '.example'], '$account', name => n) FROM unnest('{"
+		  . join(',', @names) . "}'::text[]) n");
+	return;
+}
+
+sub state_is
+{
+	my ($name, $state, $what) = @_;
+	wait_for_sql($node, $what // "$name is $state",
+		"SELECT count(*) FROM mlint.certificates WHERE name = '$name' AND state = '$state'", 1)
+	  or diag sql("SELECT state, last_error FROM mlint.certificates WHERE name = '$name'");
+	return;
+}
+
+# An account that is registered.
+sub account
+{
+	my ($name, %more) = @_;
+	$ca->account($node, $name, %more);
+	wait_for_sql($node, "account $name is registered",
+		"SELECT count(*) FROM mlint.acme_accounts WHERE name = '$name' AND status = 'valid'", 1);
+	return;
+}
+
+sub run_job { return sql("SELECT mlint.job_run_now('$_[0]')"); }
+
+sub no_job_runs
+{
+	wait_for_sql($node, 'no job runs', "SELECT count(*) FROM mlint.worker_slots() WHERE kind = 'job'", 0);
+	return;
+}
+
+# ---- the directory is forgotten while others wait for a nonce ----
+
+# One order is refused with 404, which has the directory fetched again, and that
+# takes its time. The other's nonce is rejected meanwhile, without another.
+account('gone');
+issue('gone', 'gone-1');
+state_is('gone-1', 'ACTIVE');
+no_job_runs();
+my $started = sql('SELECT pg_postmaster_start_time()');
+my @nothing = (kind => 'application/problem+json', headers => { 'Replay-Nonce' => '' });
+$ca->fault('gone', 'order-new', 'answer', status => 404, @nothing, body => '{"detail": "moved"}');
+$ca->fault('gone', 'order-new', 'answer', status => 400, @nothing,
+	body => '{"type": "urn:ietf:params:acme:error:badNonce"}');
+$ca->fault('gone', 'directory', 'drip', ms => 3);
+issue('gone', 'gone-2', 'gone-3');
+wait_for_sql($node, 'one is issued, the other is refused',
+	"SELECT string_agg(state, ' ' ORDER BY state) FROM mlint.certificates WHERE name IN ('gone-2', 'gone-3')",
+	'ACTIVE FAILED');
+unlike(slurp_file($node->logfile), qr/terminated by signal/, 'nothing has crashed');
+
+# ---- more is due than there is room for ----
+
+# CPU time of the job, in seconds.
+sub cpu
+{
+	my $pid = sql("SELECT s.pid FROM mlint.worker_slots() s JOIN mlint.job j ON j.id = s.lane WHERE s.kind = 'job' AND j.name = 'certificates'");
+	return unless $pid =~ /^\d+$/;
+	my @stat = split ' ', (slurp_file("/proc/$pid/stat") =~ s/^.*\) //r);
+	return ($stat[11] + $stat[12]) / 100;
+}
+
+my @slow = qw(slow slower slowest);
+account($_) for @slow;
+$ca->set($_, latency_ms => 4000) for @slow;
+for my $slow (@slow)
+{
+	issue($slow, map { "$slow-$_" } 1 .. 20);
+}
+wait_for_sql($node, 'as many are under way as can be, and of no account more than its part',
+	"SELECT sum(n), max(n) FROM (SELECT count(*) AS n FROM mlint.acme_order WHERE state = 'ordering' GROUP BY account_id) a", '32|16');
+my $before = cpu();
+usleep(2_000_000);
+my $after = cpu();
+ok(defined $before && defined $after && $after - $before < 0.3, 'who waits for a slow authority sleeps')
+  or diag 'CPU seconds in two: ' . ($after - $before);
+$ca->set($_, latency_ms => 0) for @slow;
+wait_for_sql($node, 'and all are issued',
+	"SELECT count(*) FROM mlint.certificates WHERE account LIKE 'slow%' AND state = 'ACTIVE'", 60);
+
+# ---- an account that was closed, and is created again ----
+
+$ca->set('moved', ari => JSON::PP::true);
+account('moved');
+issue('moved', 'moved');
+state_is('moved', 'ACTIVE');
+sql("SELECT mlint.acme_account_deactivate('moved'); SELECT mlint.acme_account_wait('moved')");
+sql("UPDATE mlint.certificate SET due_at = clock_timestamp() WHERE name = 'moved'");
+run_job('certificates');
+wait_for_sql($node, 'nobody tries it any more',
+	"SELECT count(*) FROM mlint.certificate WHERE name = 'moved' AND due_at IS NULL AND error = 'the account was deactivated'", 1);
+account('moved');
+run_job('certificate_expiry');
+wait_for_sql($node, 'when the account is there again, it is renewed in time',
+	"SELECT count(*) FROM mlint.certificates WHERE name = 'moved' AND renew_at BETWEEN now() + '50 days' AND now() + '61 days'", 1);
+# What it would replace is another account's, and the authority says so.
+sql("SELECT mlint.certificate_renew(id) FROM mlint.certificates WHERE name = 'moved'");
+wait_for_sql($node, 'and can be',
+	"SELECT count(*) FROM mlint.certificate_history WHERE name = 'moved'", 2)
+  or diag sql("SELECT state, last_error FROM mlint.certificates WHERE name = 'moved'");
+
+# ---- what an authority says goes into rows only as text ----
+
+account('words');
+# As much of it as is kept ends in the middle of a character.
+my $words = 'x' . "\x{e9}" x 750;
+my $error = { type => 'urn:ietf:params:acme:error:unauthorized', detail => $words };
+$ca->fault('words', 'finalize', 'edit', members => { status => 'invalid', error => $error });
+issue('words', 'words-1');
+state_is('words-1', 'FAILED');
+$ca->fault('words', 'authz', 'edit', members => { status => 'invalid', challenges => [
+	{ type => 'http-01', status => 'invalid', token => 'abc', error => $error,
+		url => "https://localhost:$ca->{port}/words/challenge/1" } ] });
+issue('words', 'words-2');
+state_is('words-2', 'FAILED');
+is(sql("SELECT count(*) FROM mlint.certificate_orders WHERE account = 'words'"
+		. " AND length(convert_from(convert_to(error, 'UTF8'), 'UTF8')) > 400"), 2,
+	'a text that was cut is still text');
+
+# ---- a limit that is about the names of one order ----
+
+account('limited');
+$ca->fault('limited', 'order-new', 'problem', kind => 'rateLimited', headers => { 'Retry-After' => 50000 });
+issue('limited', 'limited-1');
+wait_for_sql($node, 'an order that has met a limit waits for as long as it must, and says why',
+	"SELECT count(*) FROM mlint.certificate_orders WHERE certificate = 'limited-1'"
+	  . " AND next_at > now() + '13 hours' AND error LIKE '%rateLimited%'", 1);
+is(sql("SELECT paused_until < now() + '16 minutes' FROM mlint.acme_accounts WHERE name = 'limited'"), 't',
+	'others for a while');
+sql("UPDATE mlint.acme_account SET not_before = now() WHERE name = 'limited'");
+issue('limited', 'limited-2');
+state_is('limited-2', 'ACTIVE');
+state_is('limited-1', 'ISSUING');
+
+# ---- rows that somebody has locked ----
+
+sql("BEGIN; SELECT FROM mlint.acme_account WHERE name = 'moved' FOR NO KEY UPDATE; PREPARE TRANSACTION 'account'");
+sql("BEGIN; SELECT FROM mlint.certificate WHERE name = 'limited-1' FOR NO KEY UPDATE; PREPARE TRANSACTION 'certificate'");
+sql("SELECT mlint.certificate_renew(id) FROM mlint.certificates WHERE name = 'moved'");
+sql("UPDATE mlint.acme_order SET next_at = clock_timestamp() WHERE finished_at IS NULL");
+issue('limited', 'limited-3');
+state_is('limited-3', 'ACTIVE', 'others go on while an account and a certificate are locked');
+is(sql("SELECT string_agg(name || ' ' || state, ', ' ORDER BY name) FROM mlint.certificates WHERE name IN ('moved', 'limited-1')"),
+	'limited-1 ISSUING, moved ACTIVE', 'which wait');
+sql("ROLLBACK PREPARED 'account'");
+sql("ROLLBACK PREPARED 'certificate'");
+wait_for_sql($node, 'an account that is locked no more is used again',
+	"SELECT count(*) FROM mlint.certificate_history WHERE name = 'moved'", 3);
+sql("UPDATE mlint.acme_order SET next_at = clock_timestamp() WHERE finished_at IS NULL");
+run_job('certificates');
+state_is('limited-1', 'ACTIVE');
+
+# ---- revocations ----
+
+account('revoking');
+issue('revoking', 'revoking');
+state_is('revoking', 'ACTIVE');
+$ca->fault('revoking', 'revoke', 'problem', kind => 'serverInternal', headers => { 'Retry-After' => '999999999' });
+sql("SELECT mlint.certificate_revoke(id, 'keyCompromise') FROM mlint.certificates WHERE name = 'revoking'");
+wait_for_sql($node, 'a revocation that fails says so',
+	"SELECT count(*) FROM mlint.certificate_version WHERE revoke_at > clock_timestamp() + '1 hour'", 1);
+is(sql("SELECT max(revoke_at) < now() + '2 days' FROM mlint.certificate_version"), 't',
+	'no authority has it wait for years');
+state_is('revoking', 'ACTIVE', 'its successor is there');
+
+issue('revoking', 'revoked');
+state_is('revoked', 'ACTIVE');
+$ca->fault('revoking', 'revoke', 'problem', kind => 'serverInternal', times => 0);
+sql("SELECT mlint.certificate_revoke(id) FROM mlint.certificates WHERE name = 'revoked'");
+wait_for_sql($node, 'a revocation fails once',
+	"SELECT count(*) FROM mlint.certificates WHERE name = 'revoked' AND last_error LIKE '%not revoked%'", 1);
+$ca->clear('revoking');
+sql("UPDATE mlint.certificate_version SET revoke_at = clock_timestamp() WHERE revoke_at < now() + '10 minutes' AND revoked_at IS NULL");
+run_job('certificates');
+state_is('revoked', 'REVOKED');
+is(sql("SELECT mlint.certificate_wait(id) FROM mlint.certificates WHERE name = 'revoked' AND last_error IS NULL"), 'REVOKED',
+	'what was done in the end is no failure');
+
+# ---- an imported certificate whose key was destroyed ----
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+system_or_bail('openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
+	'-keyout', "$dir/key.pem", '-out', "$dir/cert.pem", '-days', '300', '-subj', '/CN=imported.example',
+	'-addext', 'subjectAltName=DNS:imported.example');
+my $import = 'SELECT mlint.certificate_import(' . literal(slurp_file("$dir/cert.pem")) . ', '
+  . literal(slurp_file("$dir/key.pem")) . ", 'imported')";
+sql($import);
+sql("SELECT mlint.secret_destroy('certificates/imported', 1)");
+like(sql("SELECT why FROM mlint.certificate_health() WHERE name = 'imported'"), qr/is gone/, 'a key is gone');
+sql($import);
+unlike(sql("SELECT why FROM mlint.certificate_health() WHERE name = 'imported'"), qr/is gone/,
+	'importing it again brings it back');
+
+# ---- a key that was to be kept, and was destroyed ----
+
+sql("SELECT mlint.certificate_issue('{kept.example}', 'words', name => 'kept', reuse_key => true)");
+state_is('kept', 'ACTIVE');
+sql("SELECT mlint.secret_destroy('certificates/kept', 1)");
+sql("SELECT mlint.certificate_renew(id) FROM mlint.certificates WHERE name = 'kept'");
+wait_for_sql($node, 'a renewal has another then',
+	"SELECT string_agg(key_version::text, ' ' ORDER BY version) FROM mlint.certificate_history WHERE name = 'kept'", '1 2')
+  or diag sql("SELECT state, last_error FROM mlint.certificates WHERE name = 'kept'");
+
+# ---- a row that cannot say that it has failed ----
+
+$node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');
+$node->reload;
+account('poison');
+$ca->fault('poison', 'order-new', 'problem', kind => 'rejectedIdentifier', times => 0);
+sql("SELECT mlint.certificate_issue(array_agg('a-name-of-some-length-' || i || '.example'), 'poison', name => 'poison') FROM generate_series(1, 60) i");
+wait_for_sql($node, 'an event is too large',
+	"SELECT count(*) FROM mlint.certificate_orders WHERE certificate = 'poison' AND error LIKE 'the event has%'", 1);
+sql("UPDATE mlint.acme_order SET attempts = 7, next_at = clock_timestamp() WHERE finished_at IS NULL AND error LIKE 'the event has%'");
+run_job('certificates');
+wait_for('that is logged', sub { return slurp_file($node->logfile) =~ /could not be recorded: the event has/; });
+issue('words', 'words-3');
+state_is('words-3', 'ACTIVE', 'and others go on');
+
+# ---- accounts ----
+
+for my $per ('200000 years', '1000000 months -29999999 days', '0')
+{
+	my ($rc, $out, $err) = $node->psql('postgres',
+		"SELECT mlint.acme_account_create('odd', 'letsencrypt-staging', 'a\@example.com', max_orders_per => '$per')");
+	like($err, qr/max_orders_per must/, "no account has a window of $per");
+}
+is(sql("SET synchronous_commit = off; BEGIN; SELECT mlint.acme_account_rollover('words'); SHOW synchronous_commit; ROLLBACK"),
+	"\non", 'a key that the authority is to get is on disk first');
+
+is(sql('SELECT pg_postmaster_start_time()'), $started, 'the server was not restarted');
+is(sql("SELECT count(*) FROM mlint.jobs WHERE name LIKE 'certificate%' AND last_error IS NOT NULL"), 0,
+	'no job has failed')
+  or diag sql("SELECT name, last_error FROM mlint.jobs WHERE last_error IS NOT NULL");
+$node->stop;
+done_testing();
