@@ -41,6 +41,8 @@ need()
 }
 
 have_header() { echo "#include <$1>" | cc -E -; }
+has_fuzzer() { echo "int LLVMFuzzerTestOneInput(void) { return 0; }" |
+	clang -fsanitize=fuzzer -x c - -o /dev/null; }
 
 need_for_build()
 {
@@ -51,6 +53,9 @@ need_for_build()
 	need libssl-dev have_header openssl/evp.h
 	need libjansson-dev have_header jansson.h
 	need libzstd-dev have_header zstd.h
+	need libmicrohttpd-dev have_header microhttpd.h
+	need libldns-dev have_header ldns/ldns.h
+	need libidn2-dev have_header idn2.h
 	need libhiredis-dev have_header hiredis/hiredis.h
 	need python3 command -v python3
 	find_postgres || no_postgres=yes
@@ -102,7 +107,7 @@ postgres_packages()
 }
 
 # Install what need() found missing, and start nothing by doing so: Debian
-# would make and start a database cluster, and start nginx and Redis. These are
+# would make and start a database cluster, and start nginx, Redis and Prometheus. These are
 # prevented by two files that are there only meanwhile.
 install_missing()
 {
@@ -131,17 +136,22 @@ install_missing()
 		echo "create_main_cluster = false" >$cluster/mlint.conf
 		trap "rm -f $cluster/mlint.conf; rm -rf $made" EXIT
 		trap "exit 130" INT TERM
+		# A service that is here already is not ours to stop.
+		fresh=
+		for service in knot nginx redis-server redis-sentinel prometheus; do
+			[ -e /lib/systemd/system/$service.service ] || fresh="$fresh $service"
+		done
 		export DEBIAN_FRONTEND=noninteractive
-		install="apt-get -qq -y --no-install-recommends install"
+		get="timeout 900 apt-get -qq -o Acquire::http::Timeout=30 -o Acquire::Retries=3"
+		install="$get -y --no-install-recommends install"
 		log=$(mktemp)
 		$install "$@" >$log 2>&1 || {
-			apt-get -qq update && $install "$@" >$log 2>&1
+			$get update && $install "$@" >$log 2>&1
 		} || { cat $log >&2; rm -f $log; exit 1; }
 		rm -f $log
-		for service in nginx redis-server redis-sentinel; do
-			case " $* " in *" $service"*)
-				! command -v systemctl || systemctl -q disable $service || true ;;
-			esac
+		for service in $fresh; do
+			[ -e /lib/systemd/system/$service.service ] || continue
+			! command -v systemctl >/dev/null || systemctl -q disable $service || true
 		done
 	' sh $missing </dev/null >&2 || die "could not install:$missing"
 	missing=
@@ -191,7 +201,8 @@ work_end()
 # for the sake of what belongs to them.
 work_stop()
 {
-	for f in $(find "$work" -name postmaster.pid 2>/dev/null); do
+	# Pids of roots are those of other processes here; unshare ends theirs.
+	for f in $(find "$work" -path "$work/roots" -prune -o -name postmaster.pid -print 2>/dev/null); do
 		kill -QUIT "$(head -n 1 "$f")" 2>/dev/null || true
 	done
 	signal=TERM
@@ -303,3 +314,19 @@ server_control()
 
 # sql [psql options]: one value, or rows.
 sql() { psql -X -q -A -t -v ON_ERROR_STOP=1 "$@"; }
+
+# within SECONDS COMMAND...: until the command succeeds.
+within()
+{
+	seconds=$1
+	deadline=$(($(date +%s) + seconds))
+	shift
+	until "$@"; do
+		[ "$(date +%s)" -lt $deadline ] || die "waited $seconds s for: $*"
+		sleep 0.1
+	done
+}
+
+# wait_until SECONDS SQL: until the query says t.
+wait_until() { within "$1" sql_says_t "$2"; }
+sql_says_t() { [ "$(sql -c "$1")" = t ]; }

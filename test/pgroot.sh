@@ -19,6 +19,8 @@ if [ ! -x "$root$bin/pg_config" ]; then
 	# What libpq's header needs; the rest of that folder may be anything.
 	include=$("$pg_config" --includedir)
 	for f in libpq-fe.h postgres_ext.h pg_config_ext.h; do
+		# 18 has the last no more.
+		[ -f "$include/$f" ] || continue
 		cp "$include/$f" "$root$include/"
 	done
 	rm -rf "$root$("$pg_config" --pkglibdir)/bitcode"

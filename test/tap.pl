@@ -1,12 +1,16 @@
-# Run TAP tests: tap.pl JOBS RESULT FILE...
+# Run TAP tests: tap.pl JOBS RESULT UNTIL FILE...
 #
 # Writes "passed failed skipped", counted in assertions, to RESULT, and the
-# names of the files that failed after it, one a line. A file that dies, or
+# names of the files that failed after it, one a line. A file whose turn comes
+# after UNTIL (seconds since 1970; 0: never) does not run: the first line goes
+# on with the names of those. A file that dies, takes longer than any should, or
 # whose plan does not hold, is a failure of its own; one that is skipped as a
 # whole counts as one skipped. PostgreSQL's modules bail out when a server does
 # not start: that ends the file, and not the run.
 use strict;
 use warnings;
+
+use Cwd ();
 
 package Harness;
 use parent 'TAP::Harness';
@@ -14,10 +18,23 @@ sub _bailout { }
 
 package main;
 
-my ($jobs, $result, @files) = @ARGV;
+my ($jobs, $result, $until, @files) = @ARGV;
+my $late = "1..0 # SKIP the time is up\n";
+my $minutes = $ENV{MLINT_WATCHED} ? 120 : 15;
 my $harness = Harness->new(
-	{ jobs => $jobs, timer => 1, color => 0, lib => [ split /:/, $ENV{PERL5LIB} // '' ] });
-my ($passed, $failed, $skipped, @bad) = (0, 0, 0);
+	{
+		jobs => $jobs,
+		timer => 1,
+		color => 0,
+		lib => [ split /:/, $ENV{PERL5LIB} // '' ],
+		exec => sub {
+			my ($self, $file) = @_;
+			return $late if $until && time > $until;
+			# By the whole name check.sh finds it, should that be stopped.
+			return [ 'timeout', '--kill-after=60', $minutes * 60, $^X, Cwd::abs_path($file) ];
+		}
+	});
+my ($passed, $failed, $skipped, @bad, @late) = (0, 0, 0);
 my $all = $harness->runtests(@files);
 
 for my $file ($all->descriptions)
@@ -26,6 +43,11 @@ for my $file ($all->descriptions)
 	my ($ok, $not_ok) = (scalar $parser->passed, scalar $parser->failed);
 	my $skip = scalar $parser->skipped;
 
+	if (($parser->skip_all // '') eq 'the time is up')
+	{
+		push @late, $file =~ s{.*/|\.pl$}{}gr;
+		next;
+	}
 	$passed += $ok - $skip;
 	$skipped += $skip + (defined $parser->skip_all ? 1 : 0);
 	$failed += $not_ok;
@@ -34,6 +56,6 @@ for my $file ($all->descriptions)
 	push @bad, $file;
 }
 open my $out, '>', $result or die "$result: $!";
-print $out "$passed $failed $skipped\n", map { "$_\n" } @bad;
+print $out "$passed $failed $skipped @late\n", map { "$_\n" } @bad;
 close $out;
 exit($failed ? 1 : 0);
