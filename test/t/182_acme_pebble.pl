@@ -278,7 +278,8 @@ wait_for('and PostgreSQL serves the new one', sub {
 # ---- and in the end ----
 
 is(sql("SELECT count(*) FROM mlint.acme_order WHERE state = 'failed'"), 0, 'no order has failed');
-is(sql("SELECT count(*) FROM mlint.acme_challenge WHERE presence NOT IN ('none', 'removed')"), 0, 'nothing is left that was shown');
+wait_for_sql($node, 'nothing is left that was shown',
+	"SELECT count(*) = 0 FROM mlint.acme_challenge WHERE presence NOT IN ('none', 'removed')");
 sql("SELECT mlint.acme_account_deactivate('bound')");
 is(sql("SELECT mlint.acme_account_wait('bound')"), 'deactivated', 'an account is closed');
 
