@@ -29,6 +29,9 @@
 #include "common/role.h"
 #include "common/userfunction.h"
 
+static LOCKTAG kept;
+static LOCKMODE kept_mode = NoLock;
+
 static void
 pg_attribute_noreturn()
 may_not_execute(const char *name, const UserFunctionKind *kind, Oid owner,
@@ -164,6 +167,25 @@ invoke(Oid function, int nargs, const Datum *args, bool *isnull)
 	return result;
 }
 
+void
+user_function_keeps(const LOCKTAG *tag, LOCKMODE mode)
+{
+	kept = *tag;
+	kept_mode = mode;
+}
+
+/*
+ * pg_advisory_unlock_all() takes locks from the session only. So the transaction
+ * has this one too meanwhile, and the session has it again after, which neither
+ * waits nor fails.
+ */
+static void
+hold_kept(bool session)
+{
+	if (kept_mode != NoLock)
+		(void) LockAcquire(&kept, kept_mode, session, false);
+}
+
 Datum
 user_function_call(Oid function, const UserFunctionKind *kind, Oid owner,
 				   const Datum *args, int timeout_ms, bool *isnull)
@@ -175,6 +197,7 @@ user_function_call(Oid function, const UserFunctionKind *kind, Oid owner,
 	bool		timed = MyBackendType == B_BG_WORKER && timeout_ms > 0;
 
 	role_require(owner, kind->owner_did);
+	hold_kept(false);
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
@@ -189,6 +212,7 @@ user_function_call(Oid function, const UserFunctionKind *kind, Oid owner,
 	}
 	PG_FINALLY();
 	{
+		hold_kept(true);
 		if (timed)
 		{
 			disable_timeout(STATEMENT_TIMEOUT, false);

@@ -8,6 +8,8 @@
 #ifndef MLINT_USERFUNCTION_H
 #define MLINT_USERFUNCTION_H
 
+#include "storage/lock.h"
+
 /* What such a function is like, and how messages speak of it. */
 typedef struct UserFunctionKind
 {
@@ -36,5 +38,11 @@ extern Oid	user_function(const char *name, const UserFunctionKind *kind,
 extern Datum user_function_call(Oid function, const UserFunctionKind *kind,
 								Oid owner, const Datum *args, int timeout_ms,
 								bool *isnull);
+
+/*
+ * The lock that this process has as a session and that none of these functions
+ * takes from it, whatever they unlock.
+ */
+extern void user_function_keeps(const LOCKTAG *tag, LOCKMODE mode);
 
 #endif

@@ -50,6 +50,7 @@
 #include "common/netpolicy.h"
 #include "common/peertext.h"
 #include "common/trial.h"
+#include "common/userfunction.h"
 #include "delivery/destination.h"
 #include "delivery/log.h"
 #include "ratelimit/ratelimit.h"
@@ -484,17 +485,6 @@ lock_lane(int lane, bool acquire)
 		(void) LockRelease(&tag, ExclusiveLock, true);
 }
 
-/* After a function of the user's, which may have unlocked all it could. */
-static void
-keep_lane_lock(void)
-{
-	LOCKTAG		tag;
-
-	lane_locktag(&tag, MyWorker->lane);
-	if (!mlint_lock_held(&tag, ExclusiveLock))
-		lock_lane(MyWorker->lane, true);
-}
-
 /* ---- submitting ---- */
 
 /* The driver's call when an attempt ends; from within the HTTP client. */
@@ -582,7 +572,6 @@ run_users_code(Delivery *delivery, void (*code) (Delivery *),
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
-	keep_lane_lock();
 	outcome->elapsed_us = GetCurrentTimestamp() - delivery->submitted_at;
 	return ok;
 }
@@ -1638,9 +1627,12 @@ enter_lane(int lane, int lanes)
 {
 	MemoryContext old = CurrentMemoryContext;
 	Cursor	   *found;
+	LOCKTAG		tag;
 
 	lock_lane(WORKER_LOCK_LEVEL, true);
 	lock_lane(lane, true);
+	lane_locktag(&tag, lane);
+	user_function_keeps(&tag, ExclusiveLock);
 	for (;;)
 	{
 		begin(true);

@@ -52,6 +52,7 @@
 #include "common/audit.h"
 #include "common/compat.h"
 #include "common/owner.h"
+#include "common/userfunction.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(mlint_restore_fence);
@@ -242,6 +243,10 @@ restore_under_way(void)
 bool
 restore_hold_off(void)
 {
+	LOCKTAG		tag;
+
+	restore_locktag(&tag);
+	user_function_keeps(&tag, WORKING);
 	return lock_fence(WORKING, true, false) && !unsettled();
 }
 

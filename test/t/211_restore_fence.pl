@@ -184,5 +184,31 @@ wait_for_sql($node, '... until he leaves', 'SELECT count(*) = 0 FROM mlint.resto
 is($node->safe_psql('postgres', "SET session_replication_role = origin; BEGIN; INSERT INTO mlint.event_key VALUES ('again', 1, now()); SHOW session_replication_role; ROLLBACK"),
 	'origin', 'triggers and foreign keys of others are left alone');
 
+# ---- a job whose functions unlock everything ----
+
+my $keeps_off = "SELECT count(*) FROM pg_locks l JOIN mlint.stat_workers w USING (pid)"
+  . " WHERE l.locktype = 'advisory' AND l.objsubid = 19788 AND l.objid = 1001 AND l.mode = 'ShareLock'"
+  . " AND w.kind = 'job' AND w.lane = (SELECT id FROM mlint.job WHERE name = 'secret_rotation')";
+$node->safe_psql('postgres', <<'EOQ');
+CREATE FUNCTION public.unlocks(name text) RETURNS text LANGUAGE sql AS $$
+	SELECT pg_advisory_unlock_all(), pg_advisory_xact_lock(42);
+	SELECT name || ', unlocked';
+$$;
+SELECT mlint.secret_put('unlocks', 'old');
+SELECT mlint.secret_rotation_set('unlocks', '30 days', '{"kind": "function", "function": "public.unlocks"}');
+EOQ
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('SELECT pg_advisory_lock(42)');
+inject($node, 'rotation-generated', 'wait');
+$node->safe_psql('postgres', "SELECT mlint.secret_rotate('unlocks')");
+wait_for_sql($node, 'a function unlocks, and waits',
+	"SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted");
+is($node->safe_psql('postgres', $keeps_off), 1, '... but not what keeps a restore waiting');
+$holder->quit;
+wait_for_sql($node, '... and has ended', "SELECT trying_version IS NOT NULL FROM mlint.rotations WHERE name = 'unlocks'");
+is($node->safe_psql('postgres', $keeps_off), 1, '... its job keeps it waiting after that');
+resume($node, 'rotation-generated');
+is($node->safe_psql('postgres', "SELECT mlint.secret_rotate_wait('unlocks', '$MlintTest::deadline s')"), 't', '... until it is done');
+
 $node->stop;
 done_testing();
