@@ -106,9 +106,17 @@ postgres_packages()
 	echo "postgresql-$v postgresql-server-dev-$v"
 }
 
+# For a shell as root: apt-get without questions, and with bounds. Its mirror may
+# be slow, or gone.
+# shellcheck disable=SC2016
+apt='
+	export DEBIAN_FRONTEND=noninteractive
+	get="timeout --kill-after=10 900 apt-get -qq -o Acquire::http::Timeout=30 -o Acquire::Retries=3"
+	install="$get -y --no-install-recommends install"'
+
 # Install what need() found missing, and start nothing by doing so: Debian
-# would make and start a database cluster, and start nginx, Redis and Prometheus. These are
-# prevented by two files that are there only meanwhile.
+# would make and start a database cluster, and start nginx, Redis and
+# Prometheus. These are prevented by two files that are there only meanwhile.
 install_missing()
 {
 	[ -n "$missing$no_postgres" ] || return 0
@@ -122,7 +130,7 @@ install_missing()
 	[ -z "$no_postgres" ] || missing="$missing $(postgres_packages)"
 	say "Installing$missing"
 	# shellcheck disable=SC2086
-	as_root sh -c '
+	as_root sh -c "$apt"'
 		policy=/usr/sbin/policy-rc.d
 		cluster=/etc/postgresql-common/createcluster.d
 		made=
@@ -141,9 +149,6 @@ install_missing()
 		for service in knot nginx redis-server redis-sentinel prometheus; do
 			[ -e /lib/systemd/system/$service.service ] || fresh="$fresh $service"
 		done
-		export DEBIAN_FRONTEND=noninteractive
-		get="timeout 900 apt-get -qq -o Acquire::http::Timeout=30 -o Acquire::Retries=3"
-		install="$get -y --no-install-recommends install"
 		log=$(mktemp)
 		$install "$@" >$log 2>&1 || {
 			$get update && $install "$@" >$log 2>&1

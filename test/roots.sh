@@ -74,8 +74,9 @@ root_make()
 	[ -z "${https_proxy:-}" ] || export https_proxy
 	# Its wget waits for a quarter of an hour at each of twenty tries.
 	printf 'timeout = 30\ntries = 3\n' >"$work/wgetrc"
-	apart env WGETRC="$work/wgetrc" timeout --kill-after=10 900 debootstrap --variant=minbase --keyring="$keyring" \
-		--include=ca-certificates "$1" "$root.new" "$mirror" \
+	apart env WGETRC="$work/wgetrc" timeout --kill-after=10 900 debootstrap \
+		--variant=minbase --keyring="$keyring" --include=ca-certificates \
+		"$1" "$root.new" "$mirror" \
 		>"$work/debootstrap.log" 2>&1 || {
 		tail -n 20 "$work/debootstrap.log" "$root.new/debootstrap/debootstrap.log" >&2 || true
 		say "debootstrap could not make a root of Debian $1: it needs root that" \
@@ -115,11 +116,8 @@ root_knows_machine()
 # root_install PACKAGE...
 root_install()
 {
-	in_root timeout --kill-after=10 900 sh -c 'export DEBIAN_FRONTEND=noninteractive
-		patience="-o Acquire::http::Timeout=30 -o Acquire::Retries=3"
-		apt-get -qq $patience update &&
-			apt-get -qq -y $patience --no-install-recommends install "$@"' \
-		sh "$@" >"$work/root.log" 2>&1 || {
+	in_root sh -c "$apt"'
+		$get update && $install "$@"' sh "$@" >"$work/root.log" 2>&1 || {
 		tail -n 20 "$work/root.log" >&2
 		say "could not install into $root: $*" >&2
 		return 1

@@ -180,7 +180,7 @@ for my $point (qw(master-key-before-rename master-key-after-rename master-key-be
 	inject($node, $point, 'kill');
 	my ($rc) = $node->psql('postgres', 'SELECT mlint.master_key_rotate()');
 	isnt($rc, 0, "$point: the server crashed");
-	$node->poll_query_until('postgres', 'SELECT true');
+	wait_for("$point: the server is back", sub { struck($node, $point) });
 	all_open($point);
 	is(sql("SELECT max(key_id) FROM mlint.master_key"), $id, "$point: nothing half done");
 	my $before = keys_in_file();
@@ -194,7 +194,6 @@ for my $point (qw(rewrap-version rewrap-before-commit))
 	inject($node, $point, 'kill');
 	is(sql('SELECT mlint.master_key_rotate()'), ++$id, "$point: a new key");
 	wait_for("$point: the job died", sub { struck($node, $point) });
-	$node->poll_query_until('postgres', 'SELECT true');
 	all_open($point);
 	wait_rewrapped($point);
 	all_open($point);

@@ -13,8 +13,7 @@ use MlintTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(authority issue install target target_state openssl
-  serial_of agrees);
+our @EXPORT = qw(authority issue install target target_state openssl serial_of agrees);
 
 my ($dir, $n);
 
@@ -109,6 +108,5 @@ sub agrees
 		"SELECT bool_and(state = 'serving') FROM mlint.certificate_targets WHERE " . ($where // 'true'))
 	  || diag(target_state($node, 'name, region, state, error'));
 }
-
 
 1;
