@@ -6563,7 +6563,10 @@ CREATE TABLE mlint.acme_challenge (
 	poll_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	polls int NOT NULL DEFAULT 0,
 	poll_attempts int NOT NULL DEFAULT 0,
+	-- Why it is not proven; what the solver's present step waits for, or last
+	-- failed with.
 	error text,
+	solver_error text,
 	UNIQUE (order_id, authorization_url)
 );
 COMMENT ON TABLE mlint.acme_challenge IS 'What proves the control of each name of an order';
@@ -6770,7 +6773,8 @@ CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS names,
 	pg_catalog.count(*) FILTER (WHERE h.status = 'valid') AS proved,
 	pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('identifier', h.identifier,
 		'type', h.type, 'status', h.status, 'presence', h.presence,
-		'attempts', h.attempts, 'error', h.error) ORDER BY h.id) AS challenges
+		'attempts', h.attempts,
+		'error', coalesce(h.error, h.solver_error)) ORDER BY h.id) AS challenges
 	FROM mlint.acme_challenge h WHERE h.order_id = o.id) h;
 COMMENT ON VIEW mlint.certificate_orders IS 'Orders at certificate authorities that are under way, and those of late';
 COMMENT ON COLUMN mlint.certificate_orders.id IS 'Number of the order';
@@ -6958,7 +6962,8 @@ COMMENT ON COLUMN mlint.dns_providers.altered_at IS 'When its options were last 
 CREATE VIEW mlint.certificate_challenges AS
 SELECT c.name AS certificate, h.identifier, h.type, h.solver,
 	h.made ->> 'record' AS record, h.status, h.presence, h.attempts,
-	nullif(h.next_at, 'infinity') AS next_at, h.error
+	nullif(h.next_at, 'infinity') AS next_at,
+	coalesce(h.solver_error, h.error) AS error
 FROM mlint.acme_challenge h
 LEFT JOIN mlint.acme_order o ON o.id = h.order_id
 LEFT JOIN mlint.certificate c ON c.id = o.certificate_id
@@ -7434,14 +7439,14 @@ INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
 	WHERE current_setting('mlint.gateway_listen') = ''
 	UNION ALL
 	SELECT 1, format('the record %s at DNS provider "%s" could not be removed, and that was given up: %s',
-			h.made ->> 'record', h.solver, h.error),
-		'Remove it there by hand.'
+			h.made ->> 'record', h.solver, h.solver_error),
+		'Put right what the error names, or remove it there by hand; then mlint.dns_provider_alter() has it tried again.'
 	FROM mlint.acme_challenge h
 	WHERE h.presence = 'removing' AND h.next_at = 'infinity'
 	UNION ALL
 	SELECT 1, format('%s proves names, and fails: %s', coalesce('solver "' || h.solver || '"', 'the gateway'), h.error),
 		'Put right what the error names; for a DNS provider mlint.dns_provider_test() tries it.'
-	FROM (SELECT h.solver, max(h.error) AS error FROM mlint.acme_challenge h
+	FROM (SELECT h.solver, max(h.solver_error) AS error FROM mlint.acme_challenge h
 		WHERE h.presence IN ('wanted', 'presenting', 'removing') AND h.next_at < 'infinity'
 			AND h.attempts >= 3
 		GROUP BY h.solver) h

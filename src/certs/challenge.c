@@ -19,9 +19,11 @@
  *
  * A step that fails is rolled back alone and tried again after a delay that
  * grows. Showing is given up after some minutes, which ends the order; taking
- * away after about a day, which is logged, and stays to be seen in the row until
- * somebody has mended the provider. Seeing is no more than looking now and then,
- * until the provider's patience ends: nobody waits for it.
+ * away after about a day, which is logged. A record of DNS then stays to be seen
+ * in the row until somebody has mended the provider; a file or what a function
+ * did is forgotten: a token of an order that is over proves nothing. Seeing is no
+ * more than looking now and then, until the provider's patience ends: nobody
+ * waits for it.
  *
  * Solvers take turns, a step of each at a time, and one that cannot be reached
  * is left alone for a while with all that is to be done there, so that none
@@ -40,6 +42,7 @@
 #include "catalog/pg_type.h"
 #include "certs/certs.h"
 #include "certs/solver.h"
+#include "common/api.h"
 #include "common/audit.h"
 #include "common/errors.h"
 #include "common/injection.h"
@@ -47,7 +50,6 @@
 #include "common/retry.h"
 #include "common/trial.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
@@ -65,10 +67,10 @@ PG_FUNCTION_INFO_V1(mlint_certificate_challenge_run);
 /* How often it is looked whether something is seen: at first, and at last. */
 #define LOOK_MIN_MS		500
 #define LOOK_MAX_MS		15000
-/* Bytes of what is said of a failure. */
-#define REASON_MAX		2000
 /* Others of a solver that could not be reached wait at least so long. */
 #define REACH_MS		5000
+/* And no longer than this, however long removing may wait, if nobody says so. */
+#define PATIENCE_US		INT64CONST(120000000)
 
 /* Some minutes, and about a day: delays are half their bound on average. */
 static const RetryPolicy showing = {RETRY_EXPONENTIAL, 6, 5000, 2, 120000};
@@ -188,7 +190,7 @@ enter(Challenge *c, Presence to, Jsonb *made)
 			 " WHEN presence = $2 THEN $3"
 			 " WHEN presence = 'removed' AND $5 THEN 'removing'"
 			 " ELSE presence END,"
-			 " made = $4, attempts = 0, error = NULL,"
+			 " made = $4, attempts = 0, solver_error = NULL,"
 			 " next_at = pg_catalog.clock_timestamp(),"
 			 " presented_at = CASE WHEN $5 THEN pg_catalog.clock_timestamp()"
 			 " ELSE presented_at END WHERE id = $1",
@@ -217,7 +219,8 @@ put_off(const Challenge *c, int64 delay_us, int attempts, const char *error)
 			 " WHEN $3 = 'infinity' THEN 'infinity'"
 			 " ELSE pg_catalog.clock_timestamp()"
 			 " + $3 * '1 second'::pg_catalog.interval END,"
-			 " attempts = $4, error = $5 WHERE id = $1 AND presence = $2",
+			 " attempts = $4, solver_error = $5"
+			 " WHERE id = $1 AND presence = $2",
 			 SPI_OK_UPDATE, 5, types, values, NULL);
 	reached = "put-off";
 }
@@ -226,18 +229,20 @@ put_off(const Challenge *c, int64 delay_us, int attempts, const char *error)
 static void
 give_up(const Challenge *c, const char *error)
 {
-	Oid			types[] = {INT8OID, TEXTOID, TEXTOID};
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(c->id),
 		CStringGetTextDatum(c->presence == WANTED ? "none" : "removing"),
-	CStringGetTextDatum(error)};
+		CStringGetTextDatum(error),
+	CStringGetTextDatum(presence_names[c->presence])};
 
 	audit_challenge(AUDIT_CHANGED, "challenge.give_up", c, error);
 	owner_do(NULL,
 			 "UPDATE mlint.acme_challenge SET status = 'given up', presence = $2,"
-			 " error = $3, attempts = 0, next_at = pg_catalog.clock_timestamp(),"
-			 " poll_at = pg_catalog.clock_timestamp() WHERE id = $1"
-			 " AND presence IN ('wanted', 'presenting', 'checking')",
-			 SPI_OK_UPDATE, 3, types, values, NULL);
+			 " error = $3, solver_error = NULL, attempts = 0,"
+			 " next_at = pg_catalog.clock_timestamp(),"
+			 " poll_at = pg_catalog.clock_timestamp()"
+			 " WHERE id = $1 AND presence = $4",
+			 SPI_OK_UPDATE, 4, types, values, NULL);
 	(void) job_request(CERTIFICATE_JOB);
 	worker_wake_at_commit(WORKER_JOB);
 	reached = "given-up";
@@ -265,7 +270,7 @@ step_check(Challenge *c)
 		give_up(c, psprintf("the record was not seen in %d s: %s", patience_s,
 							waiting));
 	else
-		put_off(c, look_again_us(c), c->attempts, waiting);
+		put_off(c, look_again_us(c), 0, waiting);
 }
 
 /* Take the challenge one step on, or raise. */
@@ -351,11 +356,13 @@ leave_alone(const Challenge *c, int64 delay_us)
 
 /* Record that a step failed, which was rolled back. */
 static void
-step_failed(const Challenge *c, int sqlstate, const char *error)
+step_failed(Challenge *c, int sqlstate, const char *error)
 {
 	bool		gone = c->presence == REMOVING;
+	int			wait_s = sqlstate == ERRCODE_MLINT_RATE_LIMITED ?
+	api_retry_after() : -1;
 	int64		delay = retry_delay(gone ? &removing : &showing,
-									c->attempts + 1, -1);
+									c->attempts + 1, wait_s);
 
 	if (!gone && (delay < 0 || is_lasting(sqlstate)))
 	{
@@ -364,30 +371,23 @@ step_failed(const Challenge *c, int sqlstate, const char *error)
 	}
 	if (delay < 0)
 	{
+		bool		dns = solver_is_dns(&c->solving);
+
 		audit_challenge(AUDIT_CHANGED, "challenge.abandon", c, error);
 		ereport(LOG,
 				(errcode(sqlstate),
 				 errmsg("what solver \"%s\" has shown for \"%s\" could not be removed, and may be left: %s",
 						c->solving.solver, c->solving.identifier, error),
-				 errhint("See mlint.certificate_challenges. It is tried again when the DNS provider is altered.")));
+				 dns ? errhint("See mlint.certificate_challenges. It is tried again when the DNS provider is altered.") : 0));
+		if (!dns)
+		{
+			enter(c, REMOVED, NULL);
+			return;
+		}
 	}
 	put_off(c, delay, c->attempts + 1, error);
 	if (is_unreachable(sqlstate))
-		leave_alone(c, delay);
-}
-
-/* Of a length that goes into a row and an audit entry. */
-static char *
-reason_of(const ErrorData *error)
-{
-	char	   *reason = error->detail ?
-	psprintf("%s (%s)", error->message, error->detail) :
-	pstrdup(error->message);
-	int			len = strlen(reason);
-
-	if (len > REASON_MAX)
-		reason[pg_mbcliplen(reason, len, REASON_MAX)] = '\0';
-	return reason;
+		leave_alone(c, wait_s < 0 ? Min(delay, PATIENCE_US) : delay);
 }
 
 static void
@@ -410,10 +410,13 @@ run_step(int64 id)
 	PG_CATCH();
 	{
 		error = trial_failed(&trial);
+		/* Of somebody who called us; a worker's is a function's time-out. */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && MyWorker == NULL)
+			ReThrowError(error);
 	}
 	PG_END_TRY();
 	if (error)
-		step_failed(c, error->sqlerrcode, reason_of(error));
+		step_failed(c, error->sqlerrcode, error_reason(error));
 }
 
 /* ---- what there is to do ---- */
@@ -455,7 +458,10 @@ sort_out(void)
 	owner_end(&scope);
 }
 
-/* What is due: of each solver one. Returns how many, in memory of "context". */
+/*
+ * What is due: of each solver one, and not the one that fails again and again
+ * before the others. Returns how many, in memory of "context".
+ */
 static int
 next_due(MemoryContext context, int64 **ids)
 {
@@ -470,7 +476,7 @@ next_due(MemoryContext context, int64 **ids)
 			  " FROM mlint.acme_challenge h WHERE h.solver IS NOT NULL"
 			  " AND h.presence IN ('wanted', 'presenting', 'checking', 'removing')"
 			  " AND h.next_at <= pg_catalog.clock_timestamp()"
-			  " ORDER BY h.type, h.solver, h.next_at, h.id",
+			  " ORDER BY h.type, h.solver, h.attempts, h.next_at, h.id",
 			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	n = SPI_processed;
 	*ids = MemoryContextAlloc(context, sizeof(int64) * (n + 1));

@@ -10,8 +10,7 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "certs/certs.h"
 #include "certs/challenge_file.h"
@@ -74,24 +73,6 @@ path_of(const char *webroot, const char *token)
 	return psprintf("%s/" BELOW "/%s", webroot, token);
 }
 
-static bool
-write_file(Place *place, const char *value)
-{
-	int			fd = place_create(place);
-	bool		ok;
-
-	if (fd < 0)
-		return false;
-	ok = place_write(place, fd, value, strlen(value));
-	if (ok && fchmod(fd, S_IRUSR | S_IWUSR | (place->mode & READABLE)) != 0)
-		ok = place_fail(place, "could not set the mode", errno);
-	ok = ok && place_rename(place);
-	(void) close(fd);
-	if (!ok)
-		(void) unlinkat(place->fd, place->temporary, 0);
-	return ok;
-}
-
 void
 challenge_file_write(const char *webroot, const char *token,
 					 const char *value)
@@ -100,7 +81,8 @@ challenge_file_write(const char *webroot, const char *token,
 	Place		place;
 
 	if (place_open(&place, certificate_directory, path, true, DIRECTORY_MODE))
-		(void) write_file(&place, value);
+		(void) place_put(&place, S_IRUSR | S_IWUSR | (place.mode & READABLE),
+						 value, strlen(value));
 	place_finish(&place, "mlint.certificate_directory", psprintf("challenge \"%s\"", path));
 }
 

@@ -196,7 +196,10 @@ CREATE TABLE mlint.acme_challenge (
 	poll_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	polls int NOT NULL DEFAULT 0,
 	poll_attempts int NOT NULL DEFAULT 0,
+	-- Why it is not proven; what the solver's present step waits for, or last
+	-- failed with.
 	error text,
+	solver_error text,
 	UNIQUE (order_id, authorization_url)
 );
 COMMENT ON TABLE mlint.acme_challenge IS 'What proves the control of each name of an order';
@@ -403,7 +406,8 @@ CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS names,
 	pg_catalog.count(*) FILTER (WHERE h.status = 'valid') AS proved,
 	pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('identifier', h.identifier,
 		'type', h.type, 'status', h.status, 'presence', h.presence,
-		'attempts', h.attempts, 'error', h.error) ORDER BY h.id) AS challenges
+		'attempts', h.attempts,
+		'error', coalesce(h.error, h.solver_error)) ORDER BY h.id) AS challenges
 	FROM mlint.acme_challenge h WHERE h.order_id = o.id) h;
 COMMENT ON VIEW mlint.certificate_orders IS 'Orders at certificate authorities that are under way, and those of late';
 COMMENT ON COLUMN mlint.certificate_orders.id IS 'Number of the order';

@@ -99,13 +99,13 @@ show_http(const Solving *s, const char *action)
 		challenge_file_remove(rest, s->token);
 }
 
-static bool
-is_dns(const Solving *s)
+/* ---- the verbs ---- */
+
+bool
+solver_is_dns(const Solving *s)
 {
 	return strcmp(s->type, "dns-01") == 0;
 }
-
-/* ---- the verbs ---- */
 
 Jsonb *
 solver_locate(const Solving *s)
@@ -114,7 +114,7 @@ solver_locate(const Solving *s)
 	char	   *record;
 	char	   *zone;
 
-	if (!is_dns(s))
+	if (!solver_is_dns(s))
 		return made_of("solver", s->solver, NULL);
 	dns_provider_open(s->solver, &provider);
 	dns_record_locate(provider.options, s->identifier, &record, &zone);
@@ -127,7 +127,7 @@ solver_present(const Solving *s)
 	DnsProvider provider;
 	DnsRecord	record;
 
-	if (!is_dns(s))
+	if (!solver_is_dns(s))
 	{
 		show_http(s, "present");
 		return s->made;
@@ -148,7 +148,7 @@ solver_shows(const Solving *s, char **waiting, int *patience_s)
 
 	*waiting = NULL;
 	*patience_s = 0;
-	if (!is_dns(s) || !record_of(s, &record))
+	if (!solver_is_dns(s) || !record_of(s, &record))
 		return true;
 	dns_provider_open(s->solver, &provider);
 	*patience_s = provider.options->propagation_timeout_s;
@@ -161,7 +161,7 @@ solver_remove(const Solving *s)
 	DnsProvider provider;
 	DnsRecord	record;
 
-	if (!is_dns(s))
+	if (!solver_is_dns(s))
 		show_http(s, "remove");
 	else if (record_of(s, &record))
 	{

@@ -38,6 +38,9 @@ typedef struct Solving
 	Jsonb	   *made;			/* NULL before solver_locate() */
 } Solving;
 
+/* Is it a record of DNS, by a provider? */
+extern bool solver_is_dns(const Solving *s);
+
 /* Where it is to be shown, to be written down before it is: an object. */
 extern Jsonb *solver_locate(const Solving *s);
 

@@ -163,6 +163,8 @@ url_base(const char *url)
 
 /* ---- failures ---- */
 
+static int	retry_after = -1;
+
 /* What can be read in an error's body, whoever the service is. */
 static const char *
 words_of(const json_t *json)
@@ -222,7 +224,8 @@ strike_quotes(char *shown, const ApiCall *call)
 static char *
 fit_to_show(const char *words, const ApiCall *call)
 {
-	char	   *shown = pnstrdup(words, 4 * WORDS_MAX);
+	/* Uncut, for half a credential is not found. */
+	char	   *shown = pstrdup(words);
 	ListCell   *lc;
 
 	if (call->secret_body && call->body)
@@ -250,6 +253,21 @@ fit_to_show(const char *words, const ApiCall *call)
 }
 
 void
+api_throttled(const ApiCall *call)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_MLINT_RATE_LIMITED),
+			 errmsg("%s has had too many requests (status %d)", call->service,
+					call->status)));
+}
+
+int
+api_retry_after(void)
+{
+	return retry_after;
+}
+
+void
 api_refused(const ApiCall *call, const char *says)
 {
 	bool		login = call->status == 401 || call->status == 403 ||
@@ -258,6 +276,8 @@ api_refused(const ApiCall *call, const char *says)
 	int			code = call->status < 400 ? ERRCODE_MLINT_API :
 	http_sqlstate(&response);
 
+	if (call->status == 429)
+		api_throttled(call);
 	if (says == NULL)
 		says = words_of(call->json);
 	if (call->confidential)
@@ -272,9 +292,6 @@ api_refused(const ApiCall *call, const char *says)
 			(errcode(code),
 			 login ?
 			 errmsg("%s refused our credentials (status %d)", call->service,
-					call->status) :
-			 call->status == 429 ?
-			 errmsg("%s has had too many requests (status %d)", call->service,
 					call->status) :
 			 errmsg("%s answered with status %d", call->service,
 					call->status),
@@ -317,7 +334,7 @@ api_call(ApiCall *call)
 	call->text = unconstify(char *, response->body);
 	call->len = response->body_len;
 	call->status = response->status;
-	call->retry_after = response->retry_after;
+	retry_after = response->retry_after;
 	if (call->confidential)
 		(void) api_confidential(call->text, call->len);
 

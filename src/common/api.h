@@ -38,7 +38,6 @@ typedef struct ApiCall
 	bool		metadata;		/* see HttpTarget */
 
 	int			status;
-	int			retry_after;	/* seconds; -1: not said */
 	char	   *text;			/* of the answer */
 	size_t		len;
 	json_t	   *json;			/* freed with the context it was made in;
@@ -47,8 +46,9 @@ typedef struct ApiCall
 } ApiCall;
 
 /*
- * Raises the failure as http_sqlstate() calls it, with what the service said
- * (peertext.h). Cancel works.
+ * Raises the failure as http_sqlstate() calls it, but status 429 as
+ * ERRCODE_MLINT_RATE_LIMITED, with what the service said (peertext.h). Cancel
+ * works.
  */
 extern void api_call(ApiCall *call);
 
@@ -58,6 +58,15 @@ extern void api_call(ApiCall *call);
  */
 extern void api_refused(const ApiCall *call, const char *says)
 			pg_attribute_noreturn();
+
+/*
+ * The same as too many requests, ERRCODE_MLINT_RATE_LIMITED, where the status
+ * does not say so.
+ */
+extern void api_throttled(const ApiCall *call) pg_attribute_noreturn();
+
+/* Seconds that the last answer asked us to wait; -1: it did not. */
+extern int	api_retry_after(void);
 
 /* Raise that it answered "with ..." or "without ...", against its protocol. */
 extern void api_strange(const ApiCall *call, const char *what)

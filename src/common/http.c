@@ -1629,6 +1629,15 @@ http_connection_close(HttpConnection *connection)
 	MemoryContextDelete(connection->context);
 }
 
+char *
+http_connection_address(const HttpConnection *connection)
+{
+	char	   *address = NULL;
+
+	curl_easy_getinfo(connection->request->easy, CURLINFO_PRIMARY_IP, &address);
+	return pstrdup(address ? address : "");
+}
+
 ssize_t
 http_connection_send(HttpConnection *connection, const void *data, size_t len)
 {

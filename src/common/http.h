@@ -162,6 +162,9 @@ extern HttpConnection *http_connect(const ConnectionTarget *target,
 									HttpResponse *failure);
 extern void http_connection_close(HttpConnection *connection);
 
+/* The address that it leads to, as a number, palloc'd. */
+extern char *http_connection_address(const HttpConnection *connection);
+
 /*
  * Bytes sent or received, never blocking: 0 when there is nothing to be done
  * now, -1 when the connection has ended.

@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include "common/crypto.h"
 #include "common/errors.h"
 #include "common/place.h"
 #include "miscadmin.h"
@@ -285,6 +286,30 @@ place_put(Place *place, mode_t mode, const char *data, size_t len)
 	return ok;
 }
 
+bool
+place_holds(const Place *place, const char *data, size_t len)
+{
+	int			fd = openat(place->fd, place->name,
+							O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+	char		piece[4096];
+	ssize_t		n = 0;
+	bool		same = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+	st.st_size == len;
+
+	while (same && len > 0)
+	{
+		n = read(fd, piece, Min(len, sizeof(piece)));
+		same = n > 0 && memcmp(piece, data, n) == 0;
+		data += n;
+		len -= n;
+	}
+	crypto_wipe(piece, sizeof(piece));
+	if (fd >= 0)
+		(void) close(fd);
+	return same;
+}
+
 /* ---- files that change together ---- */
 
 /* ".name.a" or ".name.b" */
@@ -296,9 +321,9 @@ pair_name(const Place *place, char which, PairName name)
 	snprintf(name, sizeof(PairName), ".%s.%c", place->name, which);
 }
 
-/* Which of the two does the link lead to? */
-static bool
-pair_look(Place *place, bool replace)
+/* Also: which of the two does the link lead to? */
+bool
+place_pair_look(Place *place, bool replace)
 {
 	PairName	target;
 	PairName	a;
@@ -372,7 +397,7 @@ place_pair_open(Place *place, bool replace, Place *inside)
 
 	memset(inside, 0, sizeof(*inside));
 	inside->fd = -1;
-	if (!pair_look(place, replace))
+	if (!place_pair_look(place, replace))
 		return false;
 	inside->used = place->used == 'a' ? 'b' : 'a';
 	pair_name(place, inside->used, name);

@@ -86,6 +86,9 @@ extern bool place_rename(Place *place);
 /* All of these: the file with this content and exactly this mode. */
 extern bool place_put(Place *place, mode_t mode, const char *data, size_t len);
 
+/* Is the file there, with just this content? */
+extern bool place_holds(const Place *place, const char *data, size_t len);
+
 /* Remove the file, and the one beside it. No file is no failure. */
 extern bool place_remove(Place *place);
 
@@ -101,7 +104,11 @@ extern bool place_pair_open(Place *place, bool replace, Place *inside);
 extern bool place_pair_switch(Place *place, Place *inside);
 extern bool place_pair_clean(Place *place);
 
-/* Remove both, for a file that is in the link's place now. */
+/*
+ * For a file that takes the link's place: is what is there ours to go, in the
+ * sense of place_pair_open()? And then, remove both directories.
+ */
+extern bool place_pair_look(Place *place, bool replace);
 extern bool place_pair_remove(Place *place);
 
 #endif

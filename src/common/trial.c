@@ -6,6 +6,7 @@
 
 #include "access/xact.h"
 #include "common/trial.h"
+#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
 static void
@@ -50,6 +51,12 @@ trial_failed(const Trial *trial)
 	return error;
 }
 
+static const char *
+said(const ErrorData *error)
+{
+	return error->message ? error->message : "an error without a message";
+}
+
 void
 error_take(char *message, size_t size)
 {
@@ -60,9 +67,21 @@ error_take(char *message, size_t size)
 
 	MemoryContextSwitchTo(work);
 	error = CopyErrorData();
-	strlcpy(message, error->message ? error->message :
-			"an error without a message", size);
+	strlcpy(message, said(error), size);
 	FlushErrorState();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(work);
+}
+
+char *
+error_reason(const ErrorData *error)
+{
+	char	   *reason = error->detail ?
+	psprintf("%s (%s)", said(error), error->detail) : pstrdup(said(error));
+	int			len = strlen(reason);
+
+	if (len <= ERROR_REASON_MAX)
+		return reason;
+	return psprintf("%.*s...", pg_mbcliplen(reason, len, ERROR_REASON_MAX),
+					reason);
 }

@@ -49,4 +49,12 @@ extern ErrorData *trial_failed(const Trial *trial);
  */
 extern void error_take(char *message, size_t size);
 
+/*
+ * What an error says, with its detail, palloc'd: at most ERROR_REASON_MAX bytes,
+ * and three dots, so that it goes into an audit entry (AUDIT_ENTRY_MAX) also when
+ * each byte takes six to be escaped.
+ */
+#define ERROR_REASON_MAX	1000
+extern char *error_reason(const ErrorData *error);
+
 #endif

@@ -175,15 +175,27 @@ user_function_keeps(const LOCKTAG *tag, LOCKMODE mode)
 }
 
 /*
- * pg_advisory_unlock_all() takes locks from the session only. So the transaction
- * has this one too meanwhile, and the session has it again after, which neither
- * waits nor fails.
+ * What a function locks as the session (pg_advisory_lock()), and leaves locked
+ * when it fails, must not stay so for as long as this process lives; and it must
+ * not unlock what we keep (pg_advisory_unlock_all()). Both act on locks of the
+ * session only. So the transaction has ours too meanwhile, and after, when all of
+ * the session's were let go, the session has it again, which neither waits nor
+ * fails.
  */
 static void
-hold_kept(bool session)
+begin_locks(void)
 {
 	if (kept_mode != NoLock)
-		(void) LockAcquire(&kept, kept_mode, session, false);
+		(void) LockAcquire(&kept, kept_mode, false, false);
+}
+
+static void
+end_locks(void)
+{
+	if (kept_mode == NoLock)
+		return;
+	LockReleaseSession(USER_LOCKMETHOD);
+	(void) LockAcquire(&kept, kept_mode, true, false);
 }
 
 Datum
@@ -197,7 +209,7 @@ user_function_call(Oid function, const UserFunctionKind *kind, Oid owner,
 	bool		timed = MyBackendType == B_BG_WORKER && timeout_ms > 0;
 
 	role_require(owner, kind->owner_did);
-	hold_kept(false);
+	begin_locks();
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
@@ -212,7 +224,7 @@ user_function_call(Oid function, const UserFunctionKind *kind, Oid owner,
 	}
 	PG_FINALLY();
 	{
-		hold_kept(true);
+		end_locks();
 		if (timed)
 		{
 			disable_timeout(STATEMENT_TIMEOUT, false);

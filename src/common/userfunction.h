@@ -40,8 +40,8 @@ extern Datum user_function_call(Oid function, const UserFunctionKind *kind,
 								bool *isnull);
 
 /*
- * The lock that this process has as a session and that none of these functions
- * takes from it, whatever they unlock.
+ * The one advisory lock that this process has as a session: none of these
+ * functions takes it away, and none leaves another behind.
  */
 extern void user_function_keeps(const LOCKTAG *tag, LOCKMODE mode);
 

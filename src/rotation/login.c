@@ -8,23 +8,20 @@
  * goes by the operating system's user would let anybody in who may set a
  * rotation, as the user that the server runs as.
  *
- * A name is resolved here, in this process, which is a job's own, and each
- * address judged by the network policy; libpq gets those that pass, and asks
- * for no name again. So nothing is connected to that may not be: whether
+ * A name is resolved by the HTTP client, whose wait can be cancelled and which
+ * judges each address by the network policy; libpq gets the one that answered,
+ * and asks for no name again. So nothing is connected to that may not be: whether
  * somebody listens there would be an answer, too. Sockets in the file system
  * are not the network's.
  */
 #include "postgres.h"
-
-#include <netdb.h>
-#include <sys/socket.h>
 
 #include "catalog/pg_collation.h"
 #include "commands/dbcommands.h"
 #include "common/compat.h"
 #include "common/crypto.h"
 #include "common/errors.h"
-#include "common/netpolicy.h"
+#include "common/http.h"
 #include "common/peertext.h"
 #include "libpq-fe.h"
 #include "libpq/pqcomm.h"
@@ -88,52 +85,29 @@ session_wait(Session *session, int events)
 }
 
 /*
- * The addresses of a host that the network policy lets pass, as libpq wants
- * them: a list, and in *hosts the name as often. Raises when there is none.
+ * An address of the server that answers and that the network policy lets pass,
+ * found by connecting there.
  */
 static char *
-allowed_addresses(const char *host, char **hosts)
+allowed_address(const Session *session, int port, bool here)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-	struct addrinfo *found = NULL;
-	StringInfoData addresses;
-	StringInfoData names;
-	char		reason[256] = "";
-	int			rc = getaddrinfo(host, NULL, &hints, &found);
+	ConnectionTarget target = {
+		.host = session->host,
+		.port = port,
+		.machine = here,
+		.timeout_ms = (session->deadline - GetCurrentTimestamp()) / 1000
+	};
+	HttpResponse failure;
+	HttpConnection *connection = http_connect(&target, &failure);
+	char	   *address;
 
-	if (rc != 0)
+	if (connection == NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_CONNECTION),
-				 errmsg("could not log in: \"%s\" could not be resolved: %s",
-						host, gai_strerror(rc))));
-	PG_TRY();
-	{
-		initStringInfo(&addresses);
-		initStringInfo(&names);
-		for (struct addrinfo *at = found; at != NULL; at = at->ai_next)
-		{
-			char		address[NI_MAXHOST];
-
-			if (!netpolicy_allows(host, at->ai_addr, reason, sizeof(reason)) ||
-				getnameinfo(at->ai_addr, at->ai_addrlen, address,
-							sizeof(address), NULL, 0, NI_NUMERICHOST) != 0)
-				continue;
-			appendStringInfo(&addresses, "%s%s", addresses.len ? "," : "",
-							 address);
-			appendStringInfo(&names, "%s%s", names.len ? "," : "", host);
-		}
-	}
-	PG_FINALLY();
-	{
-		freeaddrinfo(found);
-	}
-	PG_END_TRY();
-	if (addresses.len == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_MLINT_ADDRESS_REFUSED),
-				 errmsg("connecting to \"%s\" is refused: %s", host, reason)));
-	*hosts = names.data;
-	return addresses.data;
+				(errcode(http_sqlstate(&failure)),
+				 errmsg("could not log in: %s", failure.error)));
+	address = http_connection_address(connection);
+	http_connection_close(connection);
+	return address;
 }
 
 /* Take a connection from its start to its end, good or bad. */
@@ -227,15 +201,12 @@ session_start(Session *session, const ServerAddress *address,
 {
 	bool		here = address == NULL || address->host == NULL;
 	char	   *host = here ? own_host() : address->host;
-	char	   *hosts = host;
-	char	   *hostaddr = is_unixsock_path(host) ? NULL :
-	allowed_addresses(host, &hosts);
+	int			port = here ? PostPortNumber : address->port;
 	const char *const keywords[] = {"host", "hostaddr", "port", "dbname", "user",
 		"password", "sslmode", "gssencmode", "application_name",
 	"client_encoding", "sslrootcert", NULL};
-	const char *const values[] = {
-		hosts, hostaddr,
-		psprintf("%d", here ? PostPortNumber : address->port),
+	const char *values[] = {
+		host, NULL, psprintf("%d", port),
 		here ? get_database_name(MyDatabaseId) : address->dbname,
 		user, password,
 		server_sslmodes[here ? 2 : address->sslmode],
@@ -246,6 +217,8 @@ session_start(Session *session, const ServerAddress *address,
 	session->host = host;
 	session->deadline = GetCurrentTimestamp() +
 		(here ? HERE_TIMEOUT_MS : address->timeout_ms) * INT64CONST(1000);
+	if (!is_unixsock_path(host))
+		values[1] = allowed_address(session, port, here);
 	session->conn = PQconnectStartParams(keywords, values, false);
 }
 

@@ -50,7 +50,6 @@
 #include "common/trial.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "rotation/rotation.h"
 #include "secrets/store.h"
@@ -79,8 +78,6 @@ PG_FUNCTION_INFO_V1(mlint_secret_rotation_run);
 /* How long a run stays for deliveries that are under way, and looks again. */
 #define DELIVERY_WAIT_MS	30000
 #define DELIVERY_LOOK_MS	1000
-/* Bytes of what is said of a failure. */
-#define REASON_MAX			2000
 /* Somebody who waits looks again after so long in any case. */
 #define LOOK_MS				1000
 
@@ -862,39 +859,46 @@ advance(Rotation *r)
 	}
 }
 
-/*
- * An error's message without the value that it may repeat, and of a length that
- * goes into an event, an audit entry and a row: functions of the user's have no
- * measure.
- */
+/* A text with each occurrence of a word struck out. */
 static char *
-without_value(const char *message)
+without(const char *text, const char *word)
 {
 	StringInfoData out;
-	const char *at = NULL;
-	int			len;
+	const char *at;
 
 	initStringInfo(&out);
-	if (at_hand.data && at_hand.len >= 4 &&
-		strlen(at_hand.data) == at_hand.len)
-		at = strstr(message, at_hand.data);
-	while (at && out.len <= REASON_MAX)
+	while ((at = strstr(text, word)) != NULL)
 	{
-		appendBinaryStringInfo(&out, message,
-							   Min(at - message, REASON_MAX + 1));
+		appendBinaryStringInfo(&out, text, at - text);
 		appendStringInfoString(&out, "[...]");
-		message = at + at_hand.len;
-		at = strstr(message, at_hand.data);
+		text = at + strlen(word);
 	}
-	len = strlen(message);
-	appendBinaryStringInfo(&out, message, Min(len, REASON_MAX + 1));
-	if (out.len > REASON_MAX)
-	{
-		out.len = pg_mbcliplen(out.data, out.len, REASON_MAX);
-		out.data[out.len] = '\0';
-		appendStringInfoString(&out, "...");
-	}
+	appendStringInfoString(&out, text);
 	return out.data;
+}
+
+/*
+ * What an error says without the value at hand, as text or as bytea shows it.
+ * DETAIL has a part of a row, of which nobody knows which part of the value it
+ * has. Of a length that goes into an event, an audit entry and a row: functions
+ * of the user's have no measure.
+ */
+static char *
+without_value(ErrorData *error)
+{
+	if (at_hand.data)
+		error->detail = NULL;
+	if (at_hand.data && at_hand.len >= 4 && error->message)
+	{
+		char	   *hex = palloc(2 * at_hand.len + 1);
+
+		crypto_hex(at_hand.data, at_hand.len, hex);
+		error->message = without(error->message, hex);
+		if (strlen(at_hand.data) == at_hand.len)
+			error->message = without(error->message, at_hand.data);
+		crypto_wipe(hex, 2 * at_hand.len);
+	}
+	return error_reason(error);
 }
 
 /* May the target have the new value, now that a step in this state failed? */
@@ -968,7 +972,7 @@ step_failed(Rotation *r, const char *reason)
 	if (failed == ROTATION_RESTORING)
 	{
 		owner_begin(&scope);
-		put_off(r, delay < 0 ? longest : Max(delay, RESTORE_MIN_US));
+		put_off(r, Max(delay < 0 ? longest : delay, RESTORE_MIN_US));
 		owner_end(&scope);
 	}
 	publish_failed(r, failed, version, reason);
@@ -1054,9 +1058,13 @@ run_step(void *arg)
 	{
 		ErrorData  *error = trial_failed(&trial);
 
-		reason = without_value(error->detail ?
-							   psprintf("%s (%s)", error->message,
-										error->detail) : error->message);
+		/* Of somebody who called us; a worker's is a function's time-out. */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && MyWorker == NULL)
+		{
+			wipe_value();
+			ReThrowError(error);
+		}
+		reason = without_value(error);
 	}
 	PG_END_TRY();
 	wipe_value();

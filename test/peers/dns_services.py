@@ -22,7 +22,8 @@ headers, body). SIGTERM ends it.
         normal      behave as they should
         stall       give no answer
         fail        status 503
-        throttle    status 429
+        throttle    status 429, to come again in 90 s
+        quote       status 403, and the credential in the message
         garbage     200, and a body that is none of theirs
         huge        200, and 8 MB
         lost        do it, and close the connection without an answer
@@ -73,9 +74,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def send(self, status, body, kind="application/json"):
+    def send(self, status, body, kind="application/json", headers=()):
         body = body.encode()
         self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -120,7 +123,9 @@ class Handler(BaseHTTPRequestHandler):
         if mode == "fail":
             return self.send(503, '{"message": "no"}')
         if mode == "throttle":
-            return self.send(429, '{"message": "slow down"}')
+            return self.send(429, '{"message": "slow down"}', headers=[("Retry-After", "90")])
+        if mode == "quote":
+            return self.send(403, json.dumps({"errors": [{"message": "not " + self.headers["Authorization"]}]}))
         if mode == "garbage":
             return self.send(200, '{"result": [[[], "x"], 5], "success": true, "properties": 7}')
         if mode == "huge":

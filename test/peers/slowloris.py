@@ -56,10 +56,12 @@ def end(s):
 
 def look(timeout):
     """Notice what the server closed; true when our input has ended."""
+    ended = False
     for key, _ in selector.select(timeout):
         s = key.fileobj
         if s is sys.stdin:
-            return True
+            ended = True
+            continue
         try:
             data = s.recv(4096)
         except BlockingIOError:
@@ -68,7 +70,7 @@ def look(timeout):
             data = b""
         if not data and s in opened:
             end(s)
-    return False
+    return ended
 
 
 selector.register(sys.stdin, selectors.EVENT_READ)

@@ -369,6 +369,56 @@ is(rotate('kept'), 'f', 'a backend that is down');
 is(field('kept', "state || ' ' || current_version"), 'restoring 3', '... leaves the version before current');
 sql("SELECT mlint.secret_rotation_drop('kept', force => true)");
 
+# ---- functions that fail with what they were given ----
+sql(<<'EOQ');
+CREATE TABLE kept_values (name text, value bytea UNIQUE, CHECK (octet_length(value) < 20));
+CREATE FUNCTION known(name text) RETURNS text LANGUAGE sql AS $$ SELECT 'a value of thirty bytes or more' $$;
+CREATE FUNCTION keep(name text, version int, value bytea) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+	IF name = 'quoted' THEN
+		RAISE EXCEPTION 'not % nor %', value, convert_from(value, 'UTF8');
+	END IF;
+	INSERT INTO public.kept_values VALUES (name, value);
+END $$;
+EOQ
+for my $name (qw(failing quoted))
+{
+	sql("SELECT mlint.secret_put('$name', 'the one before')");
+	rotation($name, generator => { kind => 'function', function => 'public.known' }, apply => { kind => 'function', function => 'public.keep' },
+		on_failure => { max_retries => 0, max_delay_ms => 0 });
+	is(rotate($name), 'f', "$name: a function fails");
+}
+is(field('failing', 'last_error'), 'new row for relation "kept_values" violates check constraint "kept_values_octet_length_check"'
+	=~ s/octet_length/value/r, '... which is said') or diag field('failing', 'last_error');
+is(field('quoted', 'last_error'), 'not \\x[...] nor [...]', '... without the value, as it may be written');
+unlike(sql("SELECT string_agg(data::text, ' ') FROM mlint.events WHERE type = 'secret.rotation_failed'") . sql("SELECT string_agg(details::text, ' ') FROM mlint.audit_log WHERE action = 'rotation.fail'"),
+	qr/thirty bytes|7468697274792062/, '... nor a part of it, in events and in the audit log');
+# What cannot be restored is tried again, and not at once, whatever the delays are.
+for my $round (1 .. 3)
+{
+	my $failures = field('quoted', 'failures');
+	wait_for_sql($node, 'restoring fails, too', "SELECT failures > $failures AND state = 'restoring' FROM mlint.rotations WHERE name = 'quoted'");
+}
+is(sql(<<'EOQ'), 't', '... a second apart');
+SELECT min(gap) > '0.9 s' FROM (SELECT at - lag(at) OVER (ORDER BY seq) AS gap FROM mlint.audit_log
+	WHERE action = 'rotation.fail' AND object = 'quoted' ORDER BY seq OFFSET 2) g
+EOQ
+sql("SELECT mlint.secret_rotation_drop('$_', force => true)") for qw(failing quoted);
+
+# A lock of the session that a function fails with is nobody's after that.
+sql(<<'EOQ');
+CREATE FUNCTION locks(name text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+	PERFORM pg_advisory_lock(4242);
+	RAISE EXCEPTION 'after locking';
+END $$;
+EOQ
+put('locks');
+rotation('locks', generator => { kind => 'function', function => 'public.locks' }, on_failure => { max_retries => 0 });
+inject($node, 'rotation-idle', 'wait');
+sql("SELECT mlint.secret_rotate('locks')");
+wait_for_sql($node, 'a function locks, and fails', "SELECT last_error FROM mlint.rotations WHERE name = 'locks'", 'after locking');
+is(sql('SELECT pg_try_advisory_lock(4242)'), 't', '... and locks nobody out');
+resume($node, 'rotation-idle');
+
 # ---- an error that is none of the rotation's ----
 put('flaky');
 rotation('flaky', generator => { kind => 'uuid' });

@@ -424,7 +424,7 @@ is(get("$path/$token"), "200 $value", '... and knows what is shown');
 listen_at('');
 wait_for_sql($node, 'without the setting it goes',
 	"SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'mlint gateway'");
-is(dial($port), undef, '... and nothing listens');
+wait_for('... and nothing listens', sub { !dial($port) });
 is(sql($row), '', '... nor is it in mlint.stat_workers');
 listen_at($port);
 wait_for('it comes back with it', sub { is_up($port) });

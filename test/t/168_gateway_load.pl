@@ -171,7 +171,7 @@ wait_for_sql($node, '500 hold a connection each', "SELECT in_flight FROM mlint.s
 my ($answered, $longest) = ask(1000);
 is($answered, 1000, 'all others are answered');
 cmp_ok($longest, '<', 8, '... at once');
-wait_for('the 500 are closed', sub { (ask(1))[0] && stat_gateway('in_flight < 10') eq 't' });
+wait_for('the 500 are closed', sub { (ask(1))[0] && stat_gateway('in_flight = 0') eq 't' });
 cmp_ok(time - $begun, '<', 25, '... ten seconds after they came');
 my $report = finish($slow);
 is($report->{closed}, 500, 'they say so themselves');

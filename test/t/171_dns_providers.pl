@@ -116,6 +116,18 @@ for my $kind (qw(cloudflare route53 azure))
 	challenge_end($node, $order);
 	nothing_left($node, '... and goes');
 
+	# Too many requests: whatever is to be done there waits for as long as it says.
+	$services->control('throttle');
+	($id, $order) = challenge($node, 'dns-01', 'a.example.test', $kind, value('e'));
+	($id2) = challenge($node, 'dns-01', 'b.example.test', $kind, value('g'), $order);
+	run_challenges($node);
+	wait_for_sql($node, "$kind: too many requests",
+		"SELECT count(*) = 2 AND min(next_at) > now() + '60 s' AND max(solver_error) ~ 'has had too many requests'"
+		. " FROM mlint.acme_challenge WHERE order_id = $order");
+	$services->control('normal');
+	challenge_end($node, $order);
+	nothing_left($node, '... none of which is made');
+
 	# Answers that are none.
 	for my $mode (qw(fail throttle garbage huge stall))
 	{
@@ -132,6 +144,11 @@ is(at('route53', 'x') . sql('SELECT count(*) FROM mlint.certificate_challenges')
 sql("SELECT mlint.secret_put('cf', 'cloudflare-token-2')");
 like(my $said = sql("SELECT mlint.dns_provider_test('cloudflare', 'a.example.test')"), qr/ML002.*Cloudflare refused our credentials/s, 'a token that is refused');
 unlike($said, qr/cloudflare-token-2/, '... is not told');
+sql("SELECT mlint.secret_put('cf', '" . 'long-token' x 150 . "')");
+$services->control('quote');
+like($said = sql("SELECT mlint.dns_provider_test('cloudflare', 'a.example.test')"), qr/It says: not Bearer \*\*\*/, 'a long one that is quoted');
+unlike($said, qr/long-token/, '... is not told either');
+$services->control('normal');
 sql("SELECT mlint.dns_provider_alter('route53', '{\"access_key_id\": \"key-2\"}')");
 like(sql("SELECT mlint.dns_provider_test('route53', 'a.example.test')"), qr/ML002.*Route 53 refused our credentials/s, 'keys that are refused');
 sql("SELECT mlint.dns_provider_alter('route53', '{\"access_key_id\": \"key-1\"}')");
@@ -221,8 +238,8 @@ is(sql("SELECT by, c - 'token' FROM told ORDER BY n"), join("\n", map {
 my ($slow, $o1) = challenge($node, 'dns-01', 'slow.example.test', 'mine', value('j'));
 my ($bad, $o2) = challenge($node, 'dns-01', 'bad.example.test', 'mine', value('k'));
 run_challenges($node);
-wait_for_sql($node, 'one that takes too long is ended', "SELECT attempts > 0, error ~ 'timeout' FROM mlint.acme_challenge WHERE id = $slow", 't|t');
-wait_for("one that fails says why", sub { run_challenges($node, 1); sql("SELECT attempts > 0 AND error ~ 'not today' FROM mlint.acme_challenge WHERE id = $bad") eq 't' });
+wait_for_sql($node, 'one that takes too long is ended', "SELECT attempts > 0, solver_error ~ 'timeout' FROM mlint.acme_challenge WHERE id = $slow", 't|t');
+wait_for("one that fails says why", sub { run_challenges($node, 1); sql("SELECT attempts > 0 AND solver_error ~ 'not today' FROM mlint.acme_challenge WHERE id = $bad") eq 't' });
 sql('CREATE OR REPLACE FUNCTION dns(c jsonb) RETURNS text LANGUAGE sql AS $$ SELECT \'\' $$');
 challenge_end($node, $_) for $o1, $o2;
 wait_for('all is removed', sub { run_challenges($node, 1); sql('SELECT count(*) FROM mlint.certificate_challenges') eq '0' });

@@ -51,11 +51,10 @@ chmod 0755, $dir or die $!;
 
 for my $hostile ('../../x', '', 'a/b', '.x', 'x' x 200, 'a b')
 {
-	($id, $order) = challenge($node, 'http-01', 'a.test', 'file:web', $value);
-	sql("UPDATE mlint.acme_challenge SET token = '$hostile' WHERE id = $id");
+	($id, $order) = challenge($node, 'http-01', 'a.test', 'file:web', $value, undef, token => $hostile);
 	run_challenges($node);
 	wait_for_sql($node, "a token like \"" . substr($hostile, 0, 8) . '" is none',
-		"SELECT attempts > 0, error ~ 'token is none' FROM mlint.acme_challenge WHERE id = $id", 't|t');
+		"SELECT attempts > 0, solver_error ~ 'token is none' FROM mlint.acme_challenge WHERE id = $id", 't|t');
 	sql("UPDATE mlint.acme_challenge SET presence = 'removed' WHERE id = $id");
 }
 is(join(' ', grep { !/^\.\.?$/ } slurp_dir("$dir/$below")), '', '... and nothing is written');
@@ -64,7 +63,7 @@ mkdir "$top/elsewhere" or die $!;
 symlink "$top/elsewhere", "$dir/link" or die $!;
 ($id, $order) = challenge($node, 'http-01', 'a.test', 'file:link', $value);
 run_challenges($node);
-wait_for_sql($node, 'a link is not followed', "SELECT attempts > 0, error ~ 'something else than a directory' FROM mlint.acme_challenge WHERE id = $id", 't|t');
+wait_for_sql($node, 'a link is not followed', "SELECT attempts > 0, solver_error ~ 'something else than a directory' FROM mlint.acme_challenge WHERE id = $id", 't|t');
 is(join(' ', grep { !/^\.\.?$/ } slurp_dir("$top/elsewhere")), '', '... nothing is written there');
 unlink "$dir/link" or die $!;
 challenge_end($node, $order);
@@ -101,8 +100,7 @@ END $$;
 CREATE FUNCTION private(c jsonb) RETURNS void LANGUAGE sql AS '';
 REVOKE EXECUTE ON FUNCTION private(jsonb) FROM PUBLIC;
 EOQ
-($id, $order) = challenge($node, 'http-01', 'b.test', 'function:public.serve', $value);
-sql("UPDATE mlint.certificate SET created_by = 'web' WHERE solver = 'function:public.serve'");
+($id, $order) = challenge($node, 'http-01', 'b.test', 'function:public.serve', $value, undef, owner => 'web');
 run_challenges($node);
 presence_is($node, $id, 'present', 'a function presents');
 is(sql('SELECT path, value, by FROM served'), '/.well-known/acme-challenge/' . token($id) . "|$value|web", '... as the role that created the certificate');
@@ -119,11 +117,62 @@ is(sql('SELECT count(*) FROM served'), '1', '... for one row: what it does and t
 challenge_end($node, $order);
 nothing_left($node, '... removed');
 
-($id, $order) = challenge($node, 'http-01', 'b.test', 'function:public.private', $value);
-sql("UPDATE mlint.certificate SET created_by = 'web' WHERE solver = 'function:public.private'");
+($id, $order) = challenge($node, 'http-01', 'b.test', 'function:public.private', $value, undef, owner => 'web');
 run_challenges($node);
 wait_for_sql($node, 'a function that the creator may not call (any more)', "SELECT status, error ~ 'may not execute public.private' FROM mlint.acme_challenge WHERE id = $id", 'given up|t');
 challenge_end($node, $order);
+
+# ---- a function that fails for one, and not for others ----
+sql(<<'EOQ');
+CREATE TABLE gone (token text);
+GRANT SELECT ON gone TO web;
+CREATE FUNCTION fickle(c jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+	IF c ->> 'identifier' = 'never.test' AND c ->> 'action' = 'present' THEN
+		RAISE EXCEPTION 'not today%', repeat(E'\x01', 2000);
+	ELSIF EXISTS (SELECT FROM gone WHERE token = c ->> 'token') THEN
+		RAISE EXCEPTION 'its host is gone' USING ERRCODE = 'ML005';
+	END IF;
+	PERFORM serve(c);
+END $$;
+EOQ
+sub fickle
+{
+	my ($name) = @_;
+	return challenge($node, 'http-01', $name, 'function:public.fickle', $value, undef, owner => 'web');
+}
+my @stuck = fickle('stuck.test');
+run_challenges($node);
+presence_is($node, $stuck[0], 'present', 'one is shown');
+sql('INSERT INTO gone VALUES (' . literal(token($stuck[0])) . ')');
+challenge_end($node, $stuck[1]);
+wait_for_sql($node, '... and cannot be taken away', "SELECT presence, attempts > 0, solver_error FROM mlint.acme_challenge WHERE id = $stuck[0]", 'removing|t|its host is gone');
+my @waits = fickle('waits.test');
+job_rests($node, 'certificate_challenges');
+sql("UPDATE mlint.acme_challenge SET attempts = 30 WHERE id = $stuck[0]; UPDATE mlint.acme_challenge SET attempts = 31 WHERE id = $waits[0]");
+run_challenges($node, 1);
+wait_for_sql($node, 'others of its solver wait for that, for two minutes at most',
+	"SELECT attempts > 30 FROM mlint.acme_challenge WHERE id = $stuck[0]");
+cmp_ok(sql("SELECT extract(epoch FROM next_at - now()) FROM mlint.acme_challenge WHERE id = $waits[0]"), '<', 121, '... not as long as it does');
+job_rests($node, 'certificate_challenges');
+sql("UPDATE mlint.acme_challenge SET attempts = 0 WHERE id = $waits[0]");
+run_challenges($node, 1);
+presence_is($node, $waits[0], 'present', '... and who has not failed yet is the first then');
+job_rests($node, 'certificate_challenges');
+sql("UPDATE mlint.acme_challenge SET attempts = 55 WHERE id = $stuck[0]");
+my $logged = -s $node->logfile;
+run_challenges($node, 1);
+presence_is($node, $stuck[0], 'removed', 'what cannot be taken away is forgotten in the end');
+like(substr(slurp_file($node->logfile), $logged), qr/what solver "function:public.fickle" has shown for "stuck.test" could not be removed, and may be left: its host is gone/, '... and logged');
+challenge_end($node, $waits[1]);
+presence_is($node, $waits[0], 'removed', 'the other is taken away');
+my @never = fickle('never.test');
+run_challenges($node);
+wait_for_sql($node, 'one cannot be shown', "SELECT presence, attempts > 0 FROM mlint.acme_challenge WHERE id = $never[0]", 'presenting|t');
+job_rests($node, 'certificate_challenges');
+sql("UPDATE mlint.acme_challenge SET attempts = 6 WHERE id = $never[0]");
+run_challenges($node, 1);
+presence_is($node, $never[0], 'removed', '... and is given up');
+is(sql("SELECT status, error ~ '^not today', octet_length(error) FROM mlint.acme_challenge WHERE id = $never[0]"), 'given up|t|1003', '... and why stays with it, within bounds');
 
 # ---- the gateway needs no job ----
 ($id, $order) = challenge($node, 'http-01', 'c.test', undef, $value);

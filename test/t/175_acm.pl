@@ -105,6 +105,15 @@ wait_for('a crash after the import', sub { struck($node, 'certificate-pushed') }
 agrees($node, '... and finds it', "certificate = '$id3'");
 is(scalar(split / /, arns('eu-central-1')), 3, '... rather than import it twice');
 
+# Deleted there, and what takes its place is not recorded either.
+my $arn3 = target_state($node, 'reference', "certificate = '$id3'");
+boto('eu-central-1', "c.delete_certificate(CertificateArn='$arn3')");
+inject($node, 'certificate-pushed', 'kill');
+install($node, 'third', { names => ['third.example.com'] });
+wait_for('a crash after the import in place of one that is gone', sub { struck($node, 'certificate-pushed') });
+agrees($node, '... and finds that', "certificate = '$id3'");
+is(scalar(split / /, arns('eu-central-1')), 3, '... rather than import it again');
+
 # Renewed before anybody knows of the first import.
 my ($id4) = install($node, 'fourth', { names => ['fourth.example.com'] });
 my $lost = asked('eu-central-1 ImportCertificate lost');

@@ -82,6 +82,15 @@ for my $how ({}, { rsa => 1 }, {})
 	is(client(), 'verified', '... which psql verifies');
 }
 
+# Its own address is its own, whatever others may not connect to.
+set("mlint.http_deny = '127.0.0.0/8, ::1'");
+wait_for_sql($node, 'a policy', 'SHOW mlint.http_deny', '127.0.0.0/8, ::1');
+my (undef, $denied) = install($node, 'own', { names => ['localhost', '127.0.0.1'] });
+agrees($node, '... that denies the server\'s own address does not stand in the way');
+is(served(), $denied, '... of a renewal');
+set("mlint.http_deny = ''");
+wait_for_sql($node, '... it is gone', 'SHOW mlint.http_deny', '');
+
 # ---- 4. crashes ----
 
 for my $point ('server-written', 'server-replaced', 'pushed')

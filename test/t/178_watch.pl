@@ -60,6 +60,16 @@ http {
 EOC
 my $bin = -x '/usr/sbin/nginx' ? '/usr/sbin/nginx' : 'nginx';
 sub nginx { return system($bin, '-p', $nginx, '-e', "$nginx/error.log", '-c', "$nginx/nginx.conf", @_) == 0; }
+
+# For a moment old workers accept, too.
+sub nginx_reload
+{
+	my ($master) = slurp_file("$nginx/nginx.pid") =~ /(\d+)/;
+	my @old = map { m{(\d+)/stat$} } grep { (eval { slurp_file($_) } // '') =~ /\) \S $master / } glob '/proc/[0-9]*/stat';
+
+	nginx('-s', 'reload') or die;
+	return wait_for('the workers of before are gone', sub { !grep { kill 0, $_ } @old });
+}
 nginx() or BAIL_OUT('nginx does not start');
 END { local $?; kill 'TERM', slurp_file("$nginx/nginx.pid") =~ /(\d+)/ if $nginx && -s "$nginx/nginx.pid"; }
 
@@ -87,7 +97,7 @@ is(sql("SELECT concat_ws('|', data->>'name', data->>'host', data->>'port', data-
 	"www|localhost|$https|$first|$second", '... and is published when it does not');
 look($https);
 is(sql("SELECT count(*) FROM mlint.events WHERE type = 'certificate.mismatch'"), '1', '... once');
-nginx('-s', 'reload') or die;
+nginx_reload();
 wait_for('nginx reloads', sub { serial_of(openssl('', 's_client', '-connect', "127.0.0.1:$https")) eq $second });
 look($https);
 is(seen("state, serves = '$second', differs_since IS NULL", $https), 'agrees|t|t', 'reloaded, it agrees');
@@ -105,7 +115,7 @@ $conf =~ s{\Q$top/files/nginx/fullchain.pem}{$nginx/leaf.pem};
 $conf =~ s{\Q$top/files/nginx/privkey.pem}{$nginx/leaf.key};
 unlink "$nginx/nginx.conf";
 append_to_file("$nginx/nginx.conf", $conf);
-nginx('-s', 'reload') or die;
+nginx_reload();
 wait_for('nginx serves the leaf alone', sub { my @c = openssl('', 's_client', '-showcerts', '-connect', "127.0.0.1:$https") =~ /BEGIN CERT/g; @c == 1 && 1 });
 look($https);
 is(seen("state, note LIKE '%sends no intermediate certificate%'", $https), 'agrees|t', 'a chain that lacks the intermediate is noted');

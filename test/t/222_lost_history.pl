@@ -92,7 +92,7 @@ $receiver->control('down');
 my @mid = burst($primary, 20, 'pitr.pending');
 wait_for_sql($primary, 'they are pending',
 	q{SELECT count(*) = 20 FROM mlint.deliveries d JOIN mlint.events e ON e.id = d.event_id
-	WHERE e.type = 'pitr.pending' AND d.state = 'pending' AND d.attempts > 0});
+	WHERE e.type = 'pitr.pending' AND d.state IN ('pending', 'in_flight') AND d.attempts > 0});
 my $later = $primary->safe_psql('postgres',
 	"SELECT mlint.publish('pitr.scheduled', '{\"n\": -1}', deliver_at => now() + '1 hour')");
 $primary->safe_psql('postgres', "SELECT pg_create_restore_point('mid')");

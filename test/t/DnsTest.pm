@@ -50,25 +50,28 @@ sub txt
 }
 
 # A challenge as the engine makes it: of a certificate of its own, or of the
-# order that is given. Returns its id and the order's.
+# order that is given. %more: owner, of the certificate; token. Returns its id and
+# the order's.
 my $n = 0;
 sub challenge
 {
-	my ($node, $type, $identifier, $solver, $value, $order) = @_;
+	my ($node, $type, $identifier, $solver, $value, $order, %more) = @_;
 	my $literal = defined $solver ? literal($solver) : 'NULL';
+	my $owner = $more{owner} ? literal($more{owner}) . '::mlint.role_id' : '10::oid';
 
 	$n++;
+	my $token = literal($more{token} // "token-$n");
 	$order //= $node->safe_psql('postgres', <<"EOQ");
 INSERT INTO mlint.acme_account (name, directory_url, key_secret, max_orders, max_orders_per, created_by)
 VALUES ('test', 'http://localhost', 'k', 100, '1 hour', 10::oid) ON CONFLICT DO NOTHING;
 INSERT INTO mlint.certificate (name, domains, account_id, challenge, solver, key_type, auto_renew, state, key_secret, created_by)
-SELECT 'c$n', '{$identifier}', id, '$type', $literal, 'ec256', true, 'ISSUING', 'k', 10::oid FROM mlint.acme_account;
+SELECT 'c$n', '{$identifier}', id, '$type', $literal, 'ec256', true, 'ISSUING', 'k', $owner FROM mlint.acme_account;
 INSERT INTO mlint.acme_order (certificate_id, account_id, state, next_at)
 SELECT c.id, c.account_id, 'authorizing', 'infinity' FROM mlint.certificate c WHERE c.name = 'c$n' RETURNING id;
 EOQ
 	my $id = $node->safe_psql('postgres', <<"EOQ");
 INSERT INTO mlint.acme_challenge (order_id, authorization_url, identifier, type, url, token, value, status, presence, wanted_at, poll_at)
-VALUES ($order, 'u$n', '$identifier', '$type', 'u', 'token-$n', '$value', 'waiting', 'wanted', now(), 'infinity')
+VALUES ($order, 'u$n', '$identifier', '$type', 'u', $token, '$value', 'waiting', 'wanted', now(), 'infinity')
 RETURNING id;
 EOQ
 	return ($id, $order);
@@ -95,7 +98,7 @@ sub run_challenges
 sub presence
 {
 	my ($node, $id) = @_;
-	return $node->safe_psql('postgres', "SELECT presence || '|' || coalesce(error, '') FROM mlint.acme_challenge WHERE id = $id");
+	return $node->safe_psql('postgres', "SELECT presence || '|' || coalesce(solver_error, error, '') FROM mlint.acme_challenge WHERE id = $id");
 }
 
 sub presence_is

@@ -21,7 +21,7 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(mlint_node mlint_configure wait_for wait_for_sql
-  jobs_go_by freeze inject struck resume
+  jobs_go_by job_rests freeze inject struck resume
   worker_pids wait_for_worker wait_for_delivery literal create_destination
   publish deliver delivery_is memory_is_watched);
 
@@ -133,6 +133,19 @@ sub jobs_go_by
 		  or die 'a job that was asked for did not run';
 	}
 	return;
+}
+
+# No run of this job is under way, or is asked for.
+sub job_rests
+{
+	my ($node, $job) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_for_sql($node, "the job $job rests", <<"EOQ");
+SELECT NOT j.running AND NOT EXISTS (SELECT FROM mlint.job_request r JOIN mlint.job i ON i.id = r.job_id
+	WHERE i.name = j.name AND r.at <= now())
+FROM mlint.jobs j WHERE j.name = '$job'
+EOQ
 }
 
 # Stop processes of the server where they hold nothing: one that has a lock of

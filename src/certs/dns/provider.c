@@ -170,7 +170,7 @@ try_again(Datum name)
 					"UPDATE mlint.acme_challenge"
 					" SET next_at = pg_catalog.clock_timestamp(), attempts = 0"
 					" WHERE type = 'dns-01' AND solver = $1"
-					" AND presence IN ('presenting', 'checking', 'removing')",
+					" AND presence IN ('wanted', 'presenting', 'checking', 'removing')",
 					SPI_OK_UPDATE, 1, types, values, NULL);
 	if (some)
 		(void) job_request(CERTIFICATE_CHALLENGE_JOB);

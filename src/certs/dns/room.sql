@@ -67,7 +67,8 @@ COMMENT ON COLUMN mlint.dns_providers.altered_at IS 'When its options were last 
 CREATE VIEW mlint.certificate_challenges AS
 SELECT c.name AS certificate, h.identifier, h.type, h.solver,
 	h.made ->> 'record' AS record, h.status, h.presence, h.attempts,
-	nullif(h.next_at, 'infinity') AS next_at, h.error
+	nullif(h.next_at, 'infinity') AS next_at,
+	coalesce(h.solver_error, h.error) AS error
 FROM mlint.acme_challenge h
 LEFT JOIN mlint.acme_order o ON o.id = h.order_id
 LEFT JOIN mlint.certificate c ON c.id = o.certificate_id

@@ -139,6 +139,7 @@ call(const Route53Options *o, const char *method, const char *path,
 	.service = "route53"};
 	SigV4Header type = {"content-type", "application/xml"};
 	size_t		len;
+	char	   *code;
 
 	keys.secret = credential_resolve(&o->access.secret_access_key, &len);
 	(void) api_confidential(unconstify(char *, keys.secret), len);
@@ -152,18 +153,16 @@ call(const Route53Options *o, const char *method, const char *path,
 	c.headers = sigv4_sign(&keys, method, c.url, &type, body ? 1 : 0,
 						   body ? body : "", c.body_len);
 	api_call(&c);
+	code = c.status >= 400 ? element(c.text, "Code") : NULL;
+	if (code && strncmp(code, "Throttl", 7) == 0)
+		api_throttled(&c);
 	if (c.status >= 400 && !tolerant)
 	{
-		char	   *code = element(c.text, "Code");
 		char	   *says = element(c.text, "Message");
 
 		/* The words about a signature quote the request. */
 		if (says && strstr(says, "Canonical"))
 			says = NULL;
-		if (code && strncmp(code, "Throttl", 7) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_MLINT_RATE_LIMITED),
-					 errmsg("Route 53 has had too many requests")));
 		api_refused(&c, says ? says : code);
 	}
 	return c;

@@ -25,14 +25,14 @@ INSERT INTO mlint.health_check (room, name, on_standby, findings) VALUES
 	WHERE current_setting('mlint.gateway_listen') = ''
 	UNION ALL
 	SELECT 1, format('the record %s at DNS provider "%s" could not be removed, and that was given up: %s',
-			h.made ->> 'record', h.solver, h.error),
-		'Remove it there by hand.'
+			h.made ->> 'record', h.solver, h.solver_error),
+		'Put right what the error names, or remove it there by hand; then mlint.dns_provider_alter() has it tried again.'
 	FROM mlint.acme_challenge h
 	WHERE h.presence = 'removing' AND h.next_at = 'infinity'
 	UNION ALL
 	SELECT 1, format('%s proves names, and fails: %s', coalesce('solver "' || h.solver || '"', 'the gateway'), h.error),
 		'Put right what the error names; for a DNS provider mlint.dns_provider_test() tries it.'
-	FROM (SELECT h.solver, max(h.error) AS error FROM mlint.acme_challenge h
+	FROM (SELECT h.solver, max(h.solver_error) AS error FROM mlint.acme_challenge h
 		WHERE h.presence IN ('wanted', 'presenting', 'removing') AND h.next_at < 'infinity'
 			AND h.attempts >= 3
 		GROUP BY h.solver) h

@@ -428,11 +428,15 @@ acm_push(const void *options, Oid owner, const char *region,
 	char	   *arn = NULL;
 
 	acm_open(&acm, options, region);
-	if (reference == NULL && certificate->repeated)
-		reference = find_import(&acm, certificate);
 	if (reference)
 		arn = import(&acm, certificate, key, reference);
-	/* Somebody has deleted it there. */
+	/* Never there, or deleted by somebody; or not recorded when it was made. */
+	if (arn == NULL && certificate->repeated)
+	{
+		reference = find_import(&acm, certificate);
+		if (reference)
+			arn = import(&acm, certificate, key, reference);
+	}
 	if (arn == NULL)
 		arn = import(&acm, certificate, key, NULL);
 	if (!arn_serves(&acm, arn, certificate))

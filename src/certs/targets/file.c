@@ -143,13 +143,18 @@ write_directory(Place *place, bool ours, const Content *contents, int n)
 }
 
 static bool
-write_combined(Place *place, mode_t mode, const char *key, const char *chain)
+write_combined(Place *place, bool ours, mode_t mode, const char *key,
+			   const char *chain)
 {
 	char	   *both = pushed_key_and_chain(key, chain);
-	bool		ok = place_put(place, mode, both, strlen(both)) &&
-	place_pair_remove(place);
+	size_t		len = strlen(both);
 
-	crypto_wipe(both, strlen(both));
+	/* What a crash has left is not known to be ours, but to be the same. */
+	bool		ok = place_pair_look(place, ours ||
+									 place_holds(place, both, len)) &&
+	place_put(place, mode, both, len) && place_pair_remove(place);
+
+	crypto_wipe(both, len);
 	return ok;
 }
 
@@ -191,16 +196,16 @@ file_push(const void *options, Oid owner, const char *region,
 		{"privkey.pem", key_mode, key}
 	};
 	Place		place;
+	bool		ours = reference && strcmp(reference, path) == 0;
 
 	if (place_open(&place, certificate_directory, o->path, true,
 				   DIRECTORY_MODE))
 	{
 		if (o->format == FORMAT_COMBINED)
-			(void) write_combined(&place, key_mode, key, certificate->chain);
+			(void) write_combined(&place, ours, key_mode, key,
+								  certificate->chain);
 		else
-			(void) write_directory(&place, reference &&
-								   strcmp(reference, path) == 0, contents,
-								   lengthof(contents));
+			(void) write_directory(&place, ours, contents, lengthof(contents));
 	}
 	place_finish(&place, "mlint.certificate_directory", psprintf("\"%s\"", path));
 	tell(o, certificate, path);

@@ -278,11 +278,16 @@ own_address(void)
 	return first;
 }
 
-/* Is a new connection served this certificate? What is in the way is raised. */
+/*
+ * Is a new connection to this host (NULL: where the server listens) served this
+ * certificate? What is in the way is raised.
+ */
 static bool
-is_served(const char *address, const PushedCertificate *certificate)
+is_served(const char *host, const PushedCertificate *certificate)
 {
-	Served	   *served = tls_look(address, PostPortNumber, TLS_POSTGRES, NULL,
+	/* Our own address is not a caller's to say. */
+	Served	   *served = tls_look(host ? host : own_address(), PostPortNumber,
+								  TLS_POSTGRES, NULL, host == NULL,
 								  RELOAD_MS);
 
 	return memcmp(served->fingerprint, certificate->fingerprint,
@@ -303,12 +308,12 @@ pause_for(long ms)
 }
 
 static void
-require_served(const char *address, const PushedCertificate *certificate)
+require_served(const char *host, const PushedCertificate *certificate)
 {
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												  RELOAD_MS);
 
-	while (!is_served(address, certificate))
+	while (!is_served(host, certificate))
 	{
 		if (GetCurrentTimestamp() >= end)
 			ereport(ERROR,
@@ -325,7 +330,6 @@ postgres_push(const void *options, Oid owner, const char *region,
 			  const char *reference)
 {
 	const PostgresOptions *o = options;
-	char	   *address = o->host ? o->host : own_address();
 	char	   *directory;
 	char	   *name;
 
@@ -336,8 +340,8 @@ postgres_push(const void *options, Oid owner, const char *region,
 		ereport(ERROR,
 				(errcode(ERRCODE_SYSTEM_ERROR),
 				 errmsg("could not tell the postmaster to reload: %m")));
-	if (o->verify && tls_is_on() && address)
-		require_served(address, certificate);
+	if (o->verify && tls_is_on() && (o->host || own_address()))
+		require_served(o->host, certificate);
 	return psprintf("%s/%s", directory, name);
 }
 

@@ -28,7 +28,6 @@
 #include "common/retry.h"
 #include "common/trial.h"
 #include "executor/spi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "secrets/secrets.h"
 #include "utils/builtins.h"
@@ -43,8 +42,6 @@
 
 PG_FUNCTION_INFO_V1(mlint_certificate_target_run);
 
-/* Bytes of what is said of a failure. */
-#define REASON_MAX	1000
 /* A run ends after so long, so that other jobs have a turn. */
 #define RUN_S		10
 
@@ -491,20 +488,6 @@ record_failed(const Push *push, const char *reason)
 		remember_in_the_way(push, reason);
 }
 
-/* What an error says, of a length that goes into a row. */
-static char *
-reason_of(const ErrorData *error)
-{
-	char	   *reason = error->detail ?
-	psprintf("%s (%s)", error->message, error->detail) :
-	pstrdup(error->message);
-	size_t		len = strlen(reason);
-
-	if (len <= REASON_MAX)
-		return reason;
-	return psprintf("%.*s...", pg_mbcliplen(reason, len, REASON_MAX), reason);
-}
-
 /* An error that ends the run rather than a step of it. */
 static void
 rethrow_interrupt(ErrorData *error)
@@ -540,7 +523,7 @@ push_claimed(void *arg)
 
 		wipe_key();
 		rethrow_interrupt(error);
-		reason = reason_of(error);
+		reason = error_reason(error);
 	}
 	PG_END_TRY();
 	if (reason)
@@ -603,7 +586,7 @@ activate_first(void *arg)
 		ErrorData  *error = trial_failed(&trial);
 
 		rethrow_interrupt(error);
-		reason = reason_of(error);
+		reason = error_reason(error);
 	}
 	PG_END_TRY();
 	if (reason)

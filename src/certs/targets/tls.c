@@ -272,10 +272,10 @@ describe(const Look *look)
 
 Served *
 tls_look(const char *host, int port, TlsProtocol protocol,
-		 const char *server_name, int timeout_ms)
+		 const char *server_name, bool machine, int timeout_ms)
 {
 	Look	   *look = palloc0(sizeof(Look));
-	ConnectionTarget target = {.host = host,.port = port,
+	ConnectionTarget target = {.host = host,.port = port,.machine = machine,
 	.timeout_ms = timeout_ms};
 	HttpResponse failure;
 	Served	   *volatile served = NULL;

@@ -23,12 +23,14 @@ typedef struct Served
 } Served;
 
 /*
- * Connect, within the time, and see what is served for this name (an address
+ * Connect, within the time (with "machine" wherever that is: it is the machine's
+ * own configuration that says so), and see what is served for this name (an address
  * is not asked for by SNI); palloc'd. Nothing is verified: whose certificate it
  * is is what is to be found out. Raises ERRCODE_MLINT_CONNECTION, _TIMEOUT or
  * _ADDRESS_REFUSED, and what an interrupt raises.
  */
 extern Served *tls_look(const char *host, int port, TlsProtocol protocol,
-						const char *server_name, int timeout_ms);
+						const char *server_name, bool machine,
+						int timeout_ms);
 
 #endif

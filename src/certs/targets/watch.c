@@ -357,7 +357,7 @@ look_at_next(void *arg)
 	PG_TRY();
 	{
 		served = tls_look(w->host, w->port, w->protocol, w->server_name,
-						  LOOK_TIMEOUT_MS);
+						  false, LOOK_TIMEOUT_MS);
 		trial_end(&trial);
 	}
 	PG_CATCH();
