@@ -226,6 +226,16 @@ wait_for_sql($node, 'a renewal has another then',
 	"SELECT string_agg(key_version::text, ' ' ORDER BY version) FROM mlint.certificate_history WHERE name = 'kept'", '1 2')
   or diag sql("SELECT state, last_error FROM mlint.certificates WHERE name = 'kept'");
 
+# ---- a lock that anybody can take ----
+
+account('locked');
+sql("CREATE ROLE nobody LOGIN");
+sql("SET ROLE nobody; BEGIN; SELECT pg_advisory_xact_lock(19788, 2000); PREPARE TRANSACTION 'advisory'");
+no_job_runs();
+issue('locked', 'locked');
+state_is('locked', 'ACTIVE', 'a lock of a user does not keep the job from its work');
+sql("ROLLBACK PREPARED 'advisory'");
+
 # ---- a row that cannot say that it has failed ----
 
 $node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');

@@ -76,8 +76,7 @@ PG_FUNCTION_INFO_V1(mlint_certificate_run);
 #define POLL_MAX_MS			10000
 /* An account is not held for longer because of a new order. */
 #define NEW_ORDER_HOLD_S	900
-/* Our class of advisory locks, beside the dispatchers' lanes. */
-#define LOCK_CLASS			0x4D4C
+/* A key of ours in WORKER_LOCK_CLASS, beside the dispatchers' lanes. */
 #define LOCK_RUN			2000
 #define TEXT_MAX			4000
 
@@ -1204,7 +1203,7 @@ mlint_certificate_run(PG_FUNCTION_ARGS)
 
 	job_procedure_begin(fcinfo, "mlint.certificate_run()",
 						JOB_RUN_HINT("certificates"));
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, LOCK_CLASS, LOCK_RUN, 2);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, LOCK_RUN, WORKER_LOCK_CLASS);
 	(void) LockAcquire(&tag, ExclusiveLock, true, false);
 	PG_TRY();
 	{
