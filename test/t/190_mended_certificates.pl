@@ -236,6 +236,45 @@ issue('locked', 'locked');
 state_is('locked', 'ACTIVE', 'a lock of a user does not keep the job from its work');
 sql("ROLLBACK PREPARED 'advisory'");
 
+# ---- what stands between us and an authority is not its answer ----
+
+# The key was changed, but its answer was lost; then somebody else answers.
+account('rolled');
+$ca->fault('rolled', 'key-change', 'reset', after => 1);
+$ca->fault('rolled', 'account', 'redirect');
+$ca->fault('rolled', 'account', 'problem', kind => 'unauthorized', detail => 'blocked');
+sql("SELECT mlint.acme_account_rollover('rolled')");
+wait_for_sql($node, 'a key that the authority may have is kept until it says which it has',
+	"SELECT status, key_version, new_key_version IS NULL, error IS NULL FROM mlint.acme_account WHERE name = 'rolled'", 'valid|2|t|t');
+issue('rolled', 'rolled');
+state_is('rolled', 'ACTIVE', 'and signs');
+
+account('diverted');
+no_job_runs();
+$ca->fault('diverted', 'nonce', 'redirect', times => 0);
+my $asked = $ca->counter('diverted', 'nonce') + $ca->counter('diverted', 'faults');
+sql("SELECT mlint.acme_account_rollover('diverted')");
+wait_for_sql($node, 'a rollover without a nonce waits, and says why',
+	"SELECT status = 'valid' AND new_key_version = 2 AND attempts > 0 AND next_at > now() AND error LIKE '%redirects%' FROM mlint.acme_account WHERE name = 'diverted'");
+cmp_ok($ca->counter('diverted', 'nonce') + $ca->counter('diverted', 'faults') - $asked, '<', 20, 'nor is it asked for all the time');
+$ca->clear('diverted');
+wait_for_sql($node, 'it is done when there is one', "SELECT key_version FROM mlint.acme_accounts WHERE name = 'diverted' AND last_error IS NULL", 2);
+
+# Its directory is to be fetched first.
+account('closing');
+no_job_runs();
+sql("UPDATE mlint.acme_account SET directory_at = NULL WHERE name = 'closing'");
+$ca->fault('closing', 'directory', 'redirect', times => 0);
+sql("SELECT mlint.acme_account_deactivate('closing')");
+wait_for_sql($node, 'an account that is to be closed stays so when its authority cannot be had',
+	"SELECT status FROM mlint.acme_accounts WHERE name = 'closing' AND last_error LIKE '%redirects%'", 'deactivating');
+$ca->clear('closing');
+$ca->fault('closing', 'account', 'problem', kind => 'accountDoesNotExist');
+sql("UPDATE mlint.acme_account SET next_at = now() WHERE name = 'closing'");
+run_job('certificates');
+wait_for_sql($node, 'and is closed when it can, if only because nobody knows it',
+	"SELECT status FROM mlint.acme_accounts WHERE name = 'closing' AND next_at IS NULL", 'deactivated');
+
 # ---- a row that cannot say that it has failed ----
 
 $node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');

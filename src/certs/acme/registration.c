@@ -10,7 +10,8 @@
  * Each may be repeated after a crash. newAccount with the same key finds the
  * account that it has made. Of a key change whose answer was lost nobody knows
  * which key the server has: it is tried once more, and when it is refused the
- * server is asked whether it knows the new key (onlyReturnExisting). Until that
+ * server is asked whether it knows the new key (onlyReturnExisting). Only
+ * accountDoesNotExist means no, and only then is that key destroyed. Until it
  * is clear nothing else of the account is sent; nor while the change is under
  * way, since what was signed by the old key would come too late.
  *
@@ -119,11 +120,15 @@ registration(AcmeAccount *account, const char *url)
 	return json.data;
 }
 
+/* Nobody knows which key the server has: it is asked. */
 static void
-refuse(Errand *errand, const char *text)
+doubt_key(Errand *errand, const char *text)
 {
-	account_errand.refused(errand, NULL, text);
+	errand->step = STEP_KEY_CHECK;
+	errand->state = MemoryContextStrdup(errand->context, text);
 }
+
+static void registration_refused(const AcmeAccount *account, const char *text);
 
 static bool
 account_next(Errand *errand)
@@ -140,7 +145,7 @@ account_next(Errand *errand)
 		errand->step = STEP_REGISTER;
 		if (directory->binding_required && account->eab == NULL)
 		{
-			refuse(errand, "the server wants an external account binding: the key that it gives out goes into eab (externalAccountRequired)");
+			registration_refused(account, "the server wants an external account binding: the key that it gives out goes into eab (externalAccountRequired)");
 			return false;
 		}
 		want->kind = ANSWER_ACCOUNT;
@@ -165,8 +170,10 @@ account_next(Errand *errand)
 		rest(account, account->status, NULL);
 		return false;
 	}
-	else if (errand->step == STEP_KEY_CHECK)
+	else if (errand->step == STEP_KEY_CHECK || directory->key_change == NULL)
 	{
+		if (errand->step != STEP_KEY_CHECK)
+			doubt_key(errand, "the server has no key change");
 		want->kind = ANSWER_ACCOUNT;
 		want->url = directory->new_account;
 		want->payload = "{\"onlyReturnExisting\":true}";
@@ -175,12 +182,6 @@ account_next(Errand *errand)
 	else
 	{
 		errand->step = STEP_KEY_CHANGE;
-		if (directory->key_change == NULL)
-		{
-			errand->step = STEP_KEY_CHECK;
-			refuse(errand, "the server has no key change");
-			return false;
-		}
 		want->kind = ANSWER_DONE;
 		want->url = directory->key_change;
 		want->payload = jws_key_change(account_key(account),
@@ -297,36 +298,6 @@ rollover_refused(const AcmeAccount *account, const char *text)
 	wake_orders(account);
 }
 
-static void
-account_refused(Errand *errand, const Problem *problem, const char *text)
-{
-	AcmeAccount *account = errand->account;
-
-	switch ((AccountStep) errand->step)
-	{
-		case STEP_REGISTER:
-			registration_refused(account, text);
-			break;
-		case STEP_KEY_CHANGE:
-			errand->step = STEP_KEY_CHECK;
-			errand->state = MemoryContextStrdup(errand->context, text);
-			break;
-		case STEP_KEY_CHECK:
-			rollover_refused(account, errand->state ? errand->state : text);
-			break;
-		case STEP_DEACTIVATE:
-			/* That is how a server answers an account that is no more. */
-			if (problem && (problem->status == 401 ||
-							(problem->type &&
-							 strcmp(problem->type, "unauthorized") == 0)))
-				deactivated(account);
-			else
-				rest(account, "valid",
-					 psprintf("the account was not deactivated: %s", text));
-			break;
-	}
-}
-
 /*
  * Only a registration is given up, and that not for good. Of the other two
  * nobody knows how far they got.
@@ -343,6 +314,41 @@ account_failed(Errand *errand, const char *text, int max, int retry_after)
 	}
 	wait_until(account, account->status, text, account->attempts + 1,
 			   retry_at(account->attempts + 1, retry_after));
+}
+
+/* That is how a server answers an account that is no more. */
+static bool
+is_closed(const Problem *problem)
+{
+	return problem->status == 401 || problem->kind == PROBLEM_NO_ACCOUNT ||
+		(problem->type && strcmp(problem->type, "unauthorized") == 0);
+}
+
+/*
+ * A registration may begin anew. Of what the server may have done before, only
+ * the server itself can say that it has not: what stands between us and it, or
+ * is wrong here, decides nothing.
+ */
+static void
+account_refused(Errand *errand, const Problem *problem, const char *text)
+{
+	AcmeAccount *account = errand->account;
+	AccountStep step = errand->step;
+
+	if (step == STEP_REGISTER && is_unregistered(account))
+		registration_refused(account, text);
+	else if (step == STEP_KEY_CHANGE)
+		doubt_key(errand, text);
+	else if (step == STEP_KEY_CHECK && problem &&
+			 problem->kind == PROBLEM_NO_ACCOUNT)
+		rollover_refused(account, errand->state);
+	else if (step == STEP_DEACTIVATE && problem && is_closed(problem))
+		deactivated(account);
+	else if (step == STEP_DEACTIVATE && problem)
+		rest(account, "valid",
+			 psprintf("the account was not deactivated: %s", text));
+	else
+		account_failed(errand, text, ACME_MAX_ATTEMPTS, errand->retry_after);
 }
 
 static void

@@ -177,6 +177,20 @@ errand_free(Errand *errand)
 
 /* ---- what an errand wants ---- */
 
+/*
+ * What the row wants cannot be had, and the server did not say so. True: the
+ * row may want something else. What refuses not its request, but what that
+ * takes, refuses all that it may want; it waits then, or is over.
+ */
+static bool
+refuse(Errand *errand, const char *text)
+{
+	if (errand->phase != PHASE_REQUEST)
+		errand->step = 0;
+	errand->kind->refused(errand, NULL, text);
+	return errand->phase == PHASE_REQUEST;
+}
+
 /* What is not the account's own can be sent only when that is in order. */
 static bool
 account_serves(Errand *errand)
@@ -198,14 +212,11 @@ account_serves(Errand *errand)
 							  ACCOUNT_WAIT_MS * INT64CONST(1000));
 	}
 	else
-	{
-		errand->step = 0;
-		errand->kind->refused(errand, NULL,
-							  psprintf(strcmp(account->status, "failed") == 0 ?
-									   "ACME account \"%s\" is not registered: mlint.acme_accounts says why" :
-									   "ACME account \"%s\" is deactivated",
-									   account->name));
-	}
+		(void) refuse(errand,
+					  psprintf(strcmp(account->status, "failed") == 0 ?
+							   "ACME account \"%s\" is not registered: mlint.acme_accounts says why" :
+							   "ACME account \"%s\" is deactivated",
+							   account->name));
 	return false;
 }
 
@@ -572,7 +583,8 @@ take_problem(Errand *errand, const Answer *answer)
 		return false;
 	}
 	if (problem->kind == PROBLEM_NO_ACCOUNT &&
-		errand->want.signature == SIGNED_BY_ACCOUNT)
+		errand->want.signature == SIGNED_BY_ACCOUNT &&
+		strcmp(errand->account->status, "deactivating") != 0)
 	{
 		account_lost(errand->account, clean);
 		return false;
@@ -594,10 +606,9 @@ take_silence(Errand *errand)
 								cleaned(r->error));
 
 	if (r->failure == HTTP_REFUSED || r->failure == HTTP_INVALID)
-		errand->kind->refused(errand, NULL, text);
-	else
-		errand->kind->failed(errand, text,
-							 odd ? ACME_MAX_NONSENSE : ACME_MAX_ATTEMPTS, -1);
+		return refuse(errand, text);
+	errand->kind->failed(errand, text,
+						 odd ? ACME_MAX_NONSENSE : ACME_MAX_ATTEMPTS, -1);
 	return false;
 }
 
@@ -649,12 +660,11 @@ take_answer(Errand *errand)
 		case ANSWER_MALFORMED:
 			return take_nonsense(errand, answer->fault);
 		case ANSWER_REDIRECT:
-			errand->kind->refused(errand, NULL,
-								  psprintf("the server redirects (status %d) where %s was asked for, which is not followed",
-										   answer->status, asked_for(errand)));
-			break;
+			return refuse(errand,
+						  psprintf("the server redirects (status %d) where %s was asked for, which is not followed",
+								   answer->status, asked_for(errand)));
 	}
-	return errand->phase == PHASE_REQUEST;
+	return false;				/* keep the compiler quiet */
 }
 
 /* ---- trials ---- */
@@ -680,7 +690,7 @@ record_failure(Errand *errand, const ErrorData *error)
 	if (errand->account->status == NULL)
 		return;
 	if (error->sqlerrcode == ERRCODE_MLINT_CONFIGURATION)
-		errand->kind->refused(errand, NULL, text);
+		(void) refuse(errand, text);
 	else
 		errand->kind->failed(errand, text, ACME_MAX_ATTEMPTS, -1);
 }
