@@ -275,6 +275,39 @@ run_job('certificates');
 wait_for_sql($node, 'and is closed when it can, if only because nobody knows it',
 	"SELECT status FROM mlint.acme_accounts WHERE name = 'closing' AND next_at IS NULL", 'deactivated');
 
+# ---- an account whose key is gone ----
+
+account('keyless');
+issue('keyless', 'keyless');
+state_is('keyless', 'ACTIVE');
+no_job_runs();
+sql("SELECT mlint.secret_drop('acme/keyless')");
+sql("SELECT mlint.acme_account_deactivate('keyless')");
+wait_for_sql($node, 'it cannot be closed',
+	"SELECT status FROM mlint.acme_accounts WHERE name = 'keyless' AND attempts > 0 AND last_error LIKE 'the key of ACME account%'", 'deactivating');
+account('keyless');
+sql("SELECT mlint.certificate_renew(id) FROM mlint.certificates WHERE name = 'keyless'");
+wait_for_sql($node, 'but created again, and used',
+	"SELECT count(*) FROM mlint.certificate_history WHERE name = 'keyless'", 2);
+
+# Its end is asked for, and nobody answers; created again it is another.
+account('remade');
+no_job_runs();
+$ca->fault('remade', 'account', 'html');
+$ca->set('remade', latency_ms => 3000);
+my ($rc, $out, $err) = $node->psql('postgres',
+	"BEGIN; SELECT mlint.acme_account_deactivate('remade'); SELECT mlint.acme_account_create('remade', 'letsencrypt', NULL)");
+like($err, qr/already exists/, 'one that nobody has tried to close is in use');
+sql("SELECT mlint.acme_account_deactivate('remade')");
+wait_for_sql($node, 'its end has failed once', "SELECT attempts > 0 FROM mlint.acme_accounts WHERE name = 'remade'");
+sql("UPDATE mlint.acme_account SET next_at = now() WHERE name = 'remade'");
+$asked = $ca->counter('remade', 'account');
+run_job('certificates');
+wait_for('it is asked for again', sub { $ca->counter('remade', 'account') > $asked });
+account('remade');
+is(sql("SELECT status, key_version FROM mlint.acme_accounts WHERE name = 'remade'"), 'valid|2', 'an answer to what was asked before does not close it');
+$ca->set('remade', latency_ms => 0);
+
 # ---- a row that cannot say that it has failed ----
 
 $node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');

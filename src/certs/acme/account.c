@@ -4,8 +4,9 @@
  *
  * They write down what is wanted; the job certificates does it. The account's
  * key is the secret acme/<name>, made here. An account that was never
- * registered, or was deactivated, is created again under its name; one that is
- * in use is never replaced.
+ * registered, or was deactivated, is created again under its name, also when
+ * its authority could not be told, for that may be gone, or the key; one that
+ * is in use is never replaced.
  */
 #include "postgres.h"
 
@@ -197,7 +198,8 @@ store_key(const char *secret, bool current)
 typedef struct Predecessor
 {
 	bool		exists;
-	bool		closed;			/* deactivated: its key is dead */
+	bool		closed;			/* deactivated, or that has been tried: its
+								 * key is dead */
 	int			key_version;
 } Predecessor;
 
@@ -213,9 +215,11 @@ find_predecessor(const char *name)
 
 	owner_begin(&scope);
 	owner_run(NULL,
-			  "SELECT status = 'deactivated', key_version,"
-			  " status <> 'deactivated' AND url IS NOT NULL"
-			  " FROM mlint.acme_account WHERE name = $1 FOR UPDATE",
+			  "SELECT c.closed, a.key_version, NOT c.closed AND a.url IS NOT NULL"
+			  " FROM mlint.acme_account a CROSS JOIN LATERAL"
+			  " (SELECT a.status = 'deactivated'"
+			  " OR (a.status = 'deactivating' AND a.attempts > 0) AS closed) c"
+			  " WHERE a.name = $1 FOR UPDATE OF a",
 			  SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed > 0)
 	{

@@ -247,11 +247,21 @@ deactivated(const AcmeAccount *account)
 	wake_orders(account);
 }
 
+/* Is what was asked for no more wanted? The account was created again. */
+static bool
+is_outdated(const Errand *errand)
+{
+	return errand->step == STEP_DEACTIVATE &&
+		strcmp(errand->account->status, "deactivating") != 0;
+}
+
 static const char *
 account_answered(Errand *errand, const Answer *answer)
 {
 	AcmeAccount *account = errand->account;
 
+	if (is_outdated(errand))
+		return NULL;
 	switch ((AccountStep) errand->step)
 	{
 		case STEP_REGISTER:
@@ -335,6 +345,8 @@ account_refused(Errand *errand, const Problem *problem, const char *text)
 	AcmeAccount *account = errand->account;
 	AccountStep step = errand->step;
 
+	if (is_outdated(errand))
+		return;
 	if (step == STEP_REGISTER && is_unregistered(account))
 		registration_refused(account, text);
 	else if (step == STEP_KEY_CHANGE)
