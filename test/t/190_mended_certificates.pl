@@ -308,6 +308,29 @@ account('remade');
 is(sql("SELECT status, key_version FROM mlint.acme_accounts WHERE name = 'remade'"), 'valid|2', 'an answer to what was asked before does not close it');
 $ca->set('remade', latency_ms => 0);
 
+# ---- a revocation that the authority has not refused ----
+
+account('unheard');
+issue('unheard', 'unheard-1', 'unheard-2');
+state_is('unheard-1', 'ACTIVE');
+state_is('unheard-2', 'ACTIVE');
+$ca->fault('unheard', 'revoke', 'redirect');
+sql("SELECT mlint.certificate_revoke(id) FROM mlint.certificates WHERE name = 'unheard-1'");
+wait_for_sql($node, 'one that was diverted is asked for again',
+	"SELECT revoke_reason, revoke_at > now() FROM mlint.certificate_history WHERE name = 'unheard-1' AND revoke_at > now()", 'unspecified|t');
+no_job_runs();
+sql("UPDATE mlint.acme_account SET status = 'failed', next_at = now() + '1 hour' WHERE name = 'unheard'");
+sql("SELECT mlint.certificate_revoke(id) FROM mlint.certificates WHERE name = 'unheard-2'");
+wait_for_sql($node, 'one of an account that must be registered first waits for that',
+	"SELECT revoke_at = a.next_at FROM mlint.certificate_history h, mlint.acme_account a WHERE h.name = 'unheard-2' AND a.name = 'unheard' AND h.revoke_reason IS NOT NULL AND revoke_at > now() + '5 minutes'");
+sql("UPDATE mlint.acme_account SET next_at = now() WHERE name = 'unheard'");
+run_job('certificates');
+wait_for_sql($node, 'which is registered', "SELECT status FROM mlint.acme_accounts WHERE name = 'unheard'", 'valid');
+sql("UPDATE mlint.certificate_version SET revoke_at = now() WHERE revoke_at IS NOT NULL AND revoked_at IS NULL AND certificate_id IN (SELECT id FROM mlint.certificate WHERE name LIKE 'unheard-%')");
+run_job('certificates');
+state_is('unheard-1', 'REVOKED');
+state_is('unheard-2', 'REVOKED');
+
 # ---- a row that cannot say that it has failed ----
 
 $node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');

@@ -4,8 +4,9 @@
  *		revoke them (RFC 8555, 7.6), and when to renew them (RFC 9773).
  *
  * A revocation is asked for again until the server has done it, or says that it
- * will not; then the certificate says why. A renewal window is a suggestion:
- * when it cannot be had, it is asked for later.
+ * will not, or the account was closed; the certificate says why. A renewal
+ * window is a suggestion: when it cannot be had, it is asked for later, as long
+ * as the certificate is valid.
  */
 #include "postgres.h"
 
@@ -71,8 +72,7 @@ leaf_base64url(const char *pem)
 	return out.data;
 }
 
-static void revocation_refused(Errand *errand, const Problem *problem,
-							   const char *text);
+static void revocation_given_up(const Errand *errand, const char *text);
 
 static bool
 revocation_next(Errand *errand)
@@ -104,7 +104,7 @@ revocation_next(Errand *errand)
 		return false;
 	if (url == NULL)
 	{
-		revocation_refused(errand, NULL, "the server revokes no certificates");
+		revocation_given_up(errand, "the server revokes no certificates");
 		return false;
 	}
 	want(errand, ANSWER_DONE, url, payload, SIGNED_BY_ACCOUNT);
@@ -123,7 +123,7 @@ revocation_answered(Errand *errand, const Answer *answer)
 
 /* The certificate says why, and (NULL: for good) when it is asked for again. */
 static void
-revocation_waits(Errand *errand, const char *text, TimestampTz until)
+revocation_waits(const Errand *errand, const char *text, TimestampTz until)
 {
 	static Oid	types[] = {INT8OID, TEXTOID, TIMESTAMPTZOID};
 	Datum		values[] = {Int64GetDatum(errand->id),
@@ -142,22 +142,39 @@ revocation_waits(Errand *errand, const char *text, TimestampTz until)
 }
 
 static void
-revocation_refused(Errand *errand, const Problem *problem, const char *text)
+revocation_given_up(const Errand *errand, const char *text)
 {
-	if (problem && problem->kind == PROBLEM_ALREADY_REVOKED)
-	{
-		(void) revocation_answered(errand, NULL);
-		return;
-	}
 	audit(AUDIT_FAILED, "certificate.revocation_refused",
 		  "certificate_version", psprintf(INT64_FORMAT, errand->id), NULL);
 	revocation_waits(errand, text, DT_NOEND);
 }
 
+/* Again, but not before its account is, if that must be registered first. */
 static void
 revocation_failed(Errand *errand, const char *text, int max, int retry_after)
 {
-	revocation_waits(errand, text, later(REVOKE_AGAIN_S, retry_after));
+	const AcmeAccount *account = errand->account;
+	TimestampTz until = later(REVOKE_AGAIN_S, retry_after);
+
+	if (strcmp(account->status, "failed") == 0 && account->next_at != DT_NOEND)
+		until = Max(until, account->next_at);
+	revocation_waits(errand, text, until);
+}
+
+/* Nobody else can ask for it when the account is closed. */
+static void
+revocation_refused(Errand *errand, const Problem *problem, const char *text)
+{
+	const char *status = errand->account->status;
+	bool		closed = strcmp(status, "deactivating") == 0 ||
+	strcmp(status, "deactivated") == 0;
+
+	if (problem && problem->kind == PROBLEM_ALREADY_REVOKED)
+		(void) revocation_answered(errand, NULL);
+	else if (problem || closed)
+		revocation_given_up(errand, text);
+	else
+		revocation_failed(errand, text, ACME_MAX_ATTEMPTS, errand->retry_after);
 }
 
 static void
