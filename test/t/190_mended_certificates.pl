@@ -331,6 +331,21 @@ run_job('certificates');
 state_is('unheard-1', 'REVOKED');
 state_is('unheard-2', 'REVOKED');
 
+# ---- renewal information of what has expired ----
+
+$ca->set('over', ari => JSON::PP::true);
+account('over');
+issue('over', 'over');
+state_is('over', 'ACTIVE');
+wait_for_sql($node, 'its window is asked for', "SELECT suggested_from IS NOT NULL FROM mlint.certificate_history WHERE name = 'over'");
+no_job_runs();
+$asked = $ca->counter('over', 'ari');
+sql("UPDATE mlint.certificate_version SET not_after = now() - interval '1 s' WHERE certificate_id = (SELECT id FROM mlint.certificate WHERE name = 'over');"
+	  . "UPDATE mlint.certificate SET ari_at = now() WHERE name = 'over'");
+run_job('certificates');
+wait_for_sql($node, 'when it has expired that is over', "SELECT ari_at IS NULL FROM mlint.certificate WHERE name = 'over'");
+is($ca->counter('over', 'ari'), $asked, 'and nobody was asked');
+
 # ---- a row that cannot say that it has failed ----
 
 $node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');

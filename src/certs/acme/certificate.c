@@ -229,6 +229,22 @@ account_has_no_windows(const AcmeAccount *account)
 			SPI_OK_UPDATE, types, values, NULL);
 }
 
+/* RFC 9773, 4.3: of what has expired nobody asks. True: it has. */
+static bool
+renewal_is_over(int64 version)
+{
+	static SPIPlanPtr plan = NULL;
+	static Oid	types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(version)};
+
+	return owner_do(&plan,
+					"UPDATE mlint.certificate c SET ari_at = NULL"
+					" FROM mlint.certificate_version v WHERE v.id = $1"
+					" AND c.version_id = v.id AND c.ari_at IS NOT NULL"
+					" AND v.not_after <= pg_catalog.clock_timestamp()",
+					SPI_OK_UPDATE, lengthof(types), types, values, NULL);
+}
+
 static bool
 renewal_next(Errand *errand)
 {
@@ -240,6 +256,8 @@ renewal_next(Errand *errand)
 	OwnerScope	scope;
 	bool		due;
 
+	if (renewal_is_over(errand->id))
+		return false;
 	if (url == NULL)
 		account_has_no_windows(errand->account);
 	owner_begin(&scope);
