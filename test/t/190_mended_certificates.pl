@@ -346,6 +346,14 @@ run_job('certificates');
 wait_for_sql($node, 'when it has expired that is over', "SELECT ari_at IS NULL FROM mlint.certificate WHERE name = 'over'");
 is($ca->counter('over', 'ari'), $asked, 'and nobody was asked');
 
+# ---- ready, but not to be finalized ----
+
+account('unready');
+$ca->fault('unready', 'finalize', 'problem', kind => 'orderNotReady', times => 0);
+issue('unready', 'unready');
+state_is('unready', 'FAILED', 'an order that is ready and cannot be finalized comes to an end');
+cmp_ok($ca->counter('unready', 'finalize'), '<', 10, 'soon');
+
 # ---- a row that cannot say that it has failed ----
 
 $node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');

@@ -40,6 +40,8 @@
 /* Pages of the list of orders that are read, and orders that are looked at. */
 #define LIST_PAGES_MAX	200
 #define LOOK_MAX		50
+/* Polls within which an order that was finalized may turn out to be ready. */
+#define READY_POLLS		4
 
 typedef enum OrderStep
 {
@@ -536,12 +538,15 @@ download(Errand *errand, const OrderAnswer *answer)
 	enter(errand, "downloading", GetCurrentTimestamp());
 }
 
-/* It is to be looked at again; some time that must be enough. */
+/*
+ * It is to be looked at again, or finalized again: processing or finalizing is
+ * its state then. Some time for all of that must be enough.
+ */
 static void
-poll_again(Errand *errand, const Order *order)
+poll_again(Errand *errand, const Order *order, const char *state)
 {
-	static Oid	types[] = {INT8OID, TIMESTAMPTZOID};
-	Datum		values[2];
+	static Oid	types[] = {INT8OID, TIMESTAMPTZOID, TEXTOID};
+	Datum		values[3];
 
 	if (order->polls >= ACME_MAX_POLLS)
 	{
@@ -552,11 +557,12 @@ poll_again(Errand *errand, const Order *order)
 		return;
 	}
 	values[0] = Int64GetDatum(order->id);
-	values[1] = TimestampTzGetDatum(poll_at(order->polls + 1,
-											errand->retry_after));
-	ACME_DO("UPDATE mlint.acme_order SET polls = polls + 1, next_at = $2,"
-			" attempts = 0, error = NULL WHERE id = $1",
+	values[1] = TimestampTzGetDatum(poll_at(order->polls, errand->retry_after));
+	values[2] = CStringGetTextDatum(state);
+	ACME_DO("UPDATE mlint.acme_order SET state = $3, polls = polls + 1,"
+			" next_at = $2, attempts = 0, error = NULL WHERE id = $1",
 			SPI_OK_UPDATE, types, values, NULL);
+	errand->reached = state;
 }
 
 /* How far it is after finalize. */
@@ -574,16 +580,13 @@ take_progress(Errand *errand, const Order *order, const OrderAnswer *answer)
 			invalid(errand, answer);
 			break;
 		case ACME_PROCESSING:
-			if (errand->step == STEP_FINALIZE)
-				enter(errand, "processing", poll_at(0, errand->retry_after));
-			else
-				poll_again(errand, order);
+			poll_again(errand, order, "processing");
 			break;
 		case ACME_READY:
 			/* That it was finalized got lost. */
-			if (errand->step == STEP_FINALIZE || order->polls > 0)
+			if (errand->step == STEP_FINALIZE || order->polls > READY_POLLS)
 				return "the order is ready, though it was finalized";
-			enter(errand, "finalizing", GetCurrentTimestamp());
+			poll_again(errand, order, "finalizing");
 			break;
 		default:
 			return "the order is in no state to have been finalized";
@@ -667,7 +670,7 @@ order_refused(Errand *errand, const Problem *problem, const char *text)
 	if (errand->step == STEP_FINALIZE && problem &&
 		problem->kind == PROBLEM_ORDER_NOT_READY)
 	{
-		enter(errand, "processing", GetCurrentTimestamp());
+		poll_again(errand, order, "processing");
 		return;
 	}
 	order_end(order->id, problem, text, errand->retry_after);
