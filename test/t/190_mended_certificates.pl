@@ -354,6 +354,15 @@ issue('unready', 'unready');
 state_is('unready', 'FAILED', 'an order that is ready and cannot be finalized comes to an end');
 cmp_ok($ca->counter('unready', 'finalize'), '<', 10, 'soon');
 
+# ---- two certificates for the same names ----
+
+$ca->set('twice', reuse_orders => JSON::PP::true, validate_ms => 500);
+account('twice');
+sql("SELECT mlint.certificate_issue('{twice.example}', 'twice', key_type => t, name => 'twice-' || t) FROM unnest('{ec256,rsa2048}'::text[]) t");
+state_is('twice-ec256', 'ACTIVE', 'of two that their authority has one order for, each');
+state_is('twice-rsa2048', 'ACTIVE', 'has its own');
+is(sql("SELECT count(DISTINCT url), bool_and(state = 'issued') FROM mlint.certificate_orders WHERE account = 'twice'"), '2|t', 'and none has failed');
+
 # ---- a row that cannot say that it has failed ----
 
 $node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');

@@ -439,6 +439,29 @@ insert_challenges(int64 order, const OrderAnswer *answer)
 			" ON CONFLICT DO NOTHING", SPI_OK_INSERT, types, values, NULL);
 }
 
+/*
+ * A server may answer with the order that is pending for the same names, as
+ * when they are wanted with two types of key. It has one certificate; this one
+ * is asked for again later. True: so it is.
+ */
+static bool
+wait_for_other(const Order *order, const char *url)
+{
+	static SPIPlanPtr plan = NULL;
+	static Oid	types[] = {INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(order->id), CStringGetTextDatum(url),
+		TimestampTzGetDatum(retry_at(order->polls + 1, -1)),
+	CStringGetTextDatum("the server has answered with the order of another certificate for these names, which goes first")};
+
+	return owner_do(&plan,
+					"UPDATE mlint.acme_order o SET polls = o.polls + 1,"
+					" attempts = 0, next_at = $3, error = $4"
+					" FROM mlint.acme_order other WHERE o.id = $1"
+					" AND other.account_id = o.account_id AND other.id <> o.id"
+					" AND other.finished_at IS NULL AND other.url = $2",
+					SPI_OK_UPDATE, lengthof(types), types, values, NULL);
+}
+
 /* The server has this order: take note of it, and see how far it is. */
 static const char *
 take(Errand *errand, const Order *order, const char *url,
@@ -455,6 +478,8 @@ take(Errand *errand, const Order *order, const char *url,
 		invalid(errand, answer);
 		return NULL;
 	}
+	if (wait_for_other(order, url))
+		return NULL;
 	values[0] = Int64GetDatum(order->id);
 	values[1] = CStringGetTextDatum(url);
 	values[2] = CStringGetTextDatum(answer->finalize);
