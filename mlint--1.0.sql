@@ -6472,6 +6472,8 @@ CREATE TABLE mlint.certificate_version (
 	replaced_at timestamptz,
 	-- Its key was destroyed, or is another version's too.
 	key_gone boolean NOT NULL DEFAULT false,
+	-- Its key is in other hands, whatever became of its revocation.
+	key_compromised boolean NOT NULL DEFAULT false,
 	-- A revocation is asked for, and has been done.
 	revoke_reason int CHECK (revoke_reason IN (0, 1, 3, 4, 5)),
 	revoke_at timestamptz,

@@ -6,7 +6,8 @@
  * that is revoked because its key is in other hands, and that is to be kept
  * valid, gets a successor with a new key at once: its names have done nothing
  * wrong, and its servers must not be without. For any other reason the end is
- * meant, and there is none until mlint.certificate_renew() asks for it.
+ * meant, and there is none until mlint.certificate_renew() asks for it: an order
+ * that is under way ends.
  */
 #include "postgres.h"
 
@@ -134,20 +135,19 @@ reason_code(const char *name)
 	return -1;					/* keep the compiler quiet */
 }
 
-/* Raise unless what is in use can be revoked. */
+/* Raise unless what is in use, which goes into v, can be revoked. */
 static void
-check_revocable(const Certificate *c)
+check_revocable(const Certificate *c, CertificateVersion *v)
 {
 	const char *why = NULL;
-	CertificateVersion v;
 
-	if (c->version == 0)
+	if (c->version == 0 || !version_read(c->version, v))
 		why = "nothing was issued yet";
 	else if (c->revoked)
 		why = "it was revoked before";
 	else if (c->not_after <= GetCurrentTimestamp())
 		why = "it has expired";
-	else if (version_read(c->version, &v) && v.revoke_reason >= 0)
+	else if (v->revoke_reason >= 0)
 		why = "that was asked for before, and is under way";
 	if (why)
 		ereport(ERROR,
@@ -156,29 +156,142 @@ check_revocable(const Certificate *c)
 						why)));
 }
 
+/*
+ * Lock the order that is under way: before the certificate, as the job does.
+ * False: there is none. *key_version is that of the key that it has, or 0.
+ */
+static bool
+lock_open_order(const pg_uuid_t *id, int *key_version)
+{
+	OwnerScope	scope;
+	Oid			types[] = {UUIDOID};
+	Datum		values[] = {UUIDPGetDatum(id)};
+	bool		found;
+	bool		isnull;
+
+	*key_version = 0;
+	owner_begin(&scope);
+	owner_run(NULL,
+			  "SELECT coalesce(key_version, 0) FROM mlint.acme_order"
+			  " WHERE certificate_id = $1 AND finished_at IS NULL FOR UPDATE",
+			  SPI_OK_SELECT, 1, types, values, NULL);
+	found = SPI_processed > 0;
+	if (found)
+		*key_version = DatumGetInt32(owner_column(1, &isnull));
+	owner_end(&scope);
+	return found;
+}
+
+/*
+ * End the order that is under way. One that was sent goes on counting, and what
+ * was made to prove its names is removed by the jobs; one that was not sent
+ * never was.
+ */
+static void
+end_open_order(const Certificate *c, const char *why)
+{
+	OwnerScope	scope;
+	Oid			types[] = {UUIDOID, TEXTOID};
+	Datum		values[] = {UUIDPGetDatum(&c->id), CStringGetTextDatum(why)};
+
+	owner_begin(&scope);
+	owner_run(NULL,
+			  "DELETE FROM mlint.acme_order WHERE certificate_id = $1"
+			  " AND ordered_at IS NULL AND finished_at IS NULL",
+			  SPI_OK_DELETE, 1, types, values, NULL);
+	owner_run(NULL,
+			  "UPDATE mlint.acme_order SET state = 'failed', error = $2,"
+			  " finished_at = pg_catalog.clock_timestamp()"
+			  " WHERE certificate_id = $1 AND finished_at IS NULL",
+			  SPI_OK_UPDATE, 2, types, values, NULL);
+	owner_end(&scope);
+	(void) job_request(CERTIFICATE_CHALLENGE_JOB);
+}
+
+/* Nothing comes after what is in use, unless that is not revoked after all. */
+static void
+stop_renewal(const Certificate *c)
+{
+	Oid			types[] = {UUIDOID};
+	Datum		values[] = {UUIDPGetDatum(&c->id)};
+
+	owner_do(NULL, "UPDATE mlint.certificate SET due_at = NULL WHERE id = $1",
+			 SPI_OK_UPDATE, 1, types, values, NULL);
+}
+
+/* A version is to be revoked, as soon as the job gets to it. */
+static void
+ask_to_revoke(int64 version, int code)
+{
+	Oid			types[] = {INT8OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(version), Int32GetDatum(code)};
+
+	owner_do(NULL,
+			 "UPDATE mlint.certificate_version SET revoke_reason = $2,"
+			 " revoke_at = pg_catalog.clock_timestamp() WHERE id = $1",
+			 SPI_OK_UPDATE, 2, types, values, NULL);
+}
+
+/*
+ * The key of what is in use is in other hands. What else has it is not to be
+ * used any more, nor is the key, whether or not the authority revokes.
+ */
+static void
+condemn_key(Certificate *c, const CertificateVersion *v)
+{
+	CertificateVersion next;
+	Oid			types[] = {UUIDOID, INT4OID};
+	Datum		values[] = {UUIDPGetDatum(&c->id),
+	Int32GetDatum(v->key_version)};
+
+	owner_do(NULL,
+			 "UPDATE mlint.certificate_version SET key_compromised = true"
+			 " WHERE certificate_id = $1 AND key_version = $2",
+			 SPI_OK_UPDATE, 2, types, values, NULL);
+	if (c->next_version == 0 || !version_read(c->next_version, &next) ||
+		next.key_version != v->key_version)
+		return;
+	ask_to_revoke(c->next_version, KEY_COMPROMISE);
+	owner_do(NULL,
+			 "UPDATE mlint.certificate SET next_version_id = NULL,"
+			 " error = NULL, error_at = NULL WHERE id = $1",
+			 SPI_OK_UPDATE, 1, types, values, NULL);
+	c->next_version = 0;
+}
+
 /* mlint.certificate_revoke(id, reason) */
 Datum
 mlint_certificate_revoke(PG_FUNCTION_ARGS)
 {
 	char	   *reason = required_text(fcinfo, 1, "reason");
 	int			code = reason_code(reason);
-	Oid			types[] = {INT8OID, INT4OID};
-	Datum		values[2];
 	Certificate c;
+	CertificateVersion v;
+	int			order_key;
+	bool		ordered;
 
 	require_writable(fcinfo);
+	ordered = lock_open_order(required_uuid(fcinfo, 0, "id"), &order_key);
 	required_certificate(fcinfo, &c);
 	require_account(&c, "revoked",
 					"Have it revoked where it comes from.");
-	check_revocable(&c);
-	values[0] = Int64GetDatum(c.version);
-	values[1] = Int32GetDatum(code);
-	owner_do(NULL,
-			 "UPDATE mlint.certificate_version SET revoke_reason = $2,"
-			 " revoke_at = pg_catalog.clock_timestamp() WHERE id = $1",
-			 SPI_OK_UPDATE, 2, types, values, NULL);
+	check_revocable(&c, &v);
+	ask_to_revoke(c.version, code);
+	if (code == KEY_COMPROMISE)
+		condemn_key(&c, &v);
+	else
+		stop_renewal(&c);
+	if (ordered && (code != KEY_COMPROMISE || order_key == v.key_version))
+	{
+		end_open_order(&c, "what it was to replace is being revoked");
+		if (order_key != 0)
+			version_discard_key(&c, order_key);
+		ordered = false;
+	}
+	if (!ordered)
+		certificate_enter(&c, certificate_rest(&c), NULL);
 	if (code == KEY_COMPROMISE && c.auto_renew && c.next_version == 0 &&
-		!certificate_ordered(&c))
+		!ordered)
 		make_due(&c);
 	audit(AUDIT_CHANGED, "certificate.revoke", "certificate", c.name,
 		  psprintf("{\"reason\": \"%s\"}", reason));
@@ -187,58 +300,26 @@ mlint_certificate_revoke(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/*
- * Lock the order that is under way, if there is one: before the certificate,
- * as the job does.
- */
-static void
-lock_open_order(const pg_uuid_t *id)
-{
-	Oid			types[] = {UUIDOID};
-	Datum		values[] = {UUIDPGetDatum(id)};
-
-	owner_do(NULL,
-			 "SELECT FROM mlint.acme_order WHERE certificate_id = $1"
-			 " AND finished_at IS NULL FOR UPDATE",
-			 SPI_OK_SELECT, 1, types, values, NULL);
-}
-
-/*
- * mlint.certificate_drop(id). An order that was sent goes on counting, and what
- * was made to prove its names is removed by the job; one that was not sent
- * never was.
- */
+/* mlint.certificate_drop(id) */
 Datum
 mlint_certificate_drop(PG_FUNCTION_ARGS)
 {
-	OwnerScope	scope;
 	Oid			types[] = {UUIDOID};
 	Datum		values[1];
 	Certificate c;
 	StoredSecret secret;
+	int			order_key;
 
 	require_writable(fcinfo);
-	lock_open_order(required_uuid(fcinfo, 0, "id"));
+	(void) lock_open_order(required_uuid(fcinfo, 0, "id"), &order_key);
 	required_certificate(fcinfo, &c);
 	values[0] = UUIDPGetDatum(&c.id);
-	owner_begin(&scope);
-	owner_run(NULL,
-			  "DELETE FROM mlint.acme_order WHERE certificate_id = $1"
-			  " AND ordered_at IS NULL",
-			  SPI_OK_DELETE, 1, types, values, NULL);
-	owner_run(NULL,
-			  "UPDATE mlint.acme_order SET state = 'failed',"
-			  " error = 'the certificate was dropped',"
-			  " finished_at = pg_catalog.clock_timestamp()"
-			  " WHERE certificate_id = $1 AND finished_at IS NULL",
-			  SPI_OK_UPDATE, 1, types, values, NULL);
-	owner_run(NULL, "DELETE FROM mlint.certificate WHERE id = $1",
-			  SPI_OK_DELETE, 1, types, values, NULL);
-	owner_end(&scope);
+	end_open_order(&c, "the certificate was dropped");
+	owner_do(NULL, "DELETE FROM mlint.certificate WHERE id = $1",
+			 SPI_OK_DELETE, 1, types, values, NULL);
 	if (store_find(c.key_secret, &secret))
 		store_drop(c.key_secret);
 	audit(AUDIT_CHANGED, "certificate.drop", "certificate", c.name, NULL);
-	(void) job_request(CERTIFICATE_CHALLENGE_JOB);
 	PG_RETURN_VOID();
 }
 

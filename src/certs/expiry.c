@@ -105,8 +105,8 @@ resume_lost(void *arg)
 
 /*
  * One that is to be kept valid, and that nobody would try again: its account
- * was closed and is open again, or what was revoked has had a successor
- * waiting.
+ * was closed and is open again, what was revoked has had a successor waiting,
+ * or was not revoked in the end.
  */
 static bool
 resume_forgotten(void *arg)
@@ -120,6 +120,11 @@ resume_forgotten(void *arg)
 								 " WHERE c.auto_renew AND c.due_at IS NULL"
 								 " AND c.state IN ('REQUESTED', 'FAILED',"
 								 " 'ACTIVE', 'EXPIRED')"
+								 " AND NOT EXISTS (SELECT"
+								 " FROM mlint.certificate_version v"
+								 " WHERE v.id = c.version_id"
+								 " AND v.revoke_at IS NOT NULL"
+								 " AND v.revoked_at IS NULL)"
 								 " LIMIT $1 FOR NO KEY UPDATE OF c SKIP LOCKED",
 								 &n);
 
@@ -327,7 +332,7 @@ mark_old_keys(OldKey *keys)
 			  "WITH old AS (SELECT v.id FROM mlint.certificate_version v"
 			  " WHERE v.replaced_at IS NOT NULL AND NOT v.key_gone"
 			  " AND (v.not_after <= pg_catalog.clock_timestamp()"
-			  " OR v.revoke_reason = 1)"
+			  " OR v.key_compromised)"
 			  " LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED),"
 			  " gone AS (UPDATE mlint.certificate_version v SET key_gone = true"
 			  " FROM old, mlint.certificate c WHERE v.id = old.id"

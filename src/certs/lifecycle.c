@@ -99,7 +99,7 @@ has_key(const Certificate *c, int version)
 
 /*
  * The key of the version in use, when the next is to have it too; 0: none, as
- * when it was destroyed.
+ * when it was destroyed, or is in other hands.
  */
 static int
 kept_key(const Certificate *c)
@@ -107,7 +107,7 @@ kept_key(const Certificate *c)
 	CertificateVersion v;
 
 	if (!c->reuse_key || c->version == 0 || c->account == 0 ||
-		!version_read(c->version, &v) || v.revoke_reason == KEY_COMPROMISE ||
+		!version_read(c->version, &v) || v.key_compromised ||
 		!has_key(c, v.key_version))
 		return 0;
 	return v.key_version;

@@ -96,6 +96,7 @@ typedef struct CertificateVersion
 	int64		id;
 	pg_uuid_t	certificate;
 	int			key_version;
+	bool		key_compromised;
 	int			revoke_reason;	/* -1: none is asked for */
 	TimestampTz not_before;
 	TimestampTz not_after;

@@ -40,7 +40,7 @@ version_read(int64 id, CertificateVersion *v)
 			  " FROM mlint.certificate_version p"
 			  " WHERE p.certificate_id = v.certificate_id AND p.id < v.id"
 			  " ORDER BY p.id DESC LIMIT 1), '-infinity'),"
-			  " v.ari_start, v.ari_end"
+			  " v.ari_start, v.ari_end, v.key_compromised"
 			  " FROM mlint.certificate_version v WHERE v.id = $1",
 			  SPI_OK_SELECT, 1, types, values, NULL);
 	found = SPI_processed > 0;
@@ -55,6 +55,7 @@ version_read(int64 id, CertificateVersion *v)
 		v->before_issued_at = DatumGetTimestampTz(owner_column(7, &isnull));
 		v->ari_start = DatumGetTimestampTz(owner_column(8, &isnull));
 		v->ari_end = DatumGetTimestampTz(owner_column(9, &isnull));
+		v->key_compromised = DatumGetBool(owner_column(10, &isnull));
 	}
 	owner_end(&scope);
 	return found;

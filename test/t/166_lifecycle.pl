@@ -273,6 +273,18 @@ wait_for_sql($node, 'when it can be, it is in use', "SELECT state = 'ACTIVE' AND
 is(events($pushed), 'issued failed renewed', 'as an event says');
 is(sql("SELECT version FROM mlint.secrets WHERE name = 'certificates/pushed'"), 2, 'and so is its key');
 
+# One that waits has the key of what is in use, and that is in other hands.
+my $leaked = ask('main', 'leaked', 'reuse_key => true');
+becomes($leaked, 'one with a key that stays');
+append_to_file("$certs/leaked", 'in the way');
+target($node, $leaked, 'file', { path => 'leaked', retry_delay_ms => 100, retry_max_delay_ms => 200 }, "'sync', 'leaked'");
+sql("SELECT mlint.certificate_renew('$leaked')");
+wait_for_sql($node, 'its successor waits', "SELECT state = 'ISSUED' FROM mlint.certificates WHERE id = '$leaked'");
+sql("SELECT mlint.certificate_revoke('$leaked', 'keyCompromise')");
+unlink "$certs/leaked" or die;
+wait_for_sql($node, 'is not used, but one with another key', "SELECT state = 'ACTIVE' AND key_version = 2 FROM mlint.certificates WHERE id = '$leaked'");
+wait_for_sql($node, 'and both before it are revoked', "SELECT count(*) = 2 AND bool_and(activated_at IS NOT NULL = (version = (SELECT min(version) FROM mlint.certificate_history WHERE certificate_id = '$leaked'))) FROM mlint.certificate_history WHERE certificate_id = '$leaked' AND revoked_at IS NOT NULL AND key_version = 1");
+
 #
 # Waiting, dropping, lost orders
 #

@@ -363,6 +363,61 @@ state_is('twice-ec256', 'ACTIVE', 'of two that their authority has one order for
 state_is('twice-rsa2048', 'ACTIVE', 'has its own');
 is(sql("SELECT count(DISTINCT url), bool_and(state = 'issued') FROM mlint.certificate_orders WHERE account = 'twice'"), '2|t', 'and none has failed');
 
+# ---- a key in other hands ----
+
+sub ask
+{
+	my ($account, $name, $more) = @_;
+	sql("SELECT mlint.certificate_issue('{$name.example}', '$account', name => '$name'" . ($more ? ", $more" : '') . ')');
+	state_is($name, 'ACTIVE');
+	return;
+}
+sub on { my ($name, $call) = @_; return sql("SELECT mlint.certificate_$call FROM mlint.certificates WHERE name = '$name'"); }
+
+# Have it renewed, as far as the authority's making of the certificate.
+sub renew_slowly
+{
+	my ($account, $name) = @_;
+	$ca->set($account, issue_ms => 3_600_000);
+	on($name, 'renew(id)');
+	wait_for_sql($node, "$name is being renewed", "SELECT state FROM mlint.certificate_orders WHERE certificate = '$name' AND finished_at IS NULL", 'processing');
+	$ca->set($account, issue_ms => 0);
+	return;
+}
+
+account('stolen');
+ask('stolen', 'stolen', 'reuse_key => true');
+renew_slowly('stolen', 'stolen');
+on('stolen', "revoke(id, 'keyCompromise')");
+is(sql("SELECT count(*) FROM mlint.acme_order WHERE finished_at IS NULL AND key_version = 1 AND account_id = (SELECT id FROM mlint.acme_account WHERE name = 'stolen')"), 0,
+	'an order with a key in other hands ends');
+wait_for_sql($node, 'another has another key', "SELECT string_agg(key_version || ' ' || in_use || ' ' || (revoked_at IS NOT NULL), ', ' ORDER BY version) FROM mlint.certificate_history WHERE name = 'stolen'",
+	'1 false true, 2 true false');
+
+# The authority refuses to revoke before the next order gets as far as its key.
+ask('stolen', 'copied', 'reuse_key => true');
+$ca->fault('stolen', 'order-new', 'problem', kind => 'serverInternal', headers => { 'Retry-After' => 3600 });
+$ca->fault('stolen', 'revoke', 'problem', kind => 'unauthorized', detail => 'not yours');
+on('copied', "revoke(id, 'keyCompromise')");
+wait_for_sql($node, 'a revocation is refused, while a new order waits',
+	"SELECT count(*) FROM mlint.certificate_history h JOIN mlint.certificate_orders o USING (certificate_id) WHERE h.name = 'copied' AND h.revoke_reason IS NULL AND o.finished_at IS NULL AND o.next_at > now() + '10 minutes'", 1);
+sql("UPDATE mlint.acme_order SET next_at = now() WHERE finished_at IS NULL");
+run_job('certificates');
+wait_for_sql($node, 'the key is not kept', "SELECT string_agg(key_version || ' ' || in_use, ', ' ORDER BY version) FROM mlint.certificate_history WHERE name = 'copied'", '1 false, 2 true');
+sql('CALL mlint.certificate_expiry_run()');
+is(sql("SELECT string_agg((destroyed_at IS NULL)::text, ' ' ORDER BY version) FROM mlint.secret_versions('certificates/copied')"), 'false true', 'but destroyed');
+
+# ---- an end that is meant ----
+
+account('ended');
+ask('ended', 'ended');
+renew_slowly('ended', 'ended');
+on('ended', "revoke(id, 'cessationOfOperation')");
+state_is('ended', 'REVOKED', 'what is revoked for good is not renewed, also when that was under way');
+is(sql("SELECT o.error, c.renew_at IS NULL FROM mlint.certificates c JOIN mlint.certificate_orders o ON o.certificate_id = c.id WHERE c.name = 'ended' AND o.state = 'failed'"),
+	'what it was to replace is being revoked|t', 'its order has ended');
+is(sql("SELECT count(*) FROM mlint.secret_versions('certificates/ended') WHERE destroyed_at IS NULL"), 1, 'with the key that it had');
+
 # ---- a row that cannot say that it has failed ----
 
 $node->append_conf('postgresql.conf', 'mlint.event_max_bytes = 1024');
