@@ -12,10 +12,10 @@
  * Certificates that expire say so. Keys are destroyed when the last
  * certificate that they belong to was replaced and has expired, or was
  * compromised. Orders go when they count no more and a day has passed, those
- * that failed after 90 days; versions a year after they have expired, unless
- * they are still somewhere. And a certificate that waits for an order that is
- * not there (orders are in no dump), or that is to be kept valid and has no time
- * for that, is due again.
+ * that failed after 90 days, and their challenges with them; versions a year
+ * after they have expired, unless they are still somewhere. And a certificate
+ * that waits for an order that is not there (orders are in no dump), or that is
+ * to be kept valid and has no time for that, is due again.
  *
  * Each piece of work is one transaction, of at most BATCH rows. What cannot be
  * warned of is told at the end of the run, which is an error then.
@@ -429,6 +429,23 @@ forget_orders(void *arg)
 						" LIMIT $1 FOR UPDATE OF o SKIP LOCKED)");
 }
 
+/*
+ * Challenges of orders that are gone, but for what a solver is still to remove.
+ * By the index acme_challenge_orphan.
+ */
+static bool
+forget_challenges(void *arg)
+{
+	static SPIPlanPtr plan = NULL;
+
+	return delete_batch(&plan,
+						"DELETE FROM mlint.acme_challenge WHERE id IN ("
+						"SELECT h.id FROM mlint.acme_challenge h"
+						" WHERE h.order_id IS NULL AND (h.solver IS NULL"
+						" OR h.presence IN ('none', 'removed'))"
+						" LIMIT $1 FOR UPDATE OF h SKIP LOCKED)");
+}
+
 static bool
 forget_versions(void *arg)
 {
@@ -454,7 +471,7 @@ mlint_certificate_expiry_run(PG_FUNCTION_ARGS)
 {
 	static const JobWork works[] = {resume_lost, resume_forgotten,
 		expire, warn,
-	destroy_keys, forget_orders, forget_versions};
+	destroy_keys, forget_orders, forget_challenges, forget_versions};
 	Run			run = {0};
 
 	job_procedure_begin(fcinfo, "mlint.certificate_expiry_run()",
