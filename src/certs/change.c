@@ -205,7 +205,9 @@ end_open_order(const Certificate *c, const char *why)
 			  " WHERE certificate_id = $1 AND finished_at IS NULL",
 			  SPI_OK_UPDATE, 2, types, values, NULL);
 	owner_end(&scope);
+	(void) job_request(CERTIFICATE_JOB);
 	(void) job_request(CERTIFICATE_CHALLENGE_JOB);
+	worker_wake_at_commit(WORKER_JOB);
 }
 
 /* Nothing comes after what is in use, unless that is not revoked after all. */

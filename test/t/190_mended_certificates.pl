@@ -4,6 +4,7 @@ use strict;
 use warnings;
 
 use AcmeCa;
+use HTTP::Tiny;
 use JSON::PP ();
 use MlintTest;
 use PostgreSQL::Test::Cluster;
@@ -417,6 +418,24 @@ state_is('ended', 'REVOKED', 'what is revoked for good is not renewed, also when
 is(sql("SELECT o.error, c.renew_at IS NULL FROM mlint.certificates c JOIN mlint.certificate_orders o ON o.certificate_id = c.id WHERE c.name = 'ended' AND o.state = 'failed'"),
 	'what it was to replace is being revoked|t', 'its order has ended');
 is(sql("SELECT count(*) FROM mlint.secret_versions('certificates/ended') WHERE destroyed_at IS NULL"), 1, 'with the key that it had');
+
+# ---- dropped in the middle of its order ----
+
+account('phantom');
+$ca->set('phantom', validate_ms => 3_600_000);
+issue('phantom', 'phantom-1', 'phantom-2');
+wait_for_sql($node, 'orders whose names are being looked at',
+	"SELECT count(*) FROM mlint.acme_challenge h JOIN mlint.certificate_orders o ON o.id = h.order_id WHERE o.account = 'phantom' AND h.status = 'answered' AND h.presence = 'present'", 2);
+my @shown = split /\n/, sql("SELECT token FROM mlint.acme_challenge h JOIN mlint.certificate_orders o ON o.id = h.order_id WHERE o.account = 'phantom'");
+my $http = HTTP::Tiny->new(timeout => 30);
+sub answers { return join ' ', map { $http->get("http://127.0.0.1:$gateway/.well-known/acme-challenge/$_")->{status} } @_; }
+is(answers(@shown), '200 200', 'the gateway shows what is looked for');
+# One as if a solver had not yet been told.
+sql("BEGIN; UPDATE mlint.acme_challenge SET status = 'waiting', presence = 'wanted' WHERE order_id IN (SELECT id FROM mlint.certificate_orders WHERE certificate = 'phantom-2');"
+	  . "SELECT mlint.certificate_drop(id) FROM mlint.certificates WHERE name LIKE 'phantom-%'; COMMIT");
+wait_for_sql($node, 'when the certificates are dropped, that is over',
+	"SELECT string_agg(h.presence, ' ' ORDER BY h.presence) FROM mlint.acme_challenge h JOIN mlint.certificate_orders o ON o.id = h.order_id WHERE o.account = 'phantom'", 'none removed');
+wait_for('nor does the gateway answer', sub { answers(@shown) eq '404 404' });
 
 # ---- a row that cannot say that it has failed ----
 

@@ -163,21 +163,40 @@ show_again(void)
 	owner_end(&scope);
 }
 
-/* Orders may have ended without us: their certificates were dropped. */
+/*
+ * Orders may have ended without us: their certificates were dropped. What the
+ * gateway shows for them is over at once; what a solver has perhaps made, its
+ * job removes.
+ */
 static void
 forget_orphans(void)
 {
 	static SPIPlanPtr plan = NULL;
+	OwnerScope	scope;
 
-	owner_do(&plan,
-			 "UPDATE mlint.acme_challenge a SET poll_at = 'infinity',"
-			 " status = 'given up'"
-			 " WHERE (a.status IN ('new', 'answered', 'given up')"
-			 " OR (a.status = 'waiting' AND a.presence = 'present'))"
-			 " AND a.poll_at < 'infinity' AND NOT EXISTS"
-			 " (SELECT FROM mlint.acme_order o"
-			 " WHERE o.id = a.order_id AND o.state = 'authorizing')",
-			 SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	owner_begin(&scope);
+	owner_run(&plan,
+			  "UPDATE mlint.acme_challenge a SET poll_at = 'infinity',"
+			  " status = 'given up', presence = CASE"
+			  " WHEN a.solver IS NOT NULL THEN a.presence"
+			  " WHEN a.presence = 'present' THEN 'removed' ELSE 'none' END"
+			  " WHERE (a.status IN ('new', 'answered', 'given up')"
+			  " OR (a.status = 'waiting' AND a.presence = 'present')"
+			  " OR a.presence = 'wanted')"
+			  " AND a.poll_at < 'infinity' AND NOT EXISTS"
+			  " (SELECT FROM mlint.acme_order o"
+			  " WHERE o.id = a.order_id AND o.state = 'authorizing')"
+			  " RETURNING a.token",
+			  SPI_OK_UPDATE_RETURNING, 0, NULL, NULL, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *token = SPI_getvalue(SPI_tuptable->vals[i],
+										 SPI_tuptable->tupdesc, 1);
+
+		if (token)
+			http_challenge_hide(token);
+	}
+	owner_end(&scope);
 }
 
 void
