@@ -21,13 +21,17 @@
 #include "catalog/pg_type.h"
 #include "certs/lifecycle.h"
 #include "common/owner.h"
+#include "common/trial.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* Orders that one call begins. */
 #define BATCH			100
 /* When nothing tells when there will be room. */
 #define LOOK_AGAIN_US	(60 * USECS_PER_SEC)
+/* A certificate with which nothing can be done is left alone for so long. */
+#define LEAVE_ALONE_S	300
 
 /* The window of an account a, as we count. */
 #define WINDOW			"(a.max_orders_per * 1.02 + '1 second'::interval)"
@@ -136,22 +140,92 @@ begin_order(const pg_uuid_t *id)
 					  psprintf("{\"order\": " INT64_FORMAT "}", order));
 }
 
-/*
- * What is due for an account that is closed is renewed no more, and says so.
- * True: there was one.
- */
-static bool
-give_up_one(void)
+/* What is due for an account that is closed is renewed no more, and says so. */
+static void
+give_up(const pg_uuid_t *id)
 {
 	static SPIPlanPtr plan = NULL;
-	static SPIPlanPtr update = NULL;
-	OwnerScope	scope;
 	Certificate c;
-	pg_uuid_t	id;
 	Oid			types[] = {UUIDOID, TEXTOID};
 	Datum		values[2];
+
+	if (!certificate_lock(id, &c))
+		return;
+	c.attempts++;
+	values[0] = UUIDPGetDatum(id);
+	values[1] = CStringGetTextDatum("the account was deactivated");
+	owner_do(&plan,
+			 "UPDATE mlint.certificate SET due_at = NULL,"
+			 " attempts = attempts + 1, error = $2,"
+			 " error_at = pg_catalog.clock_timestamp() WHERE id = $1",
+			 SPI_OK_UPDATE, 2, types, values, NULL);
+	certificate_enter(&c, certificate_rest(&c), NULL);
+	certificate_publish(&c, "certificate.failed", 0, NULL);
+}
+
+/* It says why nothing could be done with it, and is tried again later. */
+static void
+leave_alone(const pg_uuid_t *id, const ErrorData *error)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {UUIDOID, TEXTOID, INT4OID};
+	Datum		values[] = {UUIDPGetDatum(id),
+	CStringGetTextDatum(error->message), Int32GetDatum(LEAVE_ALONE_S)};
+
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("ACME: certificate %s could not be gone on with: %s",
+					certificate_id_text(id), error->message)));
+	owner_do(&plan,
+			 "UPDATE mlint.certificate SET error = $2,"
+			 " error_at = pg_catalog.clock_timestamp(), due_at ="
+			 " pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $3)"
+			 " WHERE id = $1", SPI_OK_UPDATE, 3, types, values, NULL);
+}
+
+/*
+ * Do something with a certificate, whose row is locked. One with which it cannot
+ * be done, such as one whose event is too large, must not keep others from
+ * going on.
+ */
+static void
+try_with(const pg_uuid_t *id, void (*work) (const pg_uuid_t *id))
+{
+	ErrorData  *volatile error = NULL;
+	Trial		trial;
+
+	trial_begin(&trial);
+	PG_TRY();
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		work(id);
+		PopActiveSnapshot();
+		trial_end(&trial);
+	}
+	PG_CATCH();
+	{
+		error = trial_failed(&trial);
+	}
+	PG_END_TRY();
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	leave_alone(id, error);
+	FreeErrorData(error);
+}
+
+/* Give up to n certificates of closed accounts up; returns how many. */
+static int
+give_up_some(int n)
+{
+	static SPIPlanPtr plan = NULL;
+	OwnerScope	scope;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(n)};
+	pg_uuid_t	ids[BATCH];
+	int			found;
 	bool		isnull;
-	bool		found;
 
 	owner_begin(&scope);
 	owner_run(&plan,
@@ -159,25 +233,17 @@ give_up_one(void)
 			  " JOIN mlint.acme_account a ON a.id = c.account_id"
 			  " WHERE a.status IN ('deactivating', 'deactivated')"
 			  " AND c.due_at <= pg_catalog.clock_timestamp()"
-			  " LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED",
-			  SPI_OK_SELECT, 0, NULL, NULL, NULL);
-	found = SPI_processed > 0;
-	if (found)
-		id = *DatumGetUUIDP(owner_column(1, &isnull));
+			  " LIMIT $1 FOR NO KEY UPDATE OF c SKIP LOCKED",
+			  SPI_OK_SELECT, 1, types, values, NULL);
+	found = SPI_processed;
+	for (int i = 0; i < found; i++)
+		ids[i] = *DatumGetUUIDP(SPI_getbinval(SPI_tuptable->vals[i],
+											  SPI_tuptable->tupdesc, 1,
+											  &isnull));
 	owner_end(&scope);
-	if (!found || !certificate_lock(&id, &c))
-		return false;
-	c.attempts++;
-	values[0] = UUIDPGetDatum(&id);
-	values[1] = CStringGetTextDatum("the account was deactivated");
-	owner_do(&update,
-			 "UPDATE mlint.certificate SET due_at = NULL,"
-			 " attempts = attempts + 1, error = $2,"
-			 " error_at = pg_catalog.clock_timestamp() WHERE id = $1",
-			 SPI_OK_UPDATE, 2, types, values, NULL);
-	certificate_enter(&c, certificate_rest(&c), NULL);
-	certificate_publish(&c, "certificate.failed", 0, NULL);
-	return true;
+	for (int i = 0; i < found; i++)
+		try_with(&ids[i], give_up);
+	return found;
 }
 
 /* The accounts that somebody waits for, palloc'd in the caller's context. */
@@ -227,7 +293,7 @@ begin_for_account(int account, int n)
 		found += lock_due(account, false, room - found, ids + found);
 	owner_end(&scope);
 	for (int i = 0; i < found; i++)
-		begin_order(&ids[i]);
+		try_with(&ids[i], begin_order);
 	return found;
 }
 
@@ -238,8 +304,7 @@ certificate_orders_begin(void)
 	int		   *accounts;
 	int			n;
 
-	while (left > 0 && give_up_one())
-		left--;
+	left -= give_up_some(left);
 	n = accounts_wanted(&accounts);
 	for (int i = 0; i < n && left > 0; i++)
 		left -= begin_for_account(accounts[i], left);

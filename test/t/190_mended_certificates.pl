@@ -452,6 +452,15 @@ wait_for('that is logged', sub { return slurp_file($node->logfile) =~ /could not
 issue('words', 'words-3');
 state_is('words-3', 'ACTIVE', 'and others go on');
 
+# Nor one that cannot say that it is renewed no more.
+account('closed');
+sql("SELECT mlint.acme_account_deactivate('closed'); SELECT mlint.acme_account_wait('closed')");
+no_job_runs();
+sql("UPDATE mlint.certificate SET account_id = (SELECT id FROM mlint.acme_account WHERE name = 'closed'), due_at = now() WHERE name = 'poison'");
+issue('words', 'words-4');
+state_is('words-4', 'ACTIVE', 'others go on beside one of a closed account');
+wait_for_sql($node, 'which waits', "SELECT renew_at > now() + '1 minute' AND last_error LIKE 'the event has%' FROM mlint.certificates WHERE name = 'poison'");
+
 # ---- accounts ----
 
 for my $per ('200000 years', '1000000 months -29999999 days', '0')
