@@ -6787,7 +6787,7 @@ COMMENT ON COLUMN mlint.certificate_orders.state IS 'How far it is: new, orderin
 COMMENT ON COLUMN mlint.certificate_orders.names IS 'Names that are to be proved, as far as the authority has said which';
 COMMENT ON COLUMN mlint.certificate_orders.proved IS 'Those of them that are';
 COMMENT ON COLUMN mlint.certificate_orders.challenges IS 'Each name''s proof: what the authority says of it (status), whether what it looks for is there (presence), what went wrong';
-COMMENT ON COLUMN mlint.certificate_orders.problem IS 'Why it failed, in the words of ACME: rateLimited, caa, dns, ...';
+COMMENT ON COLUMN mlint.certificate_orders.problem IS 'Why it failed, or waits, in the words of ACME: rateLimited, caa, dns, ...';
 COMMENT ON COLUMN mlint.certificate_orders.error IS 'Why it failed, or the last request did';
 COMMENT ON COLUMN mlint.certificate_orders.attempts IS 'Failures in a row of the present step';
 COMMENT ON COLUMN mlint.certificate_orders.next_at IS 'When it is gone on with; null: it is finished';

@@ -41,6 +41,10 @@ typedef struct Look
 	char	   *account_error;	/* its account was refused: it waits for that */
 	char	   *account;		/* NULL: it was imported */
 	TimestampTz room_at;		/* when its account has room; DT_NOBEGIN: now */
+	/* Of the order that is under way. */
+	char	   *order_error;	/* NULL: none is, or nothing has failed */
+	bool		limited;		/* that is a limit of the authority's */
+	TimestampTz order_at;		/* when it goes on */
 } Look;
 
 /* Look at the certificate as it is committed now; false: there is none. */
@@ -71,8 +75,13 @@ look_at(const pg_uuid_t *id, Look *look)
 						   " ORDER BY o.id DESC LIMIT 1),"
 						   " coalesce(a.not_before, '-infinity'), a.name,"
 						   " CASE WHEN a.status = 'failed' AND c.due_at IS NOT NULL"
-						   " THEN a.error END"
+						   " THEN a.error END, p.error,"
+						   " coalesce(p.problem = 'rateLimited', false),"
+						   " coalesce(p.next_at, '-infinity')"
 						   " FROM mlint.certificate c"
+						   " LEFT JOIN mlint.acme_order p"
+						   " ON p.certificate_id = c.id"
+						   " AND p.finished_at IS NULL"
 						   " LEFT JOIN mlint.certificate_version v"
 						   " ON v.id = c.version_id"
 						   " LEFT JOIN mlint.acme_account a"
@@ -95,12 +104,15 @@ look_at(const pg_uuid_t *id, Look *look)
 		look->problem = owner_text(7);
 		look->account = owner_text(9);
 		look->account_error = owner_text(10);
+		look->order_error = owner_text(11);
 		MemoryContextSwitchTo(spi);
 		look->attempts = DatumGetInt32(owner_column(4, &isnull));
 		look->under_way = DatumGetBool(owner_column(5, &isnull));
 		look->uncommitted =
 			TransactionIdIsCurrentTransactionId(DatumGetTransactionId(owner_column(6, &isnull)));
 		look->room_at = DatumGetTimestampTz(owner_column(8, &isnull));
+		look->limited = DatumGetBool(owner_column(12, &isnull));
+		look->order_at = DatumGetTimestampTz(owner_column(13, &isnull));
 	}
 	owner_end(&scope);
 	return found;
@@ -125,6 +137,19 @@ raise_failure(const Look *look)
 			 errhint("mlint.certificates and mlint.certificate_orders tell more, and when it is tried again.")));
 }
 
+/* Raise that its order waits for longer than anybody waits here. */
+static void
+pg_attribute_noreturn()
+raise_limit(const Look *look)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_MLINT_RATE_LIMITED),
+			 errmsg("certificate \"%s\" is still %s: %s", look->name,
+					look->state, look->order_error),
+			 errdetail("It goes on at %s.", timestamptz_to_str(look->order_at)),
+			 errhint("mlint.certificate_orders shows how far it is.")));
+}
+
 static void
 pg_attribute_noreturn()
 raise_timeout(const Look *look)
@@ -132,6 +157,7 @@ raise_timeout(const Look *look)
 	ereport(ERROR,
 			(errcode(ERRCODE_MLINT_TIMEOUT),
 			 errmsg("certificate \"%s\" is still %s", look->name, look->state),
+			 look->order_error ? errdetail("%s", look->order_error) :
 			 look->room_at > GetCurrentTimestamp() ?
 			 errdetail("Its authority has asked to be left alone until %s.",
 					   timestamptz_to_str(look->room_at)) : 0,
@@ -197,6 +223,8 @@ mlint_certificate_wait(PG_FUNCTION_ARGS)
 	{
 		long		left = (deadline - GetCurrentTimestamp()) / 1000;
 
+		if (look.limited && look.order_at > deadline)
+			raise_limit(&look);
 		if (left <= 0)
 			raise_timeout(&look);
 		(void) ConditionVariableTimedSleep(worker_delivered(),

@@ -167,7 +167,12 @@ $ca->fault('busy', 'order-new', 'problem', kind => 'rateLimited', status => 429,
 my $busy = ask('busy', 'busy');
 wait_for_sql($node, 'what an authority puts off', "SELECT o.next_at > now() + interval '23 hours' FROM mlint.acme_order o WHERE o.certificate_id = '$busy'");
 is(sql("SELECT paused_until < now() + interval '16 minutes' FROM mlint.acme_accounts WHERE name = 'busy'"), 't', 'holds up the account for a moment only');
-like(answer($node, "SELECT mlint.certificate_wait('$busy', '100 ms')"), qr/ML013: |ML005: .*until/s, 'is waited for in vain');
+like(answer($node, "SELECT mlint.certificate_wait('$busy', '100 ms')"), qr/ML013: .*certificate "busy" is still ISSUING: .*rateLimited.*It goes on at /s, 'is waited for in vain, and who waits is told why');
+sql("UPDATE mlint.acme_account SET not_before = '-infinity' WHERE name = 'busy'");
+$ca->fault('busy', 'order-new', 'problem', kind => 'serverInternal', detail => 'out of order', headers => { 'Retry-After' => '3600' });
+my $broken = ask('busy', 'broken');
+wait_for_sql($node, 'an order that has failed', "SELECT attempts = 1 FROM mlint.certificate_orders WHERE certificate = 'broken'");
+like(answer($node, "SELECT mlint.certificate_wait('$broken', '100 ms')"), qr/ML005: .*still ISSUING.*out of order/s, 'says why, too');
 
 #
 # The limits of an account

@@ -134,7 +134,7 @@ enter(Errand *errand, const char *state, TimestampTz next_at)
 	CStringGetTextDatum(state), TimestampTzGetDatum(next_at)};
 
 	ACME_DO("UPDATE mlint.acme_order SET state = $2, next_at = $3,"
-			" attempts = 0, polls = 0, error = NULL,"
+			" attempts = 0, polls = 0, problem = NULL, error = NULL,"
 			" ordered_at = coalesce(ordered_at, pg_catalog.clock_timestamp())"
 			" WHERE id = $1", SPI_OK_UPDATE, types, values, NULL);
 	errand->reached = state;
@@ -455,7 +455,7 @@ wait_for_other(const Order *order, const char *url)
 
 	return owner_do(&plan,
 					"UPDATE mlint.acme_order o SET polls = o.polls + 1,"
-					" attempts = 0, next_at = $3, error = $4"
+					" attempts = 0, next_at = $3, problem = NULL, error = $4"
 					" FROM mlint.acme_order other WHERE o.id = $1"
 					" AND other.account_id = o.account_id AND other.id <> o.id"
 					" AND other.finished_at IS NULL AND other.url = $2",
@@ -720,8 +720,8 @@ order_failed(Errand *errand, const char *text, int max, int retry_after)
 	values[0] = Int64GetDatum(order->id);
 	values[1] = CStringGetTextDatum(text);
 	values[2] = TimestampTzGetDatum(retry_at(order->attempts + 1, retry_after));
-	ACME_DO("UPDATE mlint.acme_order SET attempts = attempts + 1, error = $2,"
-			" next_at = $3 WHERE id = $1", SPI_OK_UPDATE, types, values, NULL);
+	ACME_DO("UPDATE mlint.acme_order SET attempts = attempts + 1,"
+			" problem = NULL, error = $2, next_at = $3 WHERE id = $1", SPI_OK_UPDATE, types, values, NULL);
 }
 
 static void
@@ -750,8 +750,9 @@ order_limited(Errand *errand, const char *text, int retry_after)
 		CStringGetTextDatum(text),
 	TimestampTzGetDatum(Max(errand->account->not_before, until))};
 
-	ACME_DO("UPDATE mlint.acme_order SET next_at = $3, error = $2"
-			" WHERE id = $1", SPI_OK_UPDATE, types, values, NULL);
+	ACME_DO("UPDATE mlint.acme_order SET next_at = $3, error = $2,"
+			" problem = 'rateLimited' WHERE id = $1",
+			SPI_OK_UPDATE, types, values, NULL);
 }
 
 const ErrandKind order_errand = {
