@@ -4,6 +4,7 @@ use strict;
 use warnings;
 
 use AcmeCa;
+use FindBin;
 use HTTP::Tiny;
 use JSON::PP ();
 use MlintTest;
@@ -436,6 +437,22 @@ sql("BEGIN; UPDATE mlint.acme_challenge SET status = 'waiting', presence = 'want
 wait_for_sql($node, 'when the certificates are dropped, that is over',
 	"SELECT string_agg(h.presence, ' ' ORDER BY h.presence) FROM mlint.acme_challenge h JOIN mlint.certificate_orders o ON o.id = h.order_id WHERE o.account = 'phantom'", 'none removed');
 wait_for('nor does the gateway answer', sub { answers(@shown) eq '404 404' });
+
+# ---- a gateway that shows as much as it can ----
+
+account('crowded');
+my $probe = PostgreSQL::Test::Utils::tempdir() . '/challenge_probe.so';
+chomp(my $include = `pg_config --includedir-server`);
+system_or_bail($ENV{CC} || 'cc', '-shared', '-fPIC', '-O', "-I$FindBin::RealBin/../../src", "-I$include",
+	'-o', $probe, "$FindBin::RealBin/challenge_probe.c");
+sql("CREATE FUNCTION challenge_show(text, text, timestamptz) RETURNS void LANGUAGE c AS '$probe'");
+sql("DO \$\$ BEGIN FOR n IN 1 .. 4096 LOOP PERFORM challenge_show('crowd' || n, 'v', now() + '1 hour'); END LOOP;"
+	  . ' EXCEPTION WHEN configuration_limit_exceeded THEN NULL; END $$');
+issue('crowded', 'crowded');
+wait_for_sql($node, 'a challenge for which there is no room waits, which is no failure',
+	"SELECT h.poll_attempts FROM mlint.acme_challenge h JOIN mlint.certificate_orders o ON o.id = h.order_id WHERE o.certificate = 'crowded' AND h.status = 'new' AND h.poll_at > now()", 0);
+sql("SELECT challenge_show('crowd' || n, 'v', now() - '1 s'::interval) FROM generate_series(1, 4096) n");
+state_is('crowded', 'ACTIVE', 'and is shown when there is');
 
 # ---- a row that cannot say that it has failed ----
 

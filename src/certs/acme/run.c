@@ -69,6 +69,8 @@ PG_FUNCTION_INFO_V1(mlint_certificate_run);
 #define LOOK_MIN_MS			200
 /* And looks at least so often. */
 #define LOOK_MS				30000
+/* What the gateway has no room for comes again as after so many failures. */
+#define FULL_DOUBLINGS		3
 /* What waits for its account looks again after so long. */
 #define ACCOUNT_WAIT_MS		500
 #define RETRY_MAX_S			300
@@ -691,6 +693,9 @@ record_failure(Errand *errand, const ErrorData *error)
 		return;
 	if (error->sqlerrcode == ERRCODE_MLINT_CONFIGURATION)
 		(void) refuse(errand, text);
+	else if (error->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED)
+		/* The gateway shows as much as it can: others will have done. */
+		errand->kind->put_off(errand, retry_at(FULL_DOUBLINGS, -1));
 	else
 		errand->kind->failed(errand, text, ACME_MAX_ATTEMPTS, -1);
 }
