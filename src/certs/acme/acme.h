@@ -145,7 +145,8 @@ typedef struct ErrandKind
 
 	/*
 	 * It is not to be had. text says why, for a person; problem is NULL when
-	 * the server did not even say. next() is called afterwards.
+	 * the server did not even say. next() is called afterwards, but for what
+	 * every request takes: then step is 0, and the row must wait, or be over.
 	 */
 	void		(*refused) (struct Errand *errand, const Problem *problem,
 							const char *text);
