@@ -253,7 +253,7 @@ state_is('rolled', 'ACTIVE', 'and signs');
 
 account('diverted');
 no_job_runs();
-$ca->fault('diverted', 'nonce', 'redirect', times => 0);
+$ca->fault('diverted', 'nonce', 'answer', times => 0, status => 302, headers => { Location => $ca->directory('elsewhere'), 'Replay-Nonce' => '' });
 my $asked = $ca->counter('diverted', 'nonce') + $ca->counter('diverted', 'faults');
 sql("SELECT mlint.acme_account_rollover('diverted')");
 wait_for_sql($node, 'a rollover without a nonce waits, and says why',
