@@ -157,29 +157,27 @@ check_revocable(const Certificate *c, CertificateVersion *v)
 }
 
 /*
- * Lock the order that is under way: before the certificate, as the job does.
- * False: there is none. *key_version is that of the key that it has, or 0.
+ * Lock the order that is under way, if there is one: before the certificate,
+ * as the job does. Returns the version of the key that it has, or 0.
  */
-static bool
-lock_open_order(const pg_uuid_t *id, int *key_version)
+static int
+lock_open_order(const pg_uuid_t *id)
 {
 	OwnerScope	scope;
 	Oid			types[] = {UUIDOID};
 	Datum		values[] = {UUIDPGetDatum(id)};
-	bool		found;
+	int			key_version = 0;
 	bool		isnull;
 
-	*key_version = 0;
 	owner_begin(&scope);
 	owner_run(NULL,
 			  "SELECT coalesce(key_version, 0) FROM mlint.acme_order"
 			  " WHERE certificate_id = $1 AND finished_at IS NULL FOR UPDATE",
 			  SPI_OK_SELECT, 1, types, values, NULL);
-	found = SPI_processed > 0;
-	if (found)
-		*key_version = DatumGetInt32(owner_column(1, &isnull));
+	if (SPI_processed > 0)
+		key_version = DatumGetInt32(owner_column(1, &isnull));
 	owner_end(&scope);
-	return found;
+	return key_version;
 }
 
 /*
@@ -273,8 +271,10 @@ mlint_certificate_revoke(PG_FUNCTION_ARGS)
 	bool		ordered;
 
 	require_writable(fcinfo);
-	ordered = lock_open_order(required_uuid(fcinfo, 0, "id"), &order_key);
+	order_key = lock_open_order(required_uuid(fcinfo, 0, "id"));
 	required_certificate(fcinfo, &c);
+	/* It may have begun just now; then it has no key. */
+	ordered = certificate_ordered(&c);
 	require_account(&c, "revoked",
 					"Have it revoked where it comes from.");
 	check_revocable(&c, &v);
@@ -310,10 +310,9 @@ mlint_certificate_drop(PG_FUNCTION_ARGS)
 	Datum		values[1];
 	Certificate c;
 	StoredSecret secret;
-	int			order_key;
 
 	require_writable(fcinfo);
-	(void) lock_open_order(required_uuid(fcinfo, 0, "id"), &order_key);
+	(void) lock_open_order(required_uuid(fcinfo, 0, "id"));
 	required_certificate(fcinfo, &c);
 	values[0] = UUIDPGetDatum(&c.id);
 	end_open_order(&c, "the certificate was dropped");

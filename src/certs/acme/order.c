@@ -721,7 +721,8 @@ order_failed(Errand *errand, const char *text, int max, int retry_after)
 	values[1] = CStringGetTextDatum(text);
 	values[2] = TimestampTzGetDatum(retry_at(order->attempts + 1, retry_after));
 	ACME_DO("UPDATE mlint.acme_order SET attempts = attempts + 1,"
-			" problem = NULL, error = $2, next_at = $3 WHERE id = $1", SPI_OK_UPDATE, types, values, NULL);
+			" problem = NULL, error = $2, next_at = $3 WHERE id = $1",
+			SPI_OK_UPDATE, types, values, NULL);
 }
 
 static void
