@@ -527,8 +527,8 @@ test_event(const char *name)
 
 /* One attempt with the driver, waiting for its end. */
 static void
-run_test(const Driver *driver, DeliveryOptions *options, Oid owner,
-		 HttpClient *http, TestRun *test)
+run_test(const char *name, const Driver *driver, DeliveryOptions *options,
+		 Oid owner, HttpClient *http, TestRun *test)
 {
 	void	   *volatile state = NULL;
 	Attempt    *attempt = &test->attempt;
@@ -536,12 +536,12 @@ run_test(const Driver *driver, DeliveryOptions *options, Oid owner,
 	PG_TRY();
 	{
 		state = driver->open(options, owner, http);
+		driver_check_rights(driver, options, owner, name);
 		if (options->transform)
 		{
-			char	   *body = driver_call_function(driver_function(options->transform, JSONBOID, owner, "transform"),
-													owner, attempt->body,
-													DRIVER_TRANSFORM_TIMEOUT_MS,
-													true);
+			char	   *body = driver_call_function(options->transform, JSONBOID, owner,
+													"transform", attempt->body,
+													DRIVER_TRANSFORM_TIMEOUT_MS);
 
 			if (body == NULL)
 				ereport(ERROR,
@@ -636,7 +636,7 @@ mlint_destination_test(PG_FUNCTION_ARGS)
 	trial_begin(&trial);
 	PG_TRY();
 	{
-		run_test(driver, driver_parse_options(driver, options, name), owner,
+		run_test(name, driver, driver_parse_options(driver, options, name), owner,
 				 http_client_create(1), test);
 		trial_end(&trial);
 	}

@@ -382,7 +382,6 @@ destination_close(Destination *d)
 		d->driver->close(d->state);
 	d->state = NULL;
 	d->options = NULL;
-	d->transform = InvalidOid;
 	if (d->context)
 		MemoryContextDelete(d->context);
 	d->context = NULL;
@@ -414,12 +413,23 @@ open_driver(Destination *d, HttpClient *http)
 									   ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(d->context);
 	d->options = driver_parse_options(d->driver, options, d->name);
-	if (d->options->transform)
-		d->transform = driver_function(d->options->transform, JSONBOID,
-									   d->owner, "transform");
 	d->state = d->driver->open(d->options, d->owner,
 							   d->driver->submit ? http : NULL);
 	MemoryContextSwitchTo(old);
+	/* What its owner was allowed when it was created may have been revoked. */
+	driver_check_rights(d->driver, d->options, d->owner, d->name);
+}
+
+/* It cannot be used, and this is why. Takes the error. */
+static void
+mark_broken(Destination *d, ErrorData *error)
+{
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	if (d->broken)
+		pfree(d->broken);
+	d->broken = MemoryContextStrdup(TopMemoryContext, error->message);
+	FreeErrorData(error);
 }
 
 /* Close those that have nothing to deliver; they open again when they have. */
@@ -475,15 +485,31 @@ destination_open(Destination *d, HttpClient *http, TimestampTz now)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error = trial_failed(&trial);
-
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			ReThrowError(error);
+		mark_broken(d, trial_failed(&trial));
 		destination_close(d);
-		d->broken = MemoryContextStrdup(TopMemoryContext, error->message);
 		d->broken_until = now + BROKEN_RETRY_S * USECS_PER_SEC;
-		FreeErrorData(error);
 	}
 	PG_END_TRY();
 	return d->context != NULL;
+}
+
+bool
+destination_check(Destination *d)
+{
+	Trial		trial;
+
+	trial_begin(&trial);
+	MemoryContextSwitchTo(CurTransactionContext);
+	PG_TRY();
+	{
+		driver_check_rights(d->driver, d->options, d->owner, d->name);
+		trial_end(&trial);
+	}
+	PG_CATCH();
+	{
+		mark_broken(d, trial_failed(&trial));
+		d->stale = true;
+	}
+	PG_END_TRY();
+	return !d->stale;
 }

@@ -34,7 +34,6 @@ typedef struct Destination
 	MemoryContext context;		/* of what follows; NULL: not open */
 	DeliveryOptions *options;
 	void	   *state;
-	Oid			transform;
 	bool		stale;			/* to be reopened when nothing is in flight */
 	TimestampTz broken_until;	/* could not be opened; not tried before */
 	char	   *broken;			/* why; NULL: it could */
@@ -99,5 +98,11 @@ extern int	destinations_enabled(void);
 extern bool destination_open(Destination *d, HttpClient *http,
 							 TimestampTz now);
 extern void destination_close(Destination *d);
+
+/*
+ * May its owner still use what it was opened with? If not it is stale, and
+ * broken says why. In a transaction.
+ */
+extern bool destination_check(Destination *d);
 
 #endif

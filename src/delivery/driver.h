@@ -126,6 +126,10 @@ extern void *driver_parse_options(const Driver *driver, Jsonb *options,
 extern void driver_check(const Driver *driver, const void *options,
 						 Oid owner, const char *destination);
 
+/* Of that, what may change while it is there: what its owner may use. */
+extern void driver_check_rights(const Driver *driver, const void *options,
+								Oid owner, const char *destination);
+
 /* Does a destination with these options run the user's SQL? */
 extern bool driver_runs_sql(const Driver *driver, const void *options);
 
@@ -138,14 +142,16 @@ extern Oid	driver_function(const char *name, Oid result, Oid owner,
 							const char *what);
 
 /*
- * Call it with the event's envelope, as the owner, in a security-restricted
- * operation; in a worker, for no longer than the timeout. The result is the
- * text of its jsonb, palloc'd, or NULL; errors pass through.
+ * Look it up, as it is now, and call it with the event's envelope, as the owner,
+ * in a security-restricted operation; in a worker, for no longer than the
+ * timeout. The text of a result of type jsonb, palloc'd, or NULL; errors pass
+ * through.
  */
 #define DRIVER_TRANSFORM_TIMEOUT_MS	10000
 
-extern char *driver_call_function(Oid function, Oid owner, const char *json,
-								  int timeout_ms, bool want_result);
+extern char *driver_call_function(const char *name, Oid result, Oid owner,
+								  const char *what, const char *json,
+								  int timeout_ms);
 
 /* What HTTP-based drivers share; drivers/http.c. */
 typedef struct HttpSender HttpSender;

@@ -15,6 +15,7 @@
 #include "utils/jsonb.h"
 
 #include "common/errors.h"
+#include "common/role.h"
 #include "common/userfunction.h"
 #include "delivery/driver.h"
 #include "ratelimit/ratelimit.h"
@@ -88,6 +89,17 @@ driver_runs_sql(const Driver *driver, const void *options)
 		((const DeliveryOptions *) options)->transform != NULL;
 }
 
+static const Oid event_argument[] = {JSONBOID};
+
+/* What functions that options of a destination name are like. */
+static const UserFunctionKind event_function = {
+	.nargs = 1,
+	.types = event_argument,
+	.shown = "jsonb",
+	.takes = "one argument of type jsonb, the event",
+	.owner_did = "created the destination"
+};
+
 static void
 check_rate_rule(const DeliveryOptions *options, const char *destination)
 {
@@ -103,32 +115,29 @@ check_rate_rule(const DeliveryOptions *options, const char *destination)
 }
 
 void
-driver_check(const Driver *driver, const void *options, Oid owner,
-			 const char *destination)
+driver_check_rights(const Driver *driver, const void *options, Oid owner,
+					const char *destination)
 {
 	const Option *const tables[] = {driver->options, delivery_options};
 	const DeliveryOptions *common = options;
 
+	role_require(owner, event_function.owner_did);
 	option_check_credentials(tables, lengthof(tables), options, owner,
 							 psprintf("destination \"%s\"", destination));
 	if (common->transform)
 		(void) driver_function(common->transform, JSONBOID, owner,
 							   "transform");
-	check_rate_rule(common, destination);
 	if (driver->check)
 		driver->check(options, owner);
 }
 
-static const Oid event_argument[] = {JSONBOID};
-
-/* What functions that options of a destination name are like. */
-static const UserFunctionKind event_function = {
-	.nargs = 1,
-	.types = event_argument,
-	.shown = "jsonb",
-	.takes = "one argument of type jsonb, the event",
-	.owner_did = "created the destination"
-};
+void
+driver_check(const Driver *driver, const void *options, Oid owner,
+			 const char *destination)
+{
+	driver_check_rights(driver, options, owner, destination);
+	check_rate_rule(options, destination);
+}
 
 Oid
 driver_function(const char *name, Oid result, Oid owner, const char *what)
@@ -137,17 +146,18 @@ driver_function(const char *name, Oid result, Oid owner, const char *what)
 }
 
 char *
-driver_call_function(Oid function, Oid owner, const char *json,
-					 int timeout_ms, bool want_result)
+driver_call_function(const char *name, Oid result, Oid owner, const char *what,
+					 const char *json, int timeout_ms)
 {
+	Oid			function = driver_function(name, result, owner, what);
 	Datum		event = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
 	bool		isnull;
-	Datum		result = user_function_call(function, &event_function, owner,
-											&event, timeout_ms, &isnull);
+	Datum		value = user_function_call(function, &event_function, owner,
+										   &event, timeout_ms, &isnull);
 
-	if (!want_result || isnull)
+	if (isnull || result != JSONBOID)
 		return NULL;
-	return DatumGetCString(DirectFunctionCall1(jsonb_out, result));
+	return DatumGetCString(DirectFunctionCall1(jsonb_out, value));
 }
 
 /* ---- mlint.driver_options() ---- */

@@ -27,6 +27,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "secrets/access.h"
+#include "secrets/secrets.h"
 #include "common/relwatch.h"
 #include "common/rows.h"
 #include "utils/acl.h"
@@ -252,10 +253,14 @@ mlint_secret_privileges(PG_FUNCTION_ARGS)
 										  TYPALIGN_INT));
 }
 
-/* Other sessions, and ours, read the grants on patterns again. */
+/*
+ * Other sessions, and ours, read the grants on patterns again; and whoever has a
+ * value in memory asks again whether he may.
+ */
 static void
-wild_changed(const char *pattern)
+grants_changed(const char *pattern)
 {
+	secret_values_changed();
 	if (strpbrk(pattern, "*?") != NULL)
 		CacheInvalidateRelcacheByRelid(mlint_relation("secret_grant"));
 }
@@ -391,7 +396,7 @@ mlint_secret_grant(PG_FUNCTION_ARGS)
 	owner_begin(&scope);
 	insert_grant(grant.pattern, grant.role, grant.privilege, scope.user);
 	owner_end(&scope);
-	wild_changed(grant.pattern);
+	grants_changed(grant.pattern);
 	PG_RETURN_VOID();
 }
 
@@ -422,6 +427,6 @@ mlint_secret_revoke(PG_FUNCTION_ARGS)
 						grant.privilege, grant.pattern),
 				 errhint("The view mlint.secret_grants lists the grants; another pattern, or a role that it is a member of, may still give it.")));
 	owner_end(&scope);
-	wild_changed(grant.pattern);
+	grants_changed(grant.pattern);
 	PG_RETURN_VOID();
 }

@@ -33,6 +33,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "lib/ilist.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -126,6 +127,7 @@ typedef struct Delivery
 	bool		had_row;		/* has one in mlint.pending */
 	bool		recorded;		/* committed with its own work */
 	bool		passed;			/* its rate limit has let it pass */
+	bool		probes;			/* finds out for the breaker */
 	int			attempts;
 	int			slot;			/* in MyWorker->in_flight */
 	TimestampTz first_attempt_at;
@@ -327,7 +329,7 @@ hold_back(Destination *d, TimestampTz now)
 			d->after_time = DT_NOBEGIN;
 		}
 		else
-			park(delivery, now, NULL);
+			park(delivery, now, d->broken);
 	}
 	deactivate(d);
 }
@@ -487,6 +489,16 @@ lock_lane(int lane, bool acquire)
 
 /* ---- submitting ---- */
 
+/* An attempt begins: while the breaker is half-open, it is the probe. */
+static void
+take_probe(Delivery *delivery, TimestampTz now)
+{
+	Breaker    *breaker = &delivery->destination->breaker;
+
+	(void) breaker_allows(breaker, now, true);
+	delivery->probes = breaker->probing;
+}
+
 /* The driver's call when an attempt ends; from within the HTTP client. */
 static void
 attempt_done(Attempt *attempt, const Outcome *outcome)
@@ -592,17 +604,46 @@ claim_and_execute(Delivery *delivery)
 }
 
 /*
+ * Code of the user's has ended. When it failed and, as we look, the owner may
+ * not run it or it is gone, that was no attempt: all wait, and the destination
+ * is opened again.
+ */
+static void
+conclude_code(Delivery *delivery)
+{
+	Destination *d = delivery->destination;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		usable = true;
+
+	if (delivery->outcome.kind == OUTCOME_RETRY)
+	{
+		begin(true);
+		usable = destination_check(d);
+		log_commit();
+	}
+	if (usable)
+	{
+		conclude(delivery, now);
+		return;
+	}
+	if (delivery->probes)
+		d->breaker.probing = false;
+	push_ready(delivery);
+	hold_back(d, now);
+	set_timer(d, now);
+}
+
+/*
  * Deliver inside the database: what the driver does and the record of it are
  * one transaction, so that it is done once however often we try.
  */
 static void
 execute(Delivery *delivery)
 {
-	(void) breaker_allows(&delivery->destination->breaker,
-						  GetCurrentTimestamp(), true);
+	take_probe(delivery, GetCurrentTimestamp());
 	delivery->outcome.bytes = delivery->attempt.body_len;
 	delivery->recorded = run_users_code(delivery, claim_and_execute, "");
-	conclude(delivery, GetCurrentTimestamp());
+	conclude_code(delivery);
 }
 
 static void
@@ -610,9 +651,10 @@ call_transform(Delivery *delivery)
 {
 	Destination *d = delivery->destination;
 	Outcome    *outcome = &delivery->outcome;
-	char	   *body = driver_call_function(d->transform, d->owner,
+	char	   *body = driver_call_function(d->options->transform, JSONBOID,
+											d->owner, "transform",
 											delivery->attempt.event->body,
-											DRIVER_TRANSFORM_TIMEOUT_MS, true);
+											DRIVER_TRANSFORM_TIMEOUT_MS);
 
 	if (body == NULL)
 	{
@@ -826,12 +868,12 @@ submit_ready(TimestampTz now)
 		}
 		(void) pop_ready(d);
 		activate(d);
-		if (OidIsValid(d->transform))
+		if (d->options->transform)
 		{
 			executed++;
 			if (!transform(delivery))
 			{
-				conclude(delivery, GetCurrentTimestamp());
+				conclude_code(delivery);
 				continue;
 			}
 		}
@@ -841,7 +883,7 @@ submit_ready(TimestampTz now)
 			executed++;
 			continue;
 		}
-		(void) breaker_allows(&d->breaker, now, true);
+		take_probe(delivery, now);
 		delivery->state = DELIVERY_FLYING;
 		delivery->submitted_at = now;
 		delivery->slot = take_slot(delivery);

@@ -153,15 +153,58 @@ delivery_is($node, deliver($node, 'commits'), qr/^dead\|1\|\|invalid transaction
 like(sql("SELECT ok, detail FROM mlint.destination_test('takes')"), qr/^t\|delivered$/, 'destination_test calls it');
 like(sql("SELECT ok, detail FROM mlint.destination_test('becomes')"), qr/^f\|cannot set parameter/, '... and says why it fails');
 
-# A function that is gone; and comes back.
+# A function that is made anew, with the destination open; is gone; and comes back.
 my $definition = sql("SELECT pg_get_functiondef('public.takes(jsonb)'::regprocedure)");
+sub drop_and_create { sql("DROP FUNCTION public.takes(jsonb); $definition; GRANT EXECUTE ON FUNCTION public.takes TO owner"); return; }
+drop_and_create();
+delivery_is($node, deliver($node, 'takes', 'anew'), 'delivered|1||', 'a function that was made anew is called');
+sub held
+{
+	my ($name, $what, $why) = @_;
+	$id = publish($node, $name, $what);
+	wait_for_sql($node, "$what: the delivery waits, and says why",
+		"SELECT state, attempts, error ~ '$why' FROM mlint.deliveries WHERE event_id = $id AND error IS NOT NULL", 'pending|0|t');
+	return;
+}
+sub delivered_after
+{
+	my ($name, $sql) = @_;
+	sql("BEGIN; $sql; SELECT mlint.delivery_retry($id, '$name'); COMMIT");
+	ok(wait_for_delivery($node, $id), '... as it was, it goes on');
+	delivery_is($node, $id, qr/^delivered\|1\|/, '... at the first attempt');
+	return;
+}
 sql('DROP FUNCTION public.takes(jsonb)');
-$id = publish($node, 'takes', 'dropped');
-wait_for_sql($node, 'a dropped function: the delivery waits or is tried again, and says why',
-	"SELECT state FROM mlint.deliveries WHERE event_id = $id AND error LIKE '%function%'", 'pending');
-sql("$definition; SELECT mlint.destination_alter('takes', '{\"timeout_ms\": 20000}'); SELECT mlint.delivery_retry($id, 'takes')");
-ok(wait_for_delivery($node, $id), '... there again, it is called');
+held('takes', 'dropped', 'there is no function public\.takes');
+delivered_after('takes', $definition);
 is(sql("SELECT count(*) FROM got WHERE event->'data' = '\"dropped\"'"), 1, '... once');
+
+# What the owner may not use any more, with the destination open.
+sql('REVOKE EXECUTE ON FUNCTION public.takes FROM PUBLIC, owner');
+held('takes', 'execute revoked', 'role "owner" may not execute public\.takes');
+is(sql("SELECT ok FROM mlint.destination_test('takes')"), 'f', '... as a test does');
+delivered_after('takes', 'GRANT EXECUTE ON FUNCTION public.takes TO owner');
+sql('REVOKE USAGE ON SCHEMA public FROM PUBLIC, owner');
+held('takes', 'usage revoked', 'role "owner" may not execute public\.takes');
+delivered_after('takes', 'GRANT USAGE ON SCHEMA public TO PUBLIC');
+sql("CREATE FUNCTION public.forms(e jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT e';"
+	. "SET ROLE owner; SET client_min_messages = error;"
+	. "SELECT mlint.destination_create('forms', 'http', '{\"url\": \"@{[ $receiver->url('/status/200?forms') ]}\", \"transform\": \"public.forms\", \"retry\": {\"strategy\": \"none\"}}', '{forms}')");
+deliver($node, 'forms');
+sql('REVOKE EXECUTE ON FUNCTION public.forms FROM PUBLIC');
+held('forms', 'of a transform', 'role "owner" may not execute public\.forms');
+is($receiver->count('/status/200?forms'), 1, '... and nothing is sent');
+delivered_after('forms', 'GRANT EXECUTE ON FUNCTION public.forms TO owner');
+sql("SELECT mlint.secret_put('lent', 'x');"
+	. "SET ROLE owner; SET client_min_messages = error;"
+	. "SELECT mlint.destination_create('lends', 'http', '{\"url\": \"@{[ $receiver->url('/status/200?lends') ]}\", \"auth\": {\"type\": \"bearer\", \"token\": {\"secret\": \"lent\"}}}', '{lends}');"
+	. "RESET ROLE; REVOKE mlint_admin FROM owner; SELECT mlint.secret_grant('lent', 'owner', 'read')");
+deliver($node, 'lends');
+sql("SELECT mlint.secret_revoke('lent', 'owner', 'read')");
+held('lends', 'read revoked', 'secret "lent", .* or you may not read it');
+is($receiver->count('/status/200?lends'), 1, '... and nothing is sent');
+is(sql("SELECT ok FROM mlint.destination_test('lends')"), 'f', '... nor by a test');
+delivered_after('lends', "SELECT mlint.secret_grant('lent', 'owner', 'read')");
 
 # An owner who is gone.
 sql('ALTER TABLE got OWNER TO postgres; DROP OWNED BY owner; DROP ROLE owner');

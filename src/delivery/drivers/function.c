@@ -21,7 +21,7 @@ typedef struct FunctionOptions
 
 typedef struct FunctionState
 {
-	Oid			function;
+	const char *fn;
 	Oid			owner;
 	int			timeout_ms;
 } FunctionState;
@@ -49,7 +49,7 @@ function_open(const void *opts, Oid owner, HttpClient *http)
 	const FunctionOptions *o = opts;
 	FunctionState *state = palloc(sizeof(FunctionState));
 
-	state->function = driver_function(o->fn, InvalidOid, owner, "fn");
+	state->fn = o->fn;
 	state->owner = owner;
 	state->timeout_ms = o->timeout_ms;
 	return state;
@@ -65,8 +65,8 @@ function_execute(void *arg, Attempt *attempt)
 {
 	FunctionState *state = arg;
 
-	(void) driver_call_function(state->function, state->owner, attempt->body,
-								state->timeout_ms, false);
+	(void) driver_call_function(state->fn, InvalidOid, state->owner, "fn",
+								attempt->body, state->timeout_ms);
 }
 
 const Driver function_driver = {
