@@ -60,6 +60,7 @@ typedef struct Destination
 								 * grows */
 	TimestampTz after_time;		/* what is up to here has been taken up */
 	int64		after_id;
+	bool		pass_took;		/* some of that since the beginning */
 
 	Breaker		breaker;
 	uint32		breaker_resets;

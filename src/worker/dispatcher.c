@@ -1199,16 +1199,20 @@ read_pending(Destination *d, TimestampTz now)
 			d->next_due = log_next_due(d->id, now);
 		}
 	}
-	else if (more || d->after_time != DT_NOBEGIN)
+	else
 	{
+		bool		from_beginning = d->after_time == DT_NOBEGIN;
+
+		d->pass_took = taker.taken > 0 || (!from_beginning && d->pass_took);
+		if (!more && (from_beginning || !d->pass_took))
+		{
+			/* What is due, and known, is in flight: its end comes by itself. */
+			d->lagging = false;
+			d->next_due = log_next_due(d->id, now);
+		}
 		/* From the end, look once more from the beginning. */
 		d->after_time = more ? taker.last_time : DT_NOBEGIN;
 		d->after_id = more ? taker.last_id : 0;
-	}
-	else
-	{
-		d->lagging = false;
-		d->next_due = log_next_due(d->id, now);
 	}
 	foreach(lc, taker.deliveries)
 		route(lfirst(lc), now);

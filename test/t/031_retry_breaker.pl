@@ -292,5 +292,36 @@ is( sql("SELECT count(*) FROM mlint.stat_workers WHERE kind LIKE '%dispatcher%'"
 unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/mlint dispatcher.*(exited with exit code|terminated by signal)/,
 	'... and never was not');
 
+# ---- a half-open breaker ----
+# Half-open, with nothing due but what is in flight, there is nothing to look for.
+# What a dispatcher has scanned it tells at the latest when it ends.
+sub scans
+{
+	my @pids = worker_pids($node, 'mlint dispatcher');
+	kill 'TERM', @pids;
+	wait_for_sql($node, '(others take over)',
+		'SELECT count(*) FROM pg_stat_activity WHERE pid IN (' . join(', ', @pids) . ')', 0);
+	return sql("SELECT idx_scan FROM pg_stat_all_indexes WHERE indexrelid = 'mlint.pending_due'::regclass");
+}
+sql(q(CREATE FUNCTION public.fails(e jsonb) RETURNS jsonb LANGUAGE plpgsql AS
+	$$BEGIN IF e->'data' = '"fail"' THEN RAISE 'so'; END IF; RETURN e; END$$));
+http('hung', '/stall?hung', { transform => 'public.fails', timeout_ms => 3600000,
+	retry => { initial_delay_ms => 86_400_000, max_delay_ms => 86_400_000 }, breaker => { threshold => 1, timeout_s => 1 } });
+sql("SELECT mlint.destination_alter('hung', enabled => false)");
+sql("SELECT mlint.publish('hung', to_jsonb(n)) FROM generate_series(1, 5) n");
+fence();
+my $scans = scans();
+sql("SELECT mlint.destination_alter('hung', enabled => true)");
+wait_for('what was held is in flight', sub { $receiver->count('/stall?hung') == 5 });
+publish($node, 'hung', 'fail');
+my $opened = "FROM mlint.destination_stats() s JOIN mlint.destinations d ON d.id = s.destination_id WHERE d.name = 'hung' AND s.breaker <> 'closed'";
+wait_for_sql($node, 'another fails, and the breaker opens', "SELECT count(*) $opened", 1);
+publish($node, 'hung', 'fail');
+wait_for_sql($node, 'the probe fails too', "SELECT count(*) FROM mlint.deliveries WHERE destination = 'hung' AND attempts = 1 AND state = 'pending'", 2);
+wait_for_sql($node, 'the breaker is half-open',
+	"SELECT s.breaker = 'half-open' OR s.breaker_until < clock_timestamp() $opened");
+fence() for 1 .. 25;
+$scans = scans() - $scans;
+cmp_ok($scans, '<', 2000, '... nothing is looked for all the time');
 $node->stop;
 done_testing();
