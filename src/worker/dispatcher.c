@@ -392,6 +392,29 @@ count_outcome(Destination *d, const Outcome *outcome, TimestampTz now)
 	MyWorker->deliveries++;
 }
 
+/* An attempt begins: while the breaker is half-open, it is the probe. */
+static void
+take_probe(Delivery *delivery, TimestampTz now)
+{
+	Breaker    *breaker = &delivery->destination->breaker;
+
+	(void) breaker_allows(breaker, now, true);
+	delivery->probes = breaker->probing;
+}
+
+/* It found out nothing: another may. */
+static void
+give_probe_back(Delivery *delivery)
+{
+	Destination *d = delivery->destination;
+
+	if (!delivery->probes)
+		return;
+	delivery->probes = false;
+	d->breaker.probing = false;
+	d->breaker_changed = true;
+}
+
 /*
  * An attempt has ended: what follows from its outcome.
  */
@@ -425,6 +448,11 @@ conclude(Delivery *delivery, TimestampTz now)
 		d->breaker_changed = true;
 		if (outcome->retry_after > 0)
 			d->hold_until = now + outcome->retry_after * USECS_PER_SEC;
+	}
+	else if (outcome->kind == OUTCOME_DEAD && outcome->status == 0)
+	{
+		/* It has not come to the peer: that says nothing of it. */
+		give_probe_back(delivery);
 	}
 	else if (d->breaker.failures > 0 || d->breaker.state != BREAKER_CLOSED)
 	{
@@ -488,16 +516,6 @@ lock_lane(int lane, bool acquire)
 }
 
 /* ---- submitting ---- */
-
-/* An attempt begins: while the breaker is half-open, it is the probe. */
-static void
-take_probe(Delivery *delivery, TimestampTz now)
-{
-	Breaker    *breaker = &delivery->destination->breaker;
-
-	(void) breaker_allows(breaker, now, true);
-	delivery->probes = breaker->probing;
-}
 
 /* The driver's call when an attempt ends; from within the HTTP client. */
 static void
@@ -626,8 +644,7 @@ conclude_code(Delivery *delivery)
 		conclude(delivery, now);
 		return;
 	}
-	if (delivery->probes)
-		d->breaker.probing = false;
+	give_probe_back(delivery);
 	push_ready(delivery);
 	hold_back(d, now);
 	set_timer(d, now);

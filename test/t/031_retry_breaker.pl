@@ -221,6 +221,22 @@ fence();
 is($receiver->count('/stall?probe'), 1, '... and no other while it is out');
 sql("SELECT mlint.destination_drop('probe')");
 
+# What never comes to the peer says nothing of it.
+sql(q(CREATE FUNCTION public.drops(e jsonb) RETURNS jsonb LANGUAGE sql AS
+	$$SELECT nullif(e, jsonb_set(e, '{data}', '"null"'))$$));
+http('mixed', '/status/500?mixed', { transform => 'public.drops', retry => { strategy => 'none' },
+	breaker => { threshold => 2, timeout_s => 3600 } });
+delivery_is($node, deliver($node, 'mixed', $_), qr/^dead\|1\|/, "mixed $_: dead") for qw(1 null 2);
+is(counters('mixed', 'breaker'), 'open', 'a transform that returns NULL between two failures does not make them fewer');
+http('half', '/status/500?half', { transform => 'public.drops', retry => { strategy => 'none' },
+	breaker => { threshold => 1, timeout_s => 1 } });
+deliver($node, 'half', 1);
+delivery_is($node, deliver($node, 'half', 'null'), qr/^dead\|1\|\|the transform/, 'nor does it close a breaker that is half-open');
+isnt(counters('half', 'breaker'), 'closed', '... which stays so');
+sql("SELECT mlint.destination_alter('half', '{\"url\": \"http://169.254.169.254/\", \"transform\": \"public.drops\"}')");
+delivery_is($node, deliver($node, 'half', $_), qr/^dead\|1\|\|.*always refused/, "refused by the network policy: $_") for 2, 3;
+isnt(counters('half', 'breaker'), 'closed', '... nor does that');
+
 # ---- a secret that is not there ----
 sql("SELECT mlint.secret_put('key', 'first')");
 http('signed', '/status/200?signed', { signing_secret => { secret => 'key' } });
