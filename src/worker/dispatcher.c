@@ -1495,6 +1495,8 @@ record(TimestampTz now)
 	}
 	recorded_at = now;
 	MyWorker->batches++;
+	/* Under load we are never idle, and autovacuum goes by these. */
+	pgstat_report_stat(false);
 	ConditionVariableBroadcast(worker_delivered());
 }
 
