@@ -260,6 +260,20 @@ hold(Oid database)
 	launcher_hold(database);
 }
 
+/* Does somebody deliver in this database? */
+static bool
+has_dispatcher(void)
+{
+	for (int i = 0; i < worker_slot_count(); i++)
+	{
+		volatile WorkerSlot *slot = worker_slot(i);
+
+		if (slot->kind == WORKER_DISPATCHER && slot->database == MyDatabaseId)
+			return true;
+	}
+	return false;
+}
+
 static void
 step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		   ProcessUtilityContext context, ParamListInfo params,
@@ -296,6 +310,8 @@ step_aside(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	{
 		worker_wake(WORKER_DISPATCHER);
 		worker_wake(WORKER_SCHEDULER);
+		if (!has_dispatcher() && OidIsValid(get_extension_oid("mlint", true)))
+			launcher_look(MyDatabaseId);
 	}
 	else if (kind == TRANS_STMT_ROLLBACK_PREPARED)
 		audit_prepared_ended();

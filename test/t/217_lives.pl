@@ -151,6 +151,17 @@ sql('CREATE EXTENSION mlint');
 create_destination($node, 'alive', 'http', { url => $receiver->url('/status/204') });
 deliver($node, 'alive');
 
+# In a prepared transaction: whoever looked meanwhile has found none.
+sql('CREATE DATABASE prepared');
+sql("BEGIN; CREATE EXTENSION mlint; SELECT mlint.destination_create('alive', 'http', '{\"url\": \"" . $receiver->url('/status/204')
+	. "\"}', '{alive}'); SELECT mlint.publish('alive', '{}'); PREPARE TRANSACTION 'extension'", 'prepared');
+wait_for_sql($node, 'an extension that is only prepared has no workers',
+	"SELECT count(*) = 0 FROM mlint.stat_workers WHERE database = 'prepared'");
+sql("COMMIT PREPARED 'extension'", 'prepared');
+wait_for_sql($node, '... and after COMMIT PREPARED delivers',
+	"SELECT count(*) FROM mlint.deliveries WHERE state = 'delivered'", 1, 'prepared');
+sql('DROP DATABASE prepared WITH (FORCE)');
+
 # ---- the end ----
 
 sql("SELECT mlint.secret_put('file', 'value'); SELECT mlint.secret_mount_create('file', 'file')");
