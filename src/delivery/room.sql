@@ -666,20 +666,28 @@ COMMENT ON COLUMN mlint.dead_letters.published_at IS 'When the event was publish
 COMMENT ON COLUMN mlint.dead_letters.data IS 'The event''s payload';
 COMMENT ON COLUMN mlint.dead_letters.metadata IS 'The event''s metadata';
 
+-- What is not selected is not looked for. The age is that of
+-- mlint.destination_waiting(), the depth counts every row.
 CREATE VIEW mlint.stat_destinations AS
 SELECT d.name AS destination, coalesce(s.delivered, 0) AS delivered,
 	coalesce(s.failed, 0) AS failed, coalesce(s.retried, 0) AS retried,
 	coalesce(s.dead, 0) AS dead, coalesce(s.bytes, 0) AS bytes,
 	s.p50, s.p95, s.p99, coalesce(s.breaker, 'closed') AS breaker,
-	s.breaker_until, q.depth AS queue_depth,
-	pg_catalog.clock_timestamp() - o.published_at AS oldest_pending_age,
+	s.breaker_until,
+	(SELECT count(*) FROM mlint.pending p
+		WHERE p.destination_id = d.id) AS queue_depth,
+	(SELECT pg_catalog.clock_timestamp() - greatest(e.published_at, e.deliver_at)
+		FROM mlint.event e
+		WHERE e.id = (SELECT min(p.event_id)
+			FROM (SELECT p.event_id, p.attempts, p.next_attempt_at
+				FROM mlint.pending p WHERE p.destination_id = d.id
+				ORDER BY p.next_attempt_at, p.event_id LIMIT 10000) p
+			WHERE p.attempts > 0
+				OR p.next_attempt_at <= pg_catalog.clock_timestamp())
+	) AS oldest_pending_age,
 	s.last_error, s.last_error_at
 FROM mlint.destination d
 LEFT JOIN mlint.destination_stats() s ON s.destination_id = d.id
-LEFT JOIN LATERAL (SELECT count(*) AS depth, min(p.event_id) AS oldest
-	FROM mlint.pending p WHERE p.destination_id = d.id) q ON true
-LEFT JOIN LATERAL (SELECT e.published_at FROM mlint.event e
-	WHERE e.id = q.oldest) o ON true
 WHERE d.dropped_at IS NULL;
 COMMENT ON VIEW mlint.stat_destinations IS 'Counters of each destination since the server started, and what waits';
 COMMENT ON COLUMN mlint.stat_destinations.destination IS 'The destination';
@@ -694,7 +702,7 @@ COMMENT ON COLUMN mlint.stat_destinations.p99 IS '99 % of the attempts took no l
 COMMENT ON COLUMN mlint.stat_destinations.breaker IS 'Circuit breaker: closed, open or half-open';
 COMMENT ON COLUMN mlint.stat_destinations.breaker_until IS 'Open: when one delivery will be tried';
 COMMENT ON COLUMN mlint.stat_destinations.queue_depth IS 'Deliveries that wait in mlint.pending';
-COMMENT ON COLUMN mlint.stat_destinations.oldest_pending_age IS 'Age of the oldest event among them';
+COMMENT ON COLUMN mlint.stat_destinations.oldest_pending_age IS 'For how long the oldest of them that is not scheduled for later has waited, of the 10000 that are due first';
 COMMENT ON COLUMN mlint.stat_destinations.last_error IS 'Why the last failed attempt failed';
 COMMENT ON COLUMN mlint.stat_destinations.last_error_at IS 'When that was';
 

@@ -314,6 +314,10 @@ is( sql(q(SELECT delivered, failed, retried, dead, bytes, p50 > '0 s' AND p50 <=
 		breaker, breaker_until, queue_depth, oldest_pending_age, last_error
 	FROM mlint.stat_destinations WHERE destination = 'counted')),
 	"3|0|0|0|$bytes|t|closed||0||", 'stat_destinations: deliveries');
+publish($node, 'counted', {}, "deliver_at => now() + interval '1 day'");
+wait_for_sql($node, '... what is scheduled for later is in the queue',
+	"SELECT queue_depth FROM mlint.stat_destinations WHERE destination = 'counted'", 1);
+is(sql("SELECT oldest_pending_age IS NULL FROM mlint.stat_destinations WHERE destination = 'counted'"), 't', '... and does not wait');
 is( sql("SELECT delivered, failed, retried, dead FROM mlint.stat_destinations WHERE destination = 'again'"),
 	'1|2|2|0', '... retries');
 is( sql("SELECT delivered, failed, retried, dead, last_error, last_error_at > now() - interval '1 hour' FROM mlint.stat_destinations WHERE destination = 'shaped'"),
