@@ -360,6 +360,8 @@ CREATE TABLE mlint.job_request (
 	job_id int NOT NULL,
 	at timestamptz NOT NULL DEFAULT '-infinity'
 );
+-- The earliest of a job, and all of it.
+CREATE INDEX job_request_job ON mlint.job_request (job_id, at);
 -- It has no key; a publication FOR ALL TABLES must not stop us all the same.
 ALTER TABLE mlint.job_request REPLICA IDENTITY FULL;
 COMMENT ON TABLE mlint.job_request IS 'Jobs to be run at once, or at a time before their interval is over';
@@ -378,6 +380,20 @@ SET search_path = pg_catalog, pg_temp AS $$
 	WHERE id = job_id
 $$;
 COMMENT ON FUNCTION mlint.job_begin(int) IS 'The scheduler''s: marks a run as begun';
+
+-- It found no process to run in: due again, with what was asked for, and as it
+-- was before it had begun.
+CREATE FUNCTION mlint.job_begin_again(job_id int) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+	UPDATE mlint.job
+	SET started_at = (SELECT r.started_at FROM mlint.job_run r
+			WHERE r.job_id = job_begin_again.job_id ORDER BY r.id DESC LIMIT 1),
+		failures = greatest(failures - 1, 0),
+		next_run_at = pg_catalog.clock_timestamp() + '1 second'
+	WHERE id = job_id
+$$;
+COMMENT ON FUNCTION mlint.job_begin_again(int) IS 'The scheduler''s: a run that was marked as begun did not take place';
 
 CREATE FUNCTION mlint.job_end(job_id int, message text) RETURNS void
 LANGUAGE sql VOLATILE
@@ -618,7 +634,7 @@ COMMENT ON COLUMN mlint.restores.began_at IS 'When its first rows came; null: th
 COMMENT ON COLUMN mlint.restores.pids IS 'Sessions that restore';
 COMMENT ON COLUMN mlint.restores.problem IS 'When they have ended: which rows of the dump are not there';
 
-REVOKE ALL ON FUNCTION mlint.job_begin(int), mlint.job_end(int, text),
+REVOKE ALL ON FUNCTION mlint.job_begin(int), mlint.job_begin_again(int), mlint.job_end(int, text),
 	mlint.job_run_now(text), mlint.job_enable(), mlint.worker_slots(),
 	mlint.dump_rows(), mlint.restore_fence(), mlint.restore_lacks(),
 	mlint.restore_settle(boolean), mlint.restore_accept() FROM PUBLIC;

@@ -49,6 +49,8 @@ PG_FUNCTION_INFO_V1(mlint_worker_slots);
 #define RESTORE_MS	5000
 /* A job that finds every place taken is tried again after this. */
 #define BUSY_MS		1000
+/* So often the log is told that there is no process for a job. */
+#define COMPLAIN_MS	60000
 
 /* Is this job running here, or how many jobs are (job 0)? */
 static int
@@ -90,6 +92,67 @@ end_transaction(void)
 	CommitTransactionCommand();
 }
 
+/* Run a statement whose only parameter is a job. In a transaction. */
+static void
+run_for_job(const char *sql, int job, int expected)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		args[1] = {Int32GetDatum(job)};
+
+	if (SPI_execute_with_args(sql, 1, types, args, NULL, false,
+							  0) != expected)
+		elog(ERROR, "could not schedule job %d", job);
+}
+
+/* The run that has begun does not take place. */
+static void
+begin_again(int job)
+{
+	begin_transaction();
+	run_for_job("SELECT mlint.job_begin_again($1)", job, SPI_OK_SELECT);
+	end_transaction();
+}
+
+/*
+ * Requests may come with every transaction while a job waits for its turn. One
+ * does for all that we see: the run that it brings begins later than these.
+ * Who adds more is not held up.
+ */
+static void
+merge_requests(int job)
+{
+	run_for_job("DELETE FROM mlint.job_request r WHERE r.job_id = $1"
+				" AND r.ctid <> (SELECT o.ctid FROM mlint.job_request o"
+				" WHERE o.job_id = $1 ORDER BY o.at LIMIT 1)", job,
+				SPI_OK_DELETE);
+}
+
+/* Start the process of a job; false when there is no room for one. */
+static bool
+start_job(int job)
+{
+	static TimestampTz complained_at = 0;
+	BackgroundWorkerHandle *handle;
+	TimestampTz now = GetCurrentTimestamp();
+	int			index = worker_slot_take(WORKER_JOB, MyDatabaseId, job, 0);
+
+	if (index >= 0 && worker_start(index, &handle))
+	{
+		pfree(handle);
+		return true;
+	}
+	if ((index >= 0 || !launcher_held(MyDatabaseId)) &&
+		now - complained_at >= COMPLAIN_MS * INT64CONST(1000))
+	{
+		complained_at = now;
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("mlint cannot start a worker for a job: all of max_worker_processes are taken"),
+				 errhint("Raise max_worker_processes, or lower mlint.job_workers. The job is tried again every second.")));
+	}
+	return false;
+}
+
 /*
  * Start what is due. Returns milliseconds until there is more to start.
  */
@@ -100,6 +163,8 @@ start_due_jobs(void)
 	int			njobs;
 	int		   *due;
 	int			ndue = 0;
+	int		   *running;
+	int			nrunning = 0;
 	int			room;
 
 	begin_transaction();
@@ -119,6 +184,7 @@ start_due_jobs(void)
 		elog(ERROR, "could not read mlint.job");
 	njobs = SPI_processed;
 	due = MemoryContextAlloc(TopMemoryContext, sizeof(int) * (njobs + 1));
+	running = palloc(sizeof(int) * (njobs + 1));
 	for (int i = 0; i < njobs; i++)
 	{
 		bool		isnull;
@@ -129,10 +195,10 @@ start_due_jobs(void)
 														SPI_tuptable->tupdesc,
 														2, &isnull));
 
-		if (jobs_running(job) > 0)
-			continue;
 		if (left > 0)
 			wait_ms = Min(left + 1, wait_ms);
+		else if (jobs_running(job) > 0)
+			running[nrunning++] = job;
 		else
 			due[ndue++] = job;
 	}
@@ -140,29 +206,22 @@ start_due_jobs(void)
 	room = Max(worker_job_limit - jobs_running(0), 0);
 	if (ndue > room)
 		wait_ms = Min(wait_ms, BUSY_MS);
+	for (int i = 0; i < nrunning; i++)
+		merge_requests(running[i]);
+	for (int i = room; i < ndue; i++)
+		merge_requests(due[i]);
 	ndue = Min(ndue, room);
 	for (int i = 0; i < ndue; i++)
-	{
-		Oid			types[1] = {INT4OID};
-		Datum		args[1] = {Int32GetDatum(due[i])};
-
-		if (SPI_execute_with_args("SELECT mlint.job_begin($1)", 1, types,
-								  args, NULL, false, 0) != SPI_OK_SELECT)
-			elog(ERROR, "could not begin a job");
-	}
+		run_for_job("SELECT mlint.job_begin($1)", due[i], SPI_OK_SELECT);
 	end_transaction();
 
 	/* That it has begun is committed before it can end. */
 	for (int i = 0; i < ndue; i++)
 	{
-		BackgroundWorkerHandle *handle;
-		int			index = worker_slot_take(WORKER_JOB, MyDatabaseId,
-											 due[i], 0);
-
-		if (index < 0 || !worker_start(index, &handle))
-			wait_ms = Min(wait_ms, BUSY_MS);
-		else
-			pfree(handle);
+		if (start_job(due[i]))
+			continue;
+		begin_again(due[i]);
+		wait_ms = Min(wait_ms, BUSY_MS);
 	}
 	pfree(due);
 	return wait_ms;
@@ -289,9 +348,12 @@ mlint_job_main(Datum main_arg)
 	begin_transaction();
 	allowed = restore_hold_off();
 	end_transaction();
-	/* It was put off when it began. */
 	if (!allowed)
+	{
+		begin_again(job);
+		worker_wake(WORKER_SCHEDULER);
 		proc_exit(0);
+	}
 	message = run_job(job, TopMemoryContext);
 
 	begin_transaction();

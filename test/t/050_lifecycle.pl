@@ -330,7 +330,7 @@ life_destination('other', 'ok');
 sub warnings
 {
 	return scalar(() = slurp_file($node->logfile) =~
-		  /WARNING:  mlint cannot start a worker .* all of max_worker_processes are taken\n.*HINT:  Raise max_worker_processes/g);
+		  /WARNING:  mlint cannot start a worker for database \d+: all of max_worker_processes are taken\n.*HINT:  Raise max_worker_processes/g);
 }
 wait_for('with max_worker_processes taken there is a warning',
 	sub { warnings() > 0 });
@@ -342,5 +342,30 @@ is(warnings(), 1, '... and there is no second warning');
 $node->safe_psql('postgres', 'DROP EXTENSION mlint');
 ok(wait_for_delivery($node, $event, 'other'), '... until there is room');
 
+$node->stop;
+
+# A job that finds no process has not failed, and runs when there is one; what
+# asks for it meanwhile is one request.
+$node = mlint_node('jobs', conf => "max_worker_processes = 5\n");
+sub job { return $node->safe_psql('postgres', "SELECT $_[0] FROM mlint.job WHERE name = 'event_retention'"); }
+$node->safe_psql('postgres', "SELECT mlint.job_run_now('event_retention')");
+wait_for('a job that finds no process: a warning says so', sub {
+		slurp_file($node->logfile) =~ /WARNING:  mlint cannot start a worker for a job: all of max_worker_processes are taken/ });
+wait_for('... it has not failed, and is due at once',
+	sub { job("failures = 0 AND started_at IS NULL AND next_run_at < clock_timestamp() + '10 s'") eq 't' });
+$node->append_conf('postgresql.conf', "max_worker_processes = 24\nmlint.job_workers = 1\n");
+$node->restart;
+wait_for_sql($node, '... with more of them it runs', "SELECT failures FROM mlint.jobs WHERE name = 'event_retention' AND last_error IS NULL AND last_finished_at IS NOT NULL", 0);
+$node->safe_psql('postgres', "INSERT INTO mlint.job (name, command, every) VALUES ('sleeps', 'SELECT pg_sleep(3600)', '1 day')");
+$node->safe_psql('postgres', "SELECT mlint.job_run_now('sleeps')");
+wait_for_sql($node, 'a job that takes the only place', "SELECT running FROM mlint.jobs WHERE name = 'sleeps'");
+my $runs = $node->safe_psql('postgres', 'SELECT coalesce(max(id), 0) FROM mlint.job_run');
+$node->safe_psql('postgres', "SELECT mlint.job_run_now(name) FROM unnest(ARRAY['event_retention', 'sleeps']) name, generate_series(1, 100)");
+wait_for_sql($node, '... what is asked for meanwhile is one request each',
+	"SELECT string_agg(n, ' ') FROM (SELECT j.name || count(*) AS n FROM mlint.job_request r JOIN mlint.job j ON j.id = r.job_id WHERE j.name IN ('event_retention', 'sleeps') GROUP BY j.name ORDER BY 1) x",
+	'event_retention1 sleeps1');
+$node->safe_psql('postgres', "UPDATE mlint.job SET command = 'SELECT' WHERE name = 'sleeps'; SELECT pg_terminate_backend(pid) FROM mlint.stat_workers WHERE kind = 'job'");
+wait_for_sql($node, '... and is done when there is room',
+	"SELECT count(DISTINCT j.name) FROM mlint.job_run r JOIN mlint.job j ON j.id = r.job_id WHERE r.id > $runs AND j.name IN ('event_retention', 'sleeps')", 2);
 $node->stop;
 done_testing();

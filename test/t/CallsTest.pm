@@ -73,6 +73,7 @@ sub calls
 		[ 'owner_scope_open', [] ],
 		[ 'job_run_now', [ name => "'audit_retention'" ] ],
 		[ 'job_begin', [ job_id => 1 ] ],
+		[ 'job_begin_again', [ job_id => 1 ] ],
 		[ 'job_end', [ job_id => 1, message => "'message'" ] ],
 		[ 'worker_slots', [] ],
 		[ 'job_off', [ job => "'rotation'" ] ],
