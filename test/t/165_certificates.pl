@@ -282,6 +282,7 @@ sub remains
 	my ($name, $interval) = @_;
 	sql("UPDATE mlint.certificate_version v SET not_after = clock_timestamp() + '$interval', not_before = clock_timestamp() - '60 days'::interval"
 		  . " FROM mlint.certificate c WHERE c.name = '$name' AND v.id = c.version_id; ");
+	job_rests($node, 'certificate_expiry');
 	$node->safe_psql('postgres', 'CALL mlint.certificate_expiry_run()');
 	return;
 }
@@ -312,6 +313,7 @@ remains('timed', '20 days');
 is(sql("SELECT status, why FROM mlint.certificate_health() WHERE name = 'timed'"), 'warning|it expires in 19 days, and nobody renews it', 'or a warning');
 leaf('short', days => 6);
 imports('six days long', pem('short') . $two . $one, key('short'), 'short');
+job_rests($node, 'certificate_expiry');
 $node->safe_psql('postgres', 'CALL mlint.certificate_expiry_run()');
 is(events('short'), 'issued', 'is not warned of at once');
 
@@ -324,6 +326,7 @@ is(sql("SELECT status, why FROM mlint.certificate_health() WHERE name = 'short'"
 
 # Versions are forgotten a year after their end, unless they are in use.
 sql("UPDATE mlint.certificate_version SET not_after = now() - interval '366 days' WHERE certificate_id IN (SELECT id FROM mlint.certificates WHERE name = 'timed')");
+job_rests($node, 'certificate_expiry');
 $node->safe_psql('postgres', 'CALL mlint.certificate_expiry_run()');
 is(sql("SELECT count(*), bool_and(in_use) FROM mlint.certificate_history WHERE name = 'timed'"), '1|t', 'old versions are forgotten, the one in use is not');
 

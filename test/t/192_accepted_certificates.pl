@@ -95,6 +95,7 @@ for my $call ("certificate_issue('{a.example.org}', 'hangs')", "certificate_rene
 
 sql("UPDATE mlint.certificate SET auto_renew = false WHERE id = '$fine';"
 	  . "UPDATE mlint.certificate_version SET not_before = now() - interval '70 days', not_after = now() + interval '20 days' WHERE certificate_id = '$fine'");
+job_rests($node, 'certificate_expiry');
 $node->safe_psql('postgres', 'CALL mlint.certificate_expiry_run()');
 is(sql(<<'EOQ'), "certificate.expiring|t\ncertificate.issued|t\ncertificate.renewed|t\ncertificate.revoked|t", 'events have what the page says');
 SELECT type, bool_and(data ?& '{id,name,domains,state,account,serial,issuer,fingerprint_sha256,not_before,not_after,renew_at,attempts,error}')
