@@ -303,7 +303,7 @@ SELECT 'web', '{a.example}', true, 'REQUESTED', 'x', id, 'http-01', 10::oid FROM
 SELECT * FROM unwell();
 UPDATE mlint.certificate SET solver = 'file:/x';
 SELECT * FROM unwell();
-INSERT INTO mlint.acme_challenge (authorization_url, presence, solver, made, next_at, error)
+INSERT INTO mlint.acme_challenge (authorization_url, presence, solver, made, next_at, solver_error)
 VALUES ('u', 'removing', 'dns', '{"record": "_acme-challenge.a.example"}', 'infinity', 'REFUSED');
 SELECT * FROM unwell();
 UPDATE mlint.acme_challenge SET presence = 'presenting', next_at = now(), attempts = 3;

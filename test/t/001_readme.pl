@@ -120,6 +120,8 @@ sub run_file
 	$node->safe_psql($database, 'CREATE EXTENSION mlint')
 	  unless $kind eq 'sql';
 
+	wait_for_worker($node, $_, $database) for $kind eq 'sql' ? () : ('mlint scheduler', 'mlint dispatcher');
+
 	# In one session, as a reader would.
 	my ($status, $out, $err) = run_sql($database,
 		join '', map { "$_->{text}\\echo $mark\n" } @run);

@@ -310,10 +310,10 @@ http('counted');
 deliver($node, 'counted', $_) for 1 .. 3;
 my $bytes = 0;
 $bytes += length $_->{body} for arrived('counted');
-is( sql(q(SELECT delivered, failed, retried, dead, bytes, p50 > '0 s' AND p50 <= p95 AND p95 <= p99 AND p99 < '30 s',
+wait_for_sql($node, 'stat_destinations: deliveries', q(SELECT delivered, failed, retried, dead, bytes, p50 > '0 s' AND p50 <= p95 AND p95 <= p99 AND p99 < '30 s',
 		breaker, breaker_until, queue_depth, oldest_pending_age, last_error
-	FROM mlint.stat_destinations WHERE destination = 'counted')),
-	"3|0|0|0|$bytes|t|closed||0||", 'stat_destinations: deliveries');
+	FROM mlint.stat_destinations WHERE destination = 'counted'),
+	"3|0|0|0|$bytes|t|closed||0||");
 publish($node, 'counted', {}, "deliver_at => now() + interval '1 day'");
 wait_for_sql($node, '... what is scheduled for later is in the queue',
 	"SELECT queue_depth FROM mlint.stat_destinations WHERE destination = 'counted'", 1);

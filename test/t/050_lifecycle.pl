@@ -138,6 +138,7 @@ is(scalar keys %shared, 0, '... under webhook-ids of its own');
 
 # Somebody who may not do it does not disturb anybody.
 $node->safe_psql('postgres', 'CREATE ROLE stranger LOGIN CREATEDB');
+workers('all workers are back', 'two', 'auditor 1, dispatcher 1, scheduler 1');
 # Jobs come and go.
 my $lasting = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity WHERE backend_type LIKE 'mlint%' AND backend_type <> 'mlint job' AND datname = 'two'";
 my $before = $node->safe_psql('postgres', $lasting);

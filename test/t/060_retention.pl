@@ -206,7 +206,7 @@ EOQ
 wait_for_sql($node, 'a job that fails shows why',
 	"SELECT last_error = 'no luck today' AND failures >= 1 FROM mlint.jobs WHERE name = 'work'");
 wait_for_sql($node, '... is tried again',
-	"SELECT failures >= 3 FROM mlint.jobs WHERE name = 'work'");
+	"SELECT failures >= 3 AND failures = (SELECT count(*) FROM mlint.job_runs r WHERE r.name = 'work') FROM mlint.jobs WHERE name = 'work'");
 is( $node->safe_psql('postgres', <<'EOQ'),
 SELECT next_run_at > last_started_at + interval '2 seconds'
 	AND next_run_at < last_started_at + interval '1 hour' FROM mlint.jobs WHERE name = 'work'

@@ -203,8 +203,7 @@ EOQ
 http('latin', '/latin1/400', { retry => { strategy => 'none' } });
 my $said = 'HTTP 400: gr??er als erlaubt';
 delivery_is($node, deliver($node, 'latin'), "dead|1|400|$said", 'an answer that is not UTF-8');
-is(sql("SELECT last_error FROM mlint.stat_destinations WHERE destination = 'latin'"), $said,
-	'... in stat_destinations');
+wait_for_sql($node, '... in stat_destinations', "SELECT last_error FROM mlint.stat_destinations WHERE destination = 'latin'", $said);
 is(sql("SELECT detail FROM mlint.destination_test('latin')"), $said, '... and by destination_test()');
 
 # ---- destination_test() wherever a function may stand ----
@@ -254,7 +253,7 @@ create_destination_in('renewed', 'dead', '/status/500?renewed',
 	{ retry => { strategy => 'none' }, breaker => { threshold => 1, timeout_s => 3600 } });
 $id = sql("SELECT mlint.publish('a', '1')", 'renewed');
 ok(wait_for_delivery($node, $id, 'renewed'), 'a destination fails');
-is(sql($state, 'renewed'), "1|0|1|1|open|HTTP 500: status\n", '... and its breaker is open');
+wait_for_sql($node, '... and its breaker is open', $state, "1|0|1|1|open|HTTP 500: status\n", 'renewed');
 sql('DROP EXTENSION mlint; CREATE EXTENSION mlint', 'renewed');
 create_destination_in('renewed', 'alive', '/status/200?renewed');
 is(sql($state, 'renewed'), '1|0|0|0|closed|', 'after DROP and CREATE EXTENSION another of the same number begins anew');

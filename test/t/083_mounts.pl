@@ -77,6 +77,7 @@ my $bytes = join '', map { chr } 0 .. 255;
 sql("SELECT mlint.secret_put_bytes('bytes', '\\x" . unpack('H*', $bytes) . "')");
 sql("SELECT mlint.secret_mount_create('bytes', 'bytes')");
 wait_for('any bytes', sub { (content('bytes') // '') eq $bytes });
+wait_for_sql($node, '... which is recorded', "SELECT written_at IS NOT NULL FROM mlint.secret_mounts WHERE path = 'bytes'");
 is(file_mode('bytes'), '0400', '... by default for the server\'s user alone');
 
 # ---- changed by hand ----

@@ -12,7 +12,7 @@ use Test::More;
 use MlintTest;
 use PostgreSQL::Test::Utils;
 
-my $node = mlint_node('mended_secrets', conf => 'log_statement = none');
+my $node = mlint_node('mended_secrets', conf => "log_statement = none\nautovacuum = off\n");
 my $data = $node->data_dir;
 
 sub sql { return $node->safe_psql($_[1] // 'postgres', $_[0]); }

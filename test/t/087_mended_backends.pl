@@ -48,7 +48,7 @@ sub rotated
 {
 	my ($name) = @_;
 	rotate($name);
-	return sql("SELECT mlint.secret_rotate_wait('$name', '60 s')");
+	return sql("SELECT mlint.secret_rotate_wait('$name', '$MlintTest::deadline s')");
 }
 
 # Hold the job after the step that leads to a state.
@@ -64,7 +64,7 @@ sub held
 	return;
 }
 
-sub wait_rotation { return sql("SELECT mlint.secret_rotate_wait('$_[0]', '60 s')"); }
+sub wait_rotation { return sql("SELECT mlint.secret_rotate_wait('$_[0]', '$MlintTest::deadline s')"); }
 
 # Where values go: the last one, and how often it is refused.
 sql(<<'EOQ');
@@ -199,7 +199,7 @@ is(rotated('grace'), 't', 'a rotation with a grace');
 sql("SELECT mlint.secret_rotation_drop('grace')");
 sql("UPDATE mlint.secret SET previous_until = clock_timestamp() WHERE name = 'grace'");
 rotated('other');
-is(sql("SELECT previous_until = '-infinity' FROM mlint.secret WHERE name = 'grace'"), 't', '... which ends without it too');
+wait_for_sql($node, '... which ends without it too', "SELECT previous_until = '-infinity' FROM mlint.secret WHERE name = 'grace'");
 
 # ---- signatures during a grace, with a value before that is none any more ----
 my $receiver = MlintTest::Receiver->start;

@@ -61,7 +61,9 @@ sub erased
 sub nodes
 {
 	my ($path) = @_;
-	my $bytes = slurp_file($path);
+	my ($bytes, $inode);
+	# It may be replaced, and then overwritten, while it is read.
+	do { $inode = (stat $path)[1]; $bytes = slurp_file($path) } until (stat $path)[1] == $inode;
 	my ($magic, $format, $n) = unpack 'a8 N N', $bytes;
 	my @nodes;
 
@@ -176,6 +178,7 @@ cmp_ok(grow('10,000 of a million', '(9::bigint << 40) + (random() * 1000000)::bi
 my $data = $node->data_dir;
 for my $point (qw(erasure-key-written erasure-key-linked erasure-key-renamed erasure-key-overwritten data-key-before-erase data-key-erased))
 {
+	job_rests($node, 'data_key_erase');
 	my ($kept, $condemned) = map { sql("SELECT key_create('crash')") } 1 .. 2;
 	my $open = sql("SELECT key_open($kept, 'crash')");
 	my $leaf = sql("SELECT leaf FROM mlint.data_key WHERE id = $condemned");

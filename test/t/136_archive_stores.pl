@@ -69,7 +69,8 @@ sub moved
 {
 	my ($what) = @_;
 	sql("SELECT mlint.job_run_now('archive_move')");
-	return wait_for_sql($node, "$what: all is moved", "SELECT waiting + garbage = 0 FROM mlint.archive_stores WHERE active");
+	return wait_for_sql($node, "$what: all is moved", "SELECT waiting + garbage = 0 FROM mlint.archive_stores WHERE active")
+	  && job_rests($node, 'archive_move');
 }
 
 sql("SELECT mlint.secret_put('s3', 'y')");

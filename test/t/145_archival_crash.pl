@@ -113,7 +113,7 @@ for my $point ('archive-written', 'archive-created',
 prepare();
 inject($node, 'archival-session', 'error');
 my $run = sql('SELECT mlint.archival_run()');
-is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', 'an error in a session');
+is(sql("SELECT mlint.archival_wait($run, '$MlintTest::deadline s')"), 't', 'an error in a session');
 is( sql("SELECT state, archived, failed FROM mlint.archival_runs WHERE id = $run"),
 	'completed|' . ($sessions - 1) . '|1', '... fails that session alone');
 is(sql('SELECT * FROM torn()'), '', '... every session is whole');
@@ -123,12 +123,13 @@ prepare();
 sql('SELECT mlint.archival_set(batch_size => 4)');
 inject($node, 'archival-before-commit', 'error');
 $run = sql('SELECT mlint.archival_run()');
-is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', 'an error in a batch');
+is(sql("SELECT mlint.archival_wait($run, '$MlintTest::deadline s')"), 't', 'an error in a batch');
 is(sql("SELECT state, archived, error FROM mlint.archival_runs WHERE id = $run"),
 	'failed|0|injected error "archival-before-commit"', '... breaks the run off');
 is(sql('SELECT * FROM torn()'), '', '... every session is whole');
 wait_for_sql($node, '... and it is tried again',
 	"SELECT count(*) = $sessions FROM mlint.session WHERE status = 'archived'");
+wait_for_sql($node, '... by a run that ends', "SELECT count(*) = 0 FROM mlint.archival_runs WHERE state = 'running'");
 
 sql('SELECT mlint.archival_set(batch_size => 4, enabled => false)');
 
@@ -146,7 +147,7 @@ my $next = sql('SELECT mlint.archival_run()');
 is(sql("SELECT id > $run, state FROM mlint.archival_runs WHERE id = $next"),
 	't|requested', '... and one that is asked for comes after it');
 sql('SELECT pg_cancel_backend(pid) FROM mlint.archival_progress');
-is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', 'cancelled, it ends');
+is(sql("SELECT mlint.archival_wait($run, '$MlintTest::deadline s')"), 't', 'cancelled, it ends');
 is(sql("SELECT state, processed, error FROM mlint.archival_runs WHERE id = $run"),
 	'failed|0|canceling statement due to user request', '... and says so');
 is(sql('SELECT count(*) FROM mlint.archival_failures'), 0, '... no session has failed');
@@ -168,7 +169,7 @@ SELECT count(*) = 1 FROM mlint.archival_progress p JOIN pg_stat_activity a USING
 WHERE sessions_archived > 0 AND a.wait_event = 'PgSleep' AND a.backend_xid IS NULL
 EOQ
 sql('SELECT pg_cancel_backend(pid) FROM mlint.archival_progress');
-is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', '... is cancelled, and ends');
+is(sql("SELECT mlint.archival_wait($run, '$MlintTest::deadline s')"), 't', '... is cancelled, and ends');
 is(sql("SELECT state, error FROM mlint.archival_runs WHERE id = $run"),
 	'failed|canceling statement due to user request', '... and says so');
 wait_for_sql($node, '... and is not begun again',
@@ -181,11 +182,11 @@ my $session = $node->background_psql('postgres');
 $session->query_safe("BEGIN; SELECT FROM mlint.session WHERE session_id = 's7' FOR KEY SHARE");
 inject($node, 'archival-after-1', 'wait');
 $run = sql('SELECT mlint.archival_run()');
-wait_for_sql($node, 'a run has begun', 'SELECT sessions_due > 0 FROM mlint.archival_progress');
+wait_for_sql($node, 'a run has begun', 'SELECT sessions_due > 0 AND a.backend_xid IS NOT NULL AND a.wait_event_type = $$Extension$$ FROM mlint.archival_progress p JOIN pg_stat_activity a USING (pid)');
 sql("SELECT mlint.prompt_add(session_id, 'still here') FROM truth WHERE session_id IN ('s2', 's3', 's10');"
 	  . " UPDATE truth SET said = said(session_id) WHERE session_id IN ('s2', 's3', 's10')");
 resume($node, 'archival-after-1');
-is(sql("SELECT mlint.archival_wait($run, '60 s')"), 't', '... and ends');
+is(sql("SELECT mlint.archival_wait($run, '$MlintTest::deadline s')"), 't', '... and ends');
 is( sql("SELECT archived, skipped, failed FROM mlint.archival_runs WHERE id = $run"),
 	($sessions - 4) . '|3|0', '... and has passed over those that are in use');
 is(sql("SELECT string_agg(session_id, ' ' ORDER BY substr(session_id, 2)::int) FROM mlint.session WHERE status <> 'archived'"),

@@ -135,16 +135,16 @@ sub jobs_go_by
 	return;
 }
 
-# No run of this job is under way, or is asked for.
+# No run of this job is under way, begins, or is asked for.
 sub job_rests
 {
 	my ($node, $job) = @_;
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return wait_for_sql($node, "the job $job rests", <<"EOQ");
-SELECT NOT j.running AND NOT EXISTS (SELECT FROM mlint.job_request r JOIN mlint.job i ON i.id = r.job_id
-	WHERE i.name = j.name AND r.at <= now())
-FROM mlint.jobs j WHERE j.name = '$job'
+SELECT NOT j.running AND i.started_at IS NOT DISTINCT FROM j.last_started_at
+	AND NOT EXISTS (SELECT FROM mlint.job_request r WHERE r.job_id = i.id AND r.at <= now())
+FROM mlint.jobs j JOIN mlint.job i ON i.name = j.name WHERE j.name = '$job'
 EOQ
 }
 
