@@ -90,7 +90,7 @@ is($session->query(q(SELECT mlint.secret_get('a'))), 'of the origin', '... and r
 $session->quit;
 
 # ---- COMMIT fails ----
-my $auditor = wait_for_worker($node, 'mlint auditor');
+my $auditor = wait_for_worker($node, 'mlint auditor', 'postgres');
 my ($out, $err) = ('', '');
 freeze($node, $auditor);
 my $client = IPC::Run::start(
