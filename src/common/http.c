@@ -1593,6 +1593,16 @@ http_connect(const ConnectionTarget *target, HttpResponse *failure)
 	connection->callback.func = connection_gone;
 	connection->callback.arg = connection;
 	MemoryContextRegisterResetCallback(context, &connection->callback);
+	/* What would be another part of a URL. */
+	if (strpbrk(target->host, "/?#@\\[]") != NULL)
+	{
+		memset(failure, 0, sizeof(*failure));
+		failure->failure = HTTP_INVALID;
+		strlcpy(failure->error, "the host must be a name or an address",
+				sizeof(failure->error));
+		MemoryContextDelete(context);
+		return NULL;
+	}
 	PG_TRY();
 	{
 		MemoryContextSwitchTo(context);
