@@ -20,7 +20,7 @@ package main;
 
 my ($jobs, $result, $until, @files) = @ARGV;
 my $late = "1..0 # SKIP the time is up\n";
-my $minutes = $ENV{MLINT_WATCHED} ? 120 : 15;
+my $minutes = $ENV{MLINT_WATCHED} ? 120 : 20;
 my $harness = Harness->new(
 	{
 		jobs => $jobs,
