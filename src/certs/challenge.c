@@ -72,6 +72,9 @@ PG_FUNCTION_INFO_V1(mlint_certificate_challenge_run);
 /* And no longer than this, however long removing may wait, if nobody says so. */
 #define PATIENCE_US		INT64CONST(120000000)
 
+/* Whatever a service asks for, it is asked again after so long. */
+#define WAIT_MAX_S		3600
+
 /* Some minutes, and about a day: delays are half their bound on average. */
 static const RetryPolicy showing = {RETRY_EXPONENTIAL, 6, 5000, 2, 120000};
 static const RetryPolicy removing = {RETRY_EXPONENTIAL, 55, 10000, 2, 3600000};
@@ -360,7 +363,7 @@ step_failed(Challenge *c, int sqlstate, const char *error)
 {
 	bool		gone = c->presence == REMOVING;
 	int			wait_s = sqlstate == ERRCODE_MLINT_RATE_LIMITED ?
-	api_retry_after() : -1;
+	Min(api_retry_after(), WAIT_MAX_S) : -1;
 	int64		delay = retry_delay(gone ? &removing : &showing,
 									c->attempts + 1, wait_s);
 

@@ -253,12 +253,13 @@ fit_to_show(const char *words, const ApiCall *call)
 }
 
 void
-api_throttled(const ApiCall *call)
+api_throttled(const ApiCall *call, const char *says)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_MLINT_RATE_LIMITED),
 			 errmsg("%s has had too many requests (status %d)", call->service,
-					call->status)));
+					call->status),
+			 says ? errdetail("It says: %s", fit_to_show(says, call)) : 0));
 }
 
 int
@@ -276,12 +277,12 @@ api_refused(const ApiCall *call, const char *says)
 	int			code = call->status < 400 ? ERRCODE_MLINT_API :
 	http_sqlstate(&response);
 
-	if (call->status == 429)
-		api_throttled(call);
 	if (says == NULL)
 		says = words_of(call->json);
 	if (call->confidential)
 		says = NULL;
+	if (call->status == 429)
+		api_throttled(call, says);
 	if (call->status >= 300 && call->status < 400)
 		ereport(ERROR,
 				(errcode(code),

@@ -63,7 +63,8 @@ extern void api_refused(const ApiCall *call, const char *says)
  * The same as too many requests, ERRCODE_MLINT_RATE_LIMITED, where the status
  * does not say so.
  */
-extern void api_throttled(const ApiCall *call) pg_attribute_noreturn();
+extern void api_throttled(const ApiCall *call, const char *says)
+			pg_attribute_noreturn();
 
 /* Seconds that the last answer asked us to wait; -1: it did not. */
 extern int	api_retry_after(void);

@@ -22,7 +22,7 @@ headers, body). SIGTERM ends it.
         normal      behave as they should
         stall       give no answer
         fail        status 503
-        throttle    status 429, to come again in 90 s
+        throttle    status 429, to come again in a day
         quote       status 403, and the credential in the message
         garbage     200, and a body that is none of theirs
         huge        200, and 8 MB
@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         if mode == "fail":
             return self.send(503, '{"message": "no"}')
         if mode == "throttle":
-            return self.send(429, '{"message": "slow down"}', headers=[("Retry-After", "90")])
+            return self.send(429, '{"message": "slow down"}', headers=[("Retry-After", "90000")])
         if mode == "quote":
             return self.send(403, json.dumps({"errors": [{"message": "not " + self.headers["Authorization"]}]}))
         if mode == "garbage":

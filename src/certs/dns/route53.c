@@ -155,7 +155,7 @@ call(const Route53Options *o, const char *method, const char *path,
 	api_call(&c);
 	code = c.status >= 400 ? element(c.text, "Code") : NULL;
 	if (code && strncmp(code, "Throttl", 7) == 0)
-		api_throttled(&c);
+		api_throttled(&c, element(c.text, "Message"));
 	if (c.status >= 400 && !tolerant)
 	{
 		char	   *says = element(c.text, "Message");
